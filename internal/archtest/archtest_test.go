@@ -1,0 +1,379 @@
+package archtest
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sort"
+	"strings"
+	"testing"
+)
+
+const (
+	root   = "github.com/nopsctl/nopsctl"
+	agents = root + "/agents"
+	lab    = root + "/lab"
+)
+
+// pkg is what the law needs to know about a package of ours.
+type pkg struct {
+	ImportPath string
+	Dir        string
+	Standard   bool
+	Imports    []string
+	GoFiles    []string
+}
+
+// A rule forbids imports to some packages.
+type rule struct {
+	name string
+	// to says whether the rule binds the package with this import path.
+	to func(path string) bool
+	// closure also looks through our own packages that the bound one imports; otherwise only its own imports count.
+	closure bool
+	// forbids says whether the import is against the law for the bound package.
+	forbids func(from, imported string) bool
+	reason  string
+}
+
+func at(paths ...string) func(string) bool {
+	return func(p string) bool {
+		for _, want := range paths {
+			if p == root+"/"+want {
+				return true
+			}
+		}
+		return false
+	}
+}
+
+func under(prefix string) func(string) bool {
+	return func(p string) bool { return within(p, prefix) }
+}
+
+func within(path, prefix string) bool { return path == prefix || strings.HasPrefix(path, prefix+"/") }
+
+func anyOf(prefixes ...string) func(from, imported string) bool {
+	return func(_, imported string) bool {
+		for _, p := range prefixes {
+			if within(imported, p) {
+				return true
+			}
+		}
+		return false
+	}
+}
+
+func standard(path string) bool {
+	first, _, _ := strings.Cut(path, "/")
+	return !strings.Contains(first, ".")
+}
+
+var (
+	helm      = []string{"helm.sh/helm"}
+	kube      = []string{"k8s.io", "sigs.k8s.io"}
+	cobra     = []string{"github.com/spf13/cobra"}
+	bubbletea = []string{"github.com/charmbracelet/bubbletea", "charm.land/bubbletea"}
+)
+
+func join(lists ...[]string) []string {
+	var all []string
+	for _, l := range lists {
+		all = append(all, l...)
+	}
+	return all
+}
+
+func laws() []rule {
+	return []rule{
+		{
+			name: "leaves import the standard library only", to: at("pkg/event", "pkg/nopsapi", "pkg/connectivity/probe", "pkg/verify/ref"), closure: true,
+			forbids: func(_, imported string) bool { return !standard(imported) },
+			reason:  "every binary carries them: the contract, the spine, the probe",
+		},
+		{
+			name: "the client of the contract stays light", to: at("pkg/nopsapi/nopsclient"), closure: true,
+			forbids: anyOf(join(kube, helm)...),
+			reason:  "it is in every agent image",
+		},
+		{
+			name: "the engine has no face and no brand", to: under(root + "/pkg/install"), closure: true,
+			forbids: anyOf(join(cobra, bubbletea, []string{root + "/pkg/nopsapi", root + "/embedded-chart", root + "/internal/cli", root + "/internal/ui", root + "/internal/iostreams"})...),
+			reason:  "the chart comes in as fs.FS and events go out; another program can drive the engine",
+		},
+		{
+			name: "siblings are composed in internal/cli", closure: true,
+			to:      func(p string) bool { return within(p, root+"/pkg/verify") || within(p, root+"/pkg/connectivity") },
+			forbids: anyOf(join(helm, cobra, bubbletea, []string{root + "/pkg/install"})...),
+			reason:  "verification and connectivity must work without an installation",
+		},
+		{
+			name: "verify and connectivity do not know each other", to: func(p string) bool { return within(p, root+"/pkg/verify") || within(p, root+"/pkg/connectivity") }, closure: true,
+			forbids: func(from, imported string) bool {
+				leaf := imported == root+"/pkg/verify/ref" || imported == root+"/pkg/connectivity/probe"
+				cross := within(from, root+"/pkg/verify") && within(imported, root+"/pkg/connectivity") ||
+					within(from, root+"/pkg/connectivity") && within(imported, root+"/pkg/verify")
+				return cross && !leaf
+			},
+			reason: "siblings are composed in internal/cli; their leaves alone are shared",
+		},
+		{
+			name: "Helm is one package's business",
+			to: func(p string) bool {
+				return within(p, root) && !within(p, root+"/pkg/install") && !within(p, lab)
+			},
+			forbids: anyOf(helm...),
+			reason:  "its major version will change under us; one package then changes with it",
+		},
+		{
+			name: "the terminal UI stays optional", to: func(p string) bool { return !within(p, root+"/internal/ui/tea") },
+			forbids: anyOf(bubbletea...),
+			reason:  "every fact it shows exists as plain lines and as JSON",
+		},
+		{
+			name: "the local platform is a reference server, not a client", to: under(root + "/internal/platform"), closure: true,
+			forbids: anyOf(join(kube, helm, []string{root + "/pkg/nopsapi/nopsclient", "testing"})...),
+			reason:  "server and client meet only in tests",
+		},
+		{
+			name: "agents are small things", to: under(agents), closure: true,
+			forbids: func(_, imported string) bool {
+				if imported == root+"/pkg/connectivity/probe" || imported == root+"/pkg/verify/ref" {
+					return false
+				}
+				heavy := join(helm, cobra, []string{"github.com/charmbracelet", "sigs.k8s.io/karpenter", root + "/pkg/install", root + "/pkg/verify", root + "/pkg/connectivity"})
+				return anyOf(heavy...)("", imported)
+			},
+			reason: "an agent's image carries only what the agent does",
+		},
+		{
+			name: "an agent knows no other agent", to: under(agents),
+			forbids: func(from, imported string) bool {
+				if !within(imported, agents) || within(imported, agents+"/internal") || within(from, agents+"/cmd") {
+					return false
+				}
+				return room(from) != room(imported)
+			},
+			reason: "what two agents share is the chassis (agents/internal) or the contract",
+		},
+		{
+			name: "nobody imports the lab", to: func(p string) bool { return within(p, root) && !within(p, lab) },
+			forbids: anyOf(lab),
+			reason:  "the lab ships nothing",
+		},
+		{
+			name: "root does not import agents", to: func(p string) bool { return within(p, root) && !within(p, agents) && !within(p, lab) },
+			forbids: anyOf(agents),
+			reason:  "arrows go one way: lab, agents, root; a replace in root would break go install",
+		},
+	}
+}
+
+// room is the first folder under agents/ of a package.
+func room(path string) string {
+	r, _, _ := strings.Cut(strings.TrimPrefix(path, agents+"/"), "/")
+	return r
+}
+
+func TestImportLaw(t *testing.T) {
+	packages := load(t)
+	for _, law := range laws() {
+		t.Run(law.name, func(t *testing.T) {
+			bound := 0
+			for path := range packages {
+				if !law.to(path) {
+					continue
+				}
+				bound++
+				for _, v := range violations(packages, law, path) {
+					t.Errorf("%s\n\treason: %s", v, law.reason)
+				}
+			}
+			if bound == 0 {
+				t.Logf("binds no package yet")
+			}
+		})
+	}
+}
+
+// TestLawCatches plants a violation of each rule's kind: a law that cannot fail is decoration.
+func TestLawCatches(t *testing.T) {
+	planted := map[string]*pkg{
+		root + "/pkg/event":              {ImportPath: root + "/pkg/event", Imports: []string{"github.com/spf13/cobra"}},
+		root + "/pkg/nopsapi/nopsclient": {ImportPath: root + "/pkg/nopsapi/nopsclient", Imports: []string{root + "/internal/kube"}},
+		root + "/internal/kube":          {ImportPath: root + "/internal/kube", Imports: []string{"k8s.io/client-go/rest"}},
+		root + "/pkg/install":            {ImportPath: root + "/pkg/install", Imports: []string{root + "/embedded-chart"}},
+		root + "/pkg/verify":             {ImportPath: root + "/pkg/verify", Imports: []string{root + "/pkg/connectivity", root + "/pkg/install"}},
+		root + "/pkg/connectivity":       {ImportPath: root + "/pkg/connectivity", Imports: []string{root + "/pkg/verify/ref"}},
+		root + "/internal/cli":           {ImportPath: root + "/internal/cli", Imports: []string{"helm.sh/helm/v3/pkg/action", "github.com/charmbracelet/bubbletea", lab + "/cluster", agents + "/heartbeat"}},
+		root + "/internal/platform":      {ImportPath: root + "/internal/platform", Imports: []string{root + "/pkg/nopsapi/nopsclient"}},
+		agents + "/heartbeat":            {ImportPath: agents + "/heartbeat", Imports: []string{agents + "/vpa", root + "/pkg/install"}},
+		root + "/internal/innocent":      {ImportPath: root + "/internal/innocent", Imports: []string{"fmt", "github.com/spf13/cobra"}},
+	}
+	for _, law := range laws() {
+		t.Run(law.name, func(t *testing.T) {
+			caught := 0
+			for path := range planted {
+				if law.to(path) {
+					caught += len(violations(planted, law, path))
+				}
+			}
+			if caught == 0 {
+				t.Errorf("the planted violation was not found")
+			}
+		})
+		if law.to(root+"/internal/innocent") && len(violations(planted, law, root+"/internal/innocent")) > 0 {
+			t.Errorf("%s: accuses an innocent package", law.name)
+		}
+	}
+}
+
+func violations(packages map[string]*pkg, law rule, path string) []string {
+	var found []string
+	seen := map[string]bool{}
+	var walk func(p string, via []string)
+	walk = func(p string, via []string) {
+		if seen[p] || packages[p] == nil {
+			return
+		}
+		seen[p] = true
+		for _, imported := range packages[p].Imports {
+			ours := packages[imported] != nil
+			switch {
+			case law.forbids(path, imported):
+				found = append(found, fmt.Sprintf("%s imports %s", strings.Join(append(via, p), " → "), imported))
+			case law.closure && ours:
+				walk(imported, append(via, p))
+			}
+		}
+	}
+	walk(path, nil)
+	sort.Strings(found)
+	return found
+}
+
+// load lists the packages of the three modules.
+func load(t *testing.T) map[string]*pkg {
+	t.Helper()
+	packages := map[string]*pkg{}
+	for _, dir := range []string{".", "agents", "lab"} {
+		cmd := exec.Command("go", "list", "-e", "-json=ImportPath,Dir,Standard,Imports,GoFiles", "./...")
+		cmd.Dir = filepath.Join("..", "..", dir)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("go list in module %s: %v\n%s", dir, err, stderr.String())
+		}
+		for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+			var p pkg
+			if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+				break
+			} else if err != nil {
+				t.Fatalf("go list in module %s: %v", dir, err)
+			}
+			packages[p.ImportPath] = &p
+		}
+	}
+	if len(packages) < 10 {
+		t.Fatalf("found only %d packages: the law would bind nothing", len(packages))
+	}
+	return packages
+}
+
+func TestModulesPointOneWay(t *testing.T) {
+	for _, tt := range []struct {
+		name, file, forbidden, reason string
+	}{
+		{"root has no replace", "go.mod", "replace ", "a replace breaks go install …/cmd/nopsctl@version"},
+		{"root does not require agents", "go.mod", agents, "arrows go one way"},
+		{"root does not require lab", "go.mod", lab, "arrows go one way"},
+		{"agents does not require lab", "agents/go.mod", lab, "arrows go one way"},
+		{"agents has no helm", "agents/go.mod", "helm.sh/helm", "agent images carry only what the agent does"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			data, err := os.ReadFile(filepath.Join("..", "..", tt.file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, line := range strings.Split(string(data), "\n") {
+				if strings.Contains(line, tt.forbidden) && !strings.HasPrefix(strings.TrimSpace(line), "//") && !strings.HasPrefix(line, "module ") {
+					t.Errorf("%s:%d: %q: %s", tt.file, i+1, line, tt.reason)
+				}
+			}
+		})
+	}
+}
+
+// TestNoJunkDrawers refuses packages named after no subject.
+func TestNoJunkDrawers(t *testing.T) {
+	for path := range load(t) {
+		switch name := path[strings.LastIndex(path, "/")+1:]; name {
+		case "util", "utils", "common", "helpers", "shared", "types", "models", "misc":
+			t.Errorf("%s: name a package after its subject, %q says nothing", path, name)
+		}
+	}
+}
+
+// TestSourceHabits parses every file: one package comment a package, no init functions.
+func TestSourceHabits(t *testing.T) {
+	for path, p := range load(t) {
+		docs := 0
+		for _, file := range p.GoFiles {
+			name := filepath.Join(p.Dir, file)
+			f, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+				continue
+			}
+			if f.Doc != nil {
+				docs++
+			}
+			for _, decl := range f.Decls {
+				if fn, ok := decl.(*ast.FuncDecl); ok && fn.Recv == nil && fn.Name.Name == "init" {
+					t.Errorf("%s: init functions hide work and order; call it from where it is needed", name)
+				}
+			}
+		}
+		if len(p.GoFiles) > 0 && docs != 1 {
+			t.Errorf("%s: %d package comments, want exactly one", path, docs)
+		}
+	}
+}
+
+// TestNoMachinePaths keeps the paths of whoever's machine out of the repository.
+func TestNoMachinePaths(t *testing.T) {
+	top := filepath.Join("..", "..")
+	err := filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && (d.Name() == ".git" || d.Name() == "bin" || d.Name() == "dist" || d.Name() == "archtest"):
+			return filepath.SkipDir
+		case d.IsDir() || !d.Type().IsRegular():
+			return nil
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		for _, bad := range []string{"/ro" + "ot/", "/wo" + "rk/main"} {
+			if i := bytes.Index(data, []byte(bad)); i >= 0 {
+				t.Errorf("%s: byte %d names a path of one machine: %s", path, i, bad)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,82 @@
+# The two that matter: `make demo` and `make test`. `make help` lists the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MODULES := . agents lab
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+COMMIT  := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+V := github.com/nopsctl/nopsctl/internal/version
+LDFLAGS := -s -w -X $(V).version=$(VERSION) -X $(V).commit=$(COMMIT)
+GOTEST := go test -race -shuffle=on
+TOOL := go tool -modfile=$(CURDIR)/go.tools.mod
+# Tests and the demo never touch the cluster of whoever runs them.
+unexport KUBECONFIG
+export GOFLAGS := -buildvcs=false
+
+.PHONY: help
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##@ Build
+.PHONY: build
+build: ## Build bin/nopsctl and bin/lab
+	@./lab/progress "building bin/nopsctl and bin/lab" bash -c '\
+	  CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)" -o bin/nopsctl ./cmd/nopsctl && \
+	  cd lab && CGO_ENABLED=0 go build -trimpath -o ../bin/lab ./cmd/lab'
+
+.PHONY: deps
+deps: build
+	@bin/lab deps --install
+
+##@ Demo
+.PHONY: demo
+demo: deps ## From clone to a monitored cluster: a real Kubernetes on this machine, the stack installed, data flowing
+	@./lab/demo
+
+.PHONY: demo-down
+demo-down: ## Remove the demo: nothing stays but the cache
+	@if [ -x bin/lab ]; then bin/lab down --name demo; else echo "no bin/lab here: nothing was started from this checkout"; fi
+
+##@ Test
+.PHONY: test
+test: test-deps test-unit test-stories ## Everything that must pass before a change lands
+
+.PHONY: test-deps
+test-deps: deps
+	@command -v gcc >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get install -y -qq gcc libc6-dev; } || \
+	  { echo "tests run with the race detector, which needs a C compiler: apt-get install gcc libc6-dev" >&2; exit 1; }
+
+.PHONY: test-unit
+test-unit: deps ## Unit, import law, chart, contract and API-server tests of the three modules
+	@bin/lab build
+	@assets=$$(bin/lab assets) && export KUBEBUILDER_ASSETS=$$assets NOPSCTL_HELM3=$$assets/helm NOPSCTL_VMAGENT=$$assets/vmagent NOPSCTL_VICTORIAMETRICS=$$assets/victoria-metrics && \
+	go test -count=1 ./internal/archtest && \
+	for m in $(MODULES); do (cd $$m && $(GOTEST) $$(go list ./... | grep -v -e /internal/archtest -e /lab/e2e)); done
+
+.PHONY: test-stories
+test-stories: deps ## The stories: the real binaries in one shared lab
+	cd lab && go test -count=1 -timeout 40m -v -run TestStories ./e2e
+
+.PHONY: test-scenarios
+test-scenarios: deps ## The long ones
+	cd lab && go test -count=1 -timeout 60m -v -run TestScenarios ./e2e
+
+##@ Regulations
+.PHONY: generate
+generate: ## Regenerate everything that is generated
+	go run ./internal/cli/gendocs
+	./lab/deps-txt
+
+.PHONY: lint
+lint: ## golangci-lint on the three modules
+	for m in $(MODULES); do (cd $$m && $(TOOL) golangci-lint run --config $(CURDIR)/.golangci.yml ./...); done
+
+.PHONY: verify
+verify: lint generate ## Lint, regenerate, fail on a dirty tree, check the release configuration
+	for m in $(MODULES); do (cd $$m && go mod tidy -diff && go mod verify >/dev/null && go vet ./...); done
+	$(TOOL) goreleaser check
+	@git diff --exit-code || { echo "generated files differ from what is committed: run make generate and commit" >&2; exit 1; }
+
+.PHONY: release-snapshot
+release-snapshot: ## Build nopsctl for every platform into dist/
+	$(TOOL) goreleaser build --snapshot --clean

@@ -1,0 +1,19 @@
+// Package e2e holds the stories: what a user sees, told in txtar and run by the real binaries in a real lab.
+//
+// TestStories runs testdata/stories, TestScenarios the long ones in testdata/scenarios; both in one lab that is started
+// for them and removed afterwards. With NOPSCTL_LAB=NAME they use a lab that is up already and leave it up.
+//
+// A story may use, besides the commands of testscript:
+//
+//	nopsctl ARG…              bin/nopsctl inside the lab, where the real host names lead to the lab
+//	kubectl ARG…, helm ARG…   the lab's own, inside
+//	lab ARG…                  bin/lab, for this lab
+//	exit CODE COMMAND…        the command ends with exactly this exit code
+//	eventually TIME COMMAND…  repeats the command until it succeeds, or fails after TIME
+//	eventually-match TIME REGEXP COMMAND…   repeats it until its standard output matches
+//	interrupt REGEXP COMMAND… sends SIGINT once the command's output matches, and waits for its end
+//	query PROMQL              asks the metrics store; one line per series: value and labels
+//	samples-match-pods METRIC CONTAINER…    the metric's pod UIDs are those of the live pods
+//	api KEY METHOD PATH       asks the platform with that key: "status body"
+//	scan-canary               no credential of this lab in any log, event, value, argument or release Secret
+package e2e

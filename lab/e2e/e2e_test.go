@@ -1,0 +1,159 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// labStatus is what `lab status -o json` says.
+type labStatus struct {
+	Kubeconfig  string `json:"kubeconfig"`
+	PlatformURL string `json:"platform_url"`
+	APIKey      string `json:"api_key"`
+	MetricsURL  string `json:"metrics_url"`
+	Registry    string `json:"registry"`
+	ClusterARN  string `json:"cluster_arn"`
+}
+
+// world is the lab that all stories of a run share.
+type world struct {
+	bin    string // the repository's bin directory
+	name   string
+	status labStatus
+	other  string // API key of another customer
+}
+
+func TestStories(t *testing.T)   { run(t, "stories", 10) }
+func TestScenarios(t *testing.T) { run(t, "scenarios", 1) }
+
+// run plays every story of a directory, one after another: they share one cluster.
+func run(t *testing.T, dir string, atLeast int) {
+	if runtime.GOOS != "linux" || os.Geteuid() != 0 {
+		t.Skip("the stories need root on Linux: they run a real Kubernetes in namespaces of their own")
+	}
+	files, err := filepath.Glob(filepath.Join("testdata", dir, "*.txtar"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(files) < atLeast {
+		t.Fatalf("found %d stories in testdata/%s, expected at least %d", len(files), dir, atLeast)
+	}
+	w := start(t)
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
+			began := time.Now()
+			defer func() { t.Logf("%s took %s", filepath.Base(file), time.Since(began).Round(time.Second)) }()
+			w.clean(t)
+			testscript.Run(t, testscript.Params{
+				Files:               []string{file},
+				Cmds:                w.commands(),
+				Setup:               w.setup,
+				RequireExplicitExec: true,
+				RequireUniqueNames:  true,
+			})
+		})
+	}
+	t.Logf("%d stories", len(files))
+}
+
+// start brings the lab up, or uses the one that NOPSCTL_LAB names.
+func start(t *testing.T) *world {
+	t.Helper()
+	bin, err := filepath.Abs("../../bin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"lab", "nopsctl"} {
+		if _, err := os.Stat(filepath.Join(bin, name)); err != nil {
+			t.Fatalf("%v: run make build", err)
+		}
+	}
+	w := &world{bin: bin, name: os.Getenv("NOPSCTL_LAB")}
+	if w.name == "" {
+		w.name = "e2e"
+		if out, err := w.lab("down", "--name", w.name).CombinedOutput(); err != nil {
+			t.Fatalf("lab down: %v\n%s", err, out)
+		}
+		up := w.lab("up", "--name", w.name)
+		up.Stdout, up.Stderr = os.Stdout, os.Stderr
+		if err := up.Run(); err != nil {
+			t.Fatalf("lab up: %v", err)
+		}
+		t.Cleanup(func() {
+			if out, err := w.lab("down", "--name", w.name).CombinedOutput(); err != nil {
+				t.Errorf("lab down: %v\n%s", err, out)
+			}
+		})
+	}
+	out, err := w.lab("status", "--name", w.name, "-o", "json").Output()
+	if err != nil {
+		t.Fatalf("lab status: %v", err)
+	}
+	if err := json.Unmarshal(out, &w.status); err != nil {
+		t.Fatalf("lab status -o json: %v\n%s", err, out)
+	}
+	return w
+}
+
+func (w *world) lab(args ...string) *exec.Cmd {
+	return exec.Command(filepath.Join(w.bin, "lab"), args...)
+}
+
+// inside is a command in the lab's namespaces.
+func (w *world) inside(args ...string) *exec.Cmd {
+	return w.lab(append([]string{"exec", "--name", w.name, "--"}, args...)...)
+}
+
+// clean gives each story an empty cluster: whatever the one before left is removed with plain tools.
+func (w *world) clean(t *testing.T) {
+	t.Helper()
+	for _, fault := range []string{"platform", "registry-nodes", "metrics"} {
+		if out, err := w.lab("fault", "--name", w.name, fault, "up").CombinedOutput(); err != nil {
+			t.Fatalf("lab fault %s up: %v\n%s", fault, err, out)
+		}
+	}
+	script := `
+set -e
+if helm status nops-kubernetes-agent -n nops >/dev/null 2>&1; then helm uninstall nops-kubernetes-agent -n nops --wait >/dev/null || true; fi
+kubectl delete namespace nops --ignore-not-found --wait --timeout=90s >/dev/null
+kubectl delete clusterrole,clusterrolebinding -l app.kubernetes.io/part-of=nops-kubernetes-agent --ignore-not-found >/dev/null`
+	if out, err := w.inside("bash", "-c", script).CombinedOutput(); err != nil {
+		t.Fatalf("cleaning the cluster: %v\n%s", err, out)
+	}
+}
+
+func (w *world) setup(env *testscript.Env) error {
+	home := filepath.Join(env.WorkDir, "home")
+	if err := os.MkdirAll(home, 0o700); err != nil {
+		return err
+	}
+	repo := filepath.Dir(w.bin)
+	for name, value := range map[string]string{
+		"KEYFILE":  filepath.Join(env.WorkDir, "key"),
+		"BADKEY":   filepath.Join(env.WorkDir, "badkey"),
+		"LAB":      w.name,
+		"ARN":      w.status.ClusterARN,
+		"REPO":     repo,
+		"CHART":    filepath.Join(repo, "embedded-chart", "chart"),
+		"HOME":     home,
+		"NO_COLOR": "1",
+		// Short intervals: a story should not wait for a minute's scrape.
+		"FAST": "victoriaMetrics.scrapeInterval=5s",
+	} {
+		env.Setenv(name, value)
+	}
+	if err := os.WriteFile(filepath.Join(env.WorkDir, "key"), []byte(w.status.APIKey+"\n"), 0o600); err != nil {
+		return err
+	}
+	bad := fmt.Sprintf("4242.%032x\n", 0xbad)
+	return os.WriteFile(filepath.Join(env.WorkDir, "badkey"), []byte(bad), 0o600)
+}

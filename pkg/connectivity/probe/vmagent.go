@@ -9,6 +9,7 @@ import (
 	"maps"
 	"math"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -240,6 +241,11 @@ func ReadVmagent(ctx context.Context, client HTTPDoer, base string, now func() t
 	}
 	resp, err := client.Do(req)
 	if err != nil {
+		// url.Error repeats the whole address.
+		var wrapped *url.Error
+		if errors.As(err, &wrapped) {
+			err = wrapped.Err
+		}
 		_, text := classify(ctx, err, now(), DefaultTimeout)
 		return Counters{}, fmt.Errorf("asking vmagent at %s: %s", req.URL.Host, text)
 	}

@@ -1,0 +1,92 @@
+package heartbeat
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+
+	"github.com/spf13/pflag"
+
+	"github.com/nopsctl/nopsctl/agents/internal/agent"
+)
+
+// Environment variables beyond those of the chassis.
+const (
+	EnvRelease      = "NOPS_RELEASE"
+	EnvChartVersion = "NOPS_CHART_VERSION"
+	EnvVmagentURL   = "NOPS_VMAGENT_URL"
+)
+
+// DefaultRelease is the release the documentation uses.
+const DefaultRelease = "nops-kubernetes-agent"
+
+// Options of `run`.
+type Options struct {
+	agent.Options
+	// Release is the Helm release whose workloads are reported (label app.kubernetes.io/instance).
+	Release string
+	// ChartVersion is passed on.
+	ChartVersion string
+	// VmagentURL is where vmagent serves /metrics; empty means that the installation has none.
+	VmagentURL string
+}
+
+// Environment names the variables that BindFlags reads.
+func (o *Options) Environment() []string {
+	return append(o.Options.Environment(), EnvRelease, EnvChartVersion, EnvVmagentURL)
+}
+
+// BindFlags adds the flags; their defaults come from the environment.
+func (o *Options) BindFlags(fs *pflag.FlagSet, env agent.Getenv) {
+	o.Options.BindFlags(fs, env)
+	fs.StringVar(&o.Release, "release", agent.Or(env(EnvRelease), DefaultRelease), "Helm release this agent belongs to ("+EnvRelease+")")
+	fs.StringVar(&o.ChartVersion, "chart-version", env(EnvChartVersion), "version of the installed chart ("+EnvChartVersion+")")
+	fs.StringVar(&o.VmagentURL, "vmagent-url", env(EnvVmagentURL), "address of vmagent; empty when there is none ("+EnvVmagentURL+")")
+}
+
+// Validate says everything that is wrong at once.
+func (o *Options) Validate() error {
+	return errors.Join(o.Options.Validate(), optionalURL("--vmagent-url ("+EnvVmagentURL+")", o.VmagentURL))
+}
+
+func optionalURL(what, s string) error {
+	if s == "" {
+		return nil
+	}
+	if u, err := url.Parse(s); err != nil || u.Hostname() == "" || (u.Scheme != "http" && u.Scheme != "https") {
+		return fmt.Errorf("%s: not an http or https address", what)
+	}
+	return nil
+}
+
+// ProbeOptions of `probe`: the connectivity test from inside the cluster.
+type ProbeOptions struct {
+	Options
+	// Nonce is posted to the platform as seen from the cluster; empty posts nothing.
+	Nonce string
+	// TestID names the connectivity test the nonce belongs to.
+	TestID string
+	// AMPURL is the metrics store's remote-write address; empty tries none.
+	AMPURL string
+}
+
+// BindFlags adds the flags; their defaults come from the environment.
+func (o *ProbeOptions) BindFlags(fs *pflag.FlagSet, env agent.Getenv) {
+	o.Options.BindFlags(fs, env)
+	fs.StringVar(&o.Nonce, "nonce", "", "nonce of the connectivity test, posted to the platform")
+	fs.StringVar(&o.TestID, "test-id", "", "id of the connectivity test")
+	fs.StringVar(&o.AMPURL, "amp-url", "", "remote-write address of the metrics store")
+}
+
+// Validate says everything that is wrong at once. A missing key is no mistake here: the report says what follows from it.
+func (o *ProbeOptions) Validate() error {
+	var errs []error
+	errs = append(errs, optionalURL("--host ("+agent.EnvHost+")", o.Host), optionalURL("--vmagent-url ("+EnvVmagentURL+")", o.VmagentURL), optionalURL("--amp-url", o.AMPURL))
+	if (o.Nonce == "") != (o.TestID == "") {
+		errs = append(errs, errors.New("--nonce and --test-id go together"))
+	}
+	if o.Nonce != "" && o.ClusterARN == "" {
+		errs = append(errs, fmt.Errorf("--nonce needs --cluster-arn (%s)", agent.EnvClusterARN))
+	}
+	return errors.Join(errs...)
+}

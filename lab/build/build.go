@@ -1,0 +1,197 @@
+// Package build compiles what the lab runs: other people's programs from the pinned modules under lab/third_party, and our
+// agents. Third-party programs are kept in a cache keyed by their content (module files, own sources, Go version, flags),
+// so that only the first time takes minutes.
+package build
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"sort"
+	"strings"
+	"time"
+)
+
+// A Program is one binary, and the names it goes by.
+type Program struct {
+	Name    string
+	Module  string   // directory of its module, below the repository
+	Package string   // import path
+	LDFlags string   // added to "-s -w"
+	Links   []string // other names under which it is started (a multi-call binary)
+}
+
+// ThirdParty lists the programs that are built from other people's modules.
+func ThirdParty() []Program {
+	const component = "-X k8s.io/component-base/version."
+	const vm = "-X github.com/VictoriaMetrics/VictoriaMetrics/lib/buildinfo.Version="
+	return []Program{
+		{Name: "node_exporter", Module: "lab/third_party/node-exporter", Package: "github.com/prometheus/node_exporter"},
+		{Name: "vmagent", Module: "lab/third_party/victoriametrics", Package: "github.com/VictoriaMetrics/VictoriaMetrics/app/vmagent", LDFlags: vm + "vmagent-v1.130.0"},
+		{Name: "victoria-metrics", Module: "lab/third_party/victoriametrics", Package: "github.com/VictoriaMetrics/VictoriaMetrics/app/victoria-metrics", LDFlags: vm + "victoria-metrics-v1.130.0"},
+		{Name: "kubernetes", Module: "lab/third_party/kubernetes", Package: ".", LDFlags: component + "gitVersion=v1.36.3 " + component + "gitMajor=1 " + component + "gitMinor=36",
+			Links: []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl"}},
+		{Name: "kube-state-metrics", Module: "lab/third_party/kube-state-metrics", Package: "k8s.io/kube-state-metrics/v2"},
+		{Name: "helm", Module: "lab/third_party/helm3", Package: "helm.sh/helm/v3/cmd/helm", LDFlags: "-X helm.sh/helm/v3/internal/version.version=v3.22.0"},
+		{Name: "coredns", Module: "lab/third_party/coredns", Package: "github.com/coredns/coredns"},
+		{Name: "pause", Module: "lab", Package: "./images/pause"},
+	}
+}
+
+// Agents lists our own programs that become images.
+func Agents() []Program {
+	return []Program{{Name: "k8s-heartbeat-agent", Module: "agents", Package: "./cmd/k8s-heartbeat-agent", LDFlags: "-X github.com/nopsctl/nopsctl/internal/version.version=0.1.0"}}
+}
+
+// Builder builds into a cache.
+type Builder struct {
+	Repo  string // root of the checkout
+	Cache string
+	// Progress is told when a build starts, with the time it took last (0: never built), and when it ends. Optional.
+	Progress func(program string, last, took time.Duration, done bool)
+}
+
+// Assets builds whatever is missing and returns a directory that holds all programs under all of their names.
+func (b Builder) Assets(ctx context.Context, programs []Program) (string, error) {
+	paths := map[string]string{}
+	sum := sha256.New()
+	for _, p := range programs {
+		path, err := b.cached(ctx, p)
+		if err != nil {
+			return "", err
+		}
+		for _, name := range append([]string{p.Name}, p.Links...) {
+			paths[name] = path
+			fmt.Fprintln(sum, name, path)
+		}
+	}
+	dir := filepath.Join(b.Cache, "assets", hex.EncodeToString(sum.Sum(nil))[:16])
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", fmt.Errorf("make the directory of programs: %w", err)
+	}
+	for name, path := range paths {
+		link := filepath.Join(dir, name)
+		if have, err := os.Readlink(link); err == nil && have == path {
+			continue
+		}
+		if err := os.Symlink(path, link); err != nil && !errors.Is(err, fs.ErrExist) {
+			return "", fmt.Errorf("link %s: %w", name, err)
+		}
+	}
+	return dir, nil
+}
+
+// cached builds a program unless the cache has it.
+func (b Builder) cached(ctx context.Context, p Program) (string, error) {
+	key, err := b.key(p)
+	if err != nil {
+		return "", fmt.Errorf("build %s: %w", p.Name, err)
+	}
+	path := filepath.Join(b.Cache, "bin", p.Name+"-"+key, p.Name)
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	return path, b.Build(ctx, p, path)
+}
+
+// Build compiles a static binary to a path. A build that is cut short leaves nothing there.
+func (b Builder) Build(ctx context.Context, p Program, path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("build %s: %w", p.Name, err)
+	}
+	last := b.lastTime(p.Name)
+	b.report(p.Name, last, 0, false)
+	began := time.Now()
+	partial := fmt.Sprintf("%s.%d.partial", path, os.Getpid())
+	defer os.Remove(partial)
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", strings.TrimSpace("-s -w "+p.LDFlags), "-o", partial, p.Package)
+	cmd.Dir = filepath.Join(b.Repo, p.Module)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false", "GOWORK=off", "GOOS=linux")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build %s: go build %s in %s: %w\n%s", p.Name, p.Package, p.Module, err, tail(string(out), 20))
+	}
+	if err := os.Rename(partial, path); err != nil {
+		return fmt.Errorf("build %s: %w", p.Name, err)
+	}
+	took := time.Since(began)
+	if took > 3*time.Second {
+		b.recordTime(p.Name, took)
+	}
+	b.report(p.Name, last, took, true)
+	return nil
+}
+
+func (b Builder) report(name string, last, took time.Duration, done bool) {
+	if b.Progress != nil {
+		b.Progress(name, last, took, done)
+	}
+}
+
+// key is a digest of everything the binary follows from.
+func (b Builder) key(p Program) (string, error) {
+	dir := filepath.Join(b.Repo, p.Module)
+	files := []string{filepath.Join(dir, "go.mod"), filepath.Join(dir, "go.sum")}
+	if strings.HasPrefix(p.Package, ".") {
+		if p.Package != "." {
+			files = nil // part of one of our modules that needs nothing but the standard library
+		}
+		sources, err := filepath.Glob(filepath.Join(dir, p.Package, "*.go"))
+		if err != nil {
+			return "", fmt.Errorf("find sources: %w", err)
+		}
+		if len(sources) == 0 {
+			return "", fmt.Errorf("no Go files in %s", filepath.Join(p.Module, p.Package))
+		}
+		sort.Strings(sources)
+		files = append(files, sources...)
+	}
+	sum := sha256.New()
+	fmt.Fprintln(sum, runtime.Version(), runtime.GOARCH, p.Package, p.LDFlags)
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		if err != nil {
+			return "", fmt.Errorf("read %s: %w", f, err)
+		}
+		fmt.Fprintln(sum, filepath.Base(f), len(data))
+		sum.Write(data)
+	}
+	return hex.EncodeToString(sum.Sum(nil))[:16], nil
+}
+
+func (b Builder) timesFile() string { return filepath.Join(b.Cache, "times.json") }
+
+func (b Builder) times() map[string]float64 {
+	times := map[string]float64{}
+	if data, err := os.ReadFile(b.timesFile()); err == nil {
+		_ = json.Unmarshal(data, &times) // a damaged record costs a hint, nothing else
+	}
+	return times
+}
+
+func (b Builder) lastTime(name string) time.Duration {
+	return time.Duration(b.times()[name] * float64(time.Second))
+}
+
+func (b Builder) recordTime(name string, took time.Duration) {
+	times := b.times()
+	times[name] = took.Round(time.Second).Seconds()
+	if data, err := json.Marshal(times); err == nil {
+		_ = os.WriteFile(b.timesFile(), data, 0o644) // likewise
+	}
+}
+
+func tail(text string, lines int) string {
+	all := strings.Split(strings.TrimSpace(text), "\n")
+	if len(all) > lines {
+		all = all[len(all)-lines:]
+	}
+	return strings.Join(all, "\n")
+}

@@ -1,0 +1,339 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Options says what to start. Required unless said otherwise.
+type Options struct {
+	Layout     Layout
+	Executable string    // re-executed as the init with the arguments "__init" and the state directory; empty: this binary
+	Bin        string    // directory with etcd, kube-apiserver, …, kubectl and coredns
+	Forwards   []Forward // optional: addresses inside that the host reaches on a port of 127.0.0.1
+	Processes  []Process // optional: programs that run inside beside Kubernetes, such as the platform
+	Hosts      []string  // optional: names that resolve to NodeIP inside, for the node and for pods
+	Bundle     string    // optional: certificates that replace the system's inside
+	Pause      string    // tarball of the pause image
+	PauseRef   string    // its name
+	Mirrors    map[string]string
+	Progress   func(string) // optional: told what is waited for
+	Timeout    time.Duration
+}
+
+// Cluster is a running lab.
+type Cluster struct {
+	Layout   Layout
+	ARN      string
+	PID      int // of the init, in the host's PID namespace
+	APIPort  int
+	Forwards map[string]string // name → address on the host
+}
+
+// record is what remains of Start for later commands.
+type record struct {
+	PID      int               `json:"pid"`
+	Started  uint64            `json:"started"` // start time of the process in clock ticks: a PID alone may be somebody else's by now
+	APIPort  int               `json:"api_port"`
+	Forwards map[string]string `json:"forwards"`
+}
+
+// Start starts a lab and waits until its node is Ready. A crashed lab of the same name is removed first; a running one is
+// an error.
+func Start(ctx context.Context, o Options) (*Cluster, error) {
+	if err := Supported(); err != nil {
+		return nil, err
+	}
+	l := o.Layout
+	if running, err := Find(l); err == nil {
+		return nil, fmt.Errorf("lab %s is up already (process %d)", l.Name, running.PID)
+	}
+	if err := Remove(ctx, l); err != nil {
+		return nil, err
+	}
+	for _, dir := range []string{"logs", "etcd", "config", "var-lib", "var-log"} {
+		if err := os.MkdirAll(l.Path(dir), 0o755); err != nil {
+			return nil, fmt.Errorf("make the lab's directory: %w", err)
+		}
+	}
+	if err := os.Chmod(l.Path("etcd"), 0o700); err != nil {
+		return nil, fmt.Errorf("make the lab's directory: %w", err)
+	}
+	c, err := start(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.waitReady(ctx, o); err != nil {
+		return c, err
+	}
+	return c, nil
+}
+
+func start(ctx context.Context, o Options) (*Cluster, error) {
+	l := o.Layout
+	if _, err := writePKI(l.Path("pki"), time.Now()); err != nil {
+		return nil, err
+	}
+	s := spec{Layout: l, Bin: o.Bin, Processes: o.Processes, Hosts: o.Hosts, Bundle: o.Bundle, Pause: o.Pause, PauseRef: o.PauseRef, Mirrors: o.Mirrors}
+	c := &Cluster{Layout: l, ARN: ARN(l.Name), Forwards: map[string]string{}}
+	var sockets []*os.File
+	defer func() {
+		for _, f := range sockets {
+			f.Close()
+		}
+	}()
+	var lc net.ListenConfig
+	for n := -1; n < len(o.Forwards); n++ {
+		ln, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, fmt.Errorf("open a port of 127.0.0.1: %w", err)
+		}
+		tcp, ok := ln.(*net.TCPListener)
+		if !ok {
+			return nil, fmt.Errorf("open a port of 127.0.0.1: unexpected listener %T", ln)
+		}
+		socket, err := tcp.File()
+		ln.Close()
+		if err != nil {
+			return nil, fmt.Errorf("open a port of 127.0.0.1: %w", err)
+		}
+		sockets = append(sockets, socket)
+		if n < 0 {
+			c.APIPort = tcp.Addr().(*net.TCPAddr).Port //nolint:forcetypeassert // a TCP listener has a TCP address
+			s.APIPort = c.APIPort
+			continue
+		}
+		f := o.Forwards[n]
+		f.Host = tcp.Addr().String()
+		c.Forwards[f.Name] = f.Host
+		s.Forwards = append(s.Forwards, f)
+	}
+	if err := s.write(snapshotter(l.State)); err != nil {
+		return nil, err
+	}
+	text, err := json.Marshal(s)
+	if err != nil {
+		return nil, fmt.Errorf("write the lab's specification: %w", err)
+	}
+	if err := os.WriteFile(l.specFile(), text, 0o600); err != nil {
+		return nil, fmt.Errorf("write the lab's specification: %w", err)
+	}
+	return c, c.spawn(o, sockets)
+}
+
+// spawn starts the init in namespaces of its own. It outlives this process.
+func (c *Cluster) spawn(o Options, sockets []*os.File) error {
+	executable := o.Executable
+	if executable == "" {
+		var err error
+		if executable, err = os.Executable(); err != nil {
+			return fmt.Errorf("find this program: %w", err)
+		}
+	}
+	log, err := os.OpenFile(c.Layout.Log("init"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("open the log of the init: %w", err)
+	}
+	defer log.Close()
+	cmd := exec.Command(executable, "__init", c.Layout.State)
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = "/", baseEnv(), log, log, sockets
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Setsid:     true,
+		Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS,
+	}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start the lab's init in new namespaces: %w", err)
+	}
+	c.PID = cmd.Process.Pid
+	go func() { _ = cmd.Wait() }() // so that waitReady sees it end instead of a zombie
+	started, err := startTime(c.PID)
+	if err != nil {
+		return err
+	}
+	text, err := json.Marshal(record{PID: c.PID, Started: started, APIPort: c.APIPort, Forwards: c.Forwards})
+	if err != nil {
+		return fmt.Errorf("record the lab: %w", err)
+	}
+	if err := os.WriteFile(c.Layout.recordFile(), text, 0o600); err != nil {
+		return fmt.Errorf("record the lab: %w", err)
+	}
+	return nil
+}
+
+func (c *Cluster) waitReady(ctx context.Context, o Options) error {
+	limit := o.Timeout
+	if limit == 0 {
+		limit = 3 * time.Minute
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	last := ""
+	for {
+		if _, err := os.Stat(c.Layout.readyFile()); err == nil {
+			return nil
+		}
+		if text, err := os.ReadFile(c.Layout.failedFile()); err == nil {
+			return fmt.Errorf("lab %s: %s (logs in %s)", c.Layout.Name, text, c.Layout.Path("logs"))
+		}
+		if _, err := startTime(c.PID); err != nil {
+			text, _ := os.ReadFile(c.Layout.Log("init"))
+			return fmt.Errorf("lab %s: its init ended: %s", c.Layout.Name, strings.TrimSpace(string(text)))
+		}
+		if text, err := os.ReadFile(c.Layout.Path("waiting")); err == nil && string(text) != last && o.Progress != nil {
+			last = string(text)
+			o.Progress(last)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("lab %s: not ready after %s; last waited until %s (logs in %s): %w", c.Layout.Name, limit, last, c.Layout.Path("logs"), ctx.Err())
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// ErrNotRunning says that there is no lab of that name, or only what a crash left of one.
+var ErrNotRunning = errors.New("not running")
+
+// Find returns the running lab of a layout.
+func Find(l Layout) (*Cluster, error) {
+	text, err := os.ReadFile(l.recordFile())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("lab %s: %w", l.Name, ErrNotRunning)
+	} else if err != nil {
+		return nil, fmt.Errorf("lab %s: %w", l.Name, err)
+	}
+	var r record
+	if err := json.Unmarshal(text, &r); err != nil {
+		return nil, fmt.Errorf("lab %s: %s: %w", l.Name, l.recordFile(), err)
+	}
+	if started, err := startTime(r.PID); err != nil || started != r.Started {
+		return nil, fmt.Errorf("lab %s: %w", l.Name, ErrNotRunning)
+	}
+	return &Cluster{Layout: l, ARN: ARN(l.Name), PID: r.PID, APIPort: r.APIPort, Forwards: r.Forwards}, nil
+}
+
+// Ready says whether the lab came all the way up.
+func (c *Cluster) Ready() bool {
+	_, err := os.Stat(c.Layout.readyFile())
+	return err == nil
+}
+
+// Remove ends a lab and deletes every trace of it outside the cache. Nothing to remove is no error.
+func Remove(ctx context.Context, l Layout) error {
+	if c, err := Find(l); err == nil {
+		if err := unix.Kill(c.PID, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("end lab %s: %w", l.Name, err)
+		}
+		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+			if _, err := startTime(c.PID); err != nil {
+				break
+			}
+			if time.Now().After(deadline) {
+				return fmt.Errorf("end lab %s: process %d is still there 30 s after SIGKILL", l.Name, c.PID)
+			}
+		}
+	}
+	if err := removeCgroups(ctx, l); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(l.State); err != nil {
+		return fmt.Errorf("remove the state of lab %s: %w", l.Name, err)
+	}
+	return nil
+}
+
+// removeCgroups deletes the lab's cgroup directories, deepest first. Processes of a namespace that just died may hold them
+// for a moment.
+func removeCgroups(ctx context.Context, l Layout) error {
+	roots, err := cgroupRoots()
+	if err != nil {
+		return err
+	}
+	for _, root := range roots {
+		top := filepath.Join(root, l.cgroup())
+		for deadline := time.Now().Add(10 * time.Second); ; {
+			var dirs []string
+			_ = filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
+				if err == nil && d.IsDir() {
+					dirs = append(dirs, path)
+				}
+				return nil
+			})
+			var last error
+			for n := len(dirs) - 1; n >= 0; n-- {
+				if err := unix.Rmdir(dirs[n]); err != nil && !errors.Is(err, unix.ENOENT) {
+					last = fmt.Errorf("remove cgroup %s: %w", dirs[n], err)
+				}
+			}
+			if last == nil {
+				break
+			}
+			if time.Now().After(deadline) {
+				return last
+			}
+			select {
+			case <-ctx.Done():
+				return last
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	}
+	return nil
+}
+
+// startTime is when a process started, in clock ticks after boot: field 22 of /proc/PID/stat. A zombie counts as ended.
+func startTime(pid int) (uint64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, fmt.Errorf("process %d: %w", pid, err)
+	}
+	_, rest, ok := strings.Cut(string(text), ") ")
+	fields := strings.Fields(rest)
+	if !ok || len(fields) < 20 || fields[0] == "Z" || fields[0] == "X" {
+		return 0, fmt.Errorf("process %d: %w", pid, ErrNotRunning)
+	}
+	n, err := strconv.ParseUint(fields[19], 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("process %d: %w", pid, err)
+	}
+	return n, nil
+}
+
+// Supported says why this machine cannot run a lab, or nil.
+func Supported() error {
+	if os.Geteuid() != 0 {
+		return errors.New("the lab needs root: it makes namespaces, mounts and cgroups")
+	}
+	if missing := MissingPackages(); len(missing) > 0 {
+		return fmt.Errorf("Debian packages are missing: apt-get install %s", strings.Join(missing, " "))
+	}
+	return nil
+}
+
+// snapshotter is overlayfs, except where the state directory is on an overlay itself, on which it cannot nest.
+func snapshotter(dir string) string {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err == nil && st.Type == unix.OVERLAYFS_SUPER_MAGIC {
+		return "native"
+	}
+	return "overlayfs"
+}
+
+// Command is a program run inside a running lab: same processes, mounts and network.
+func (c *Cluster) Command(ctx context.Context, dir string, args ...string) *exec.Cmd {
+	enter := []string{"-t", strconv.Itoa(c.PID), "-m", "-n", "-p", "-i", "-u", "--wd=" + dir, "--"}
+	return exec.CommandContext(ctx, "nsenter", append(enter, args...)...)
+}

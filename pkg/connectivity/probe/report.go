@@ -49,7 +49,8 @@ type DeliveryState string
 // The states of delivery.
 const (
 	Delivering  DeliveryState = "delivering"  // the store accepts
-	Refused     DeliveryState = "refused"     // the store answers, and says no
+	Refused     DeliveryState = "refused"     // the store answers, and says no (4xx): somebody has to do something
+	Blocked     DeliveryState = "blocked"     // the store throttles or has trouble of its own (429, 5xx): samples wait
 	Unreachable DeliveryState = "unreachable" // requests end without an answer
 	Idle        DeliveryState = "idle"        // nothing was sent lately, and nothing shows why it should fail
 	Unknown     DeliveryState = "unknown"     // vmagent could not be asked

@@ -215,13 +215,16 @@ func verdict(byStatus map[string]uint64) (DeliveryState, string) {
 	case "401", "403":
 		return Refused, fmt.Sprintf("the metrics store refuses the credentials: HTTP %s", worst)
 	case "429":
-		return Refused, "the metrics store throttles: HTTP 429"
+		return Blocked, "the metrics store throttles: HTTP 429"
 	case "404":
 		return Refused, "the metrics store knows no such workspace: HTTP 404"
 	case "400", "409", "415":
 		return Refused, fmt.Sprintf("the metrics store rejects the samples: HTTP %s", worst)
 	}
-	return Refused, fmt.Sprintf("the metrics store answers with an error: HTTP %s", worst)
+	if strings.HasPrefix(worst, "5") {
+		return Blocked, fmt.Sprintf("the metrics store has trouble of its own: HTTP %s", worst)
+	}
+	return Refused, fmt.Sprintf("the metrics store refuses: HTTP %s", worst)
 }
 
 // An HTTPDoer sends a request, as *http.Client does.

@@ -160,7 +160,10 @@ func TestRun(t *testing.T) {
 	slow := raw(t, func(c net.Conn) { <-hang })
 	t.Cleanup(func() { close(hang) })
 	mute := raw(t, func(c net.Conn) { _, _ = c.Read(make([]byte, 1024)) })
-	ssh := raw(t, func(c net.Conn) { _, _ = io.WriteString(c, "SSH-2.0-OpenSSH_9.2\r\n"); _, _ = c.Read(make([]byte, 1024)) })
+	ssh := raw(t, func(c net.Conn) {
+		_, _ = io.WriteString(c, "SSH-2.0-OpenSSH_9.2\r\n")
+		_, _ = c.Read(make([]byte, 1024))
+	})
 	nx := func(_ context.Context, host string) ([]string, error) {
 		return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
 	}
@@ -435,7 +438,9 @@ func proxyServer(t *testing.T, user, password string) *httptest.Server {
 func TestRunThroughProxy(t *testing.T) {
 	ca := newAuthority(t)
 	good := tlsServer(t, ca.issue(t, "app.nops.test", time.Now().Add(-time.Hour), time.Now().Add(time.Hour)),
-		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "proxy header %q", r.Header.Get("Proxy-Authorization")) }))
+		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprintf(w, "proxy header %q", r.Header.Get("Proxy-Authorization"))
+		}))
 	proxy := proxyServer(t, "me", canary)
 	via := func(userinfo *url.Userinfo) func(*http.Request) (*url.URL, error) {
 		return func(*http.Request) (*url.URL, error) {
@@ -444,7 +449,9 @@ func TestRunThroughProxy(t *testing.T) {
 			return u, err
 		}
 	}
-	nowhere := func(context.Context, string) ([]string, error) { return nil, errors.New("the proxy looks names up, not we") }
+	nowhere := func(context.Context, string) ([]string, error) {
+		return nil, errors.New("the proxy looks names up, not we")
+	}
 	cases := []struct {
 		name, reason string
 		target       Target

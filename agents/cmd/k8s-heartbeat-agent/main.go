@@ -1,0 +1,19 @@
+// Command k8s-heartbeat-agent reports to nOps how the agent stack of a cluster does.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/nopsctl/nopsctl/agents/heartbeat"
+	"github.com/nopsctl/nopsctl/internal/version"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := heartbeat.Main(ctx, heartbeat.Process{Args: os.Args[1:], Getenv: os.Getenv, Stdout: os.Stdout, Stderr: os.Stderr, Version: version.Version()})
+	stop()
+	os.Exit(code)
+}

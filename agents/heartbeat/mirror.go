@@ -1,0 +1,291 @@
+package heartbeat
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nopsctl/nopsctl/internal/workload"
+	"github.com/nopsctl/nopsctl/pkg/connectivity/probe"
+)
+
+// StateConfigMap is the name of the mirror.
+const StateConfigMap = "nops-heartbeat-state"
+
+// component is the agent's own name in labels and events.
+const component = "heartbeat"
+
+// link is how the agent stands with the platform.
+type link string
+
+// The states of the link.
+const (
+	linkConnecting   link = "connecting"   // nothing was answered yet
+	linkConnected    link = "connected"    // beats are accepted
+	linkUnauthorized link = "unauthorized" // 401
+	linkForbidden    link = "forbidden"    // 403
+	linkNotOffered   link = "not-offered"  // the platform does not take heartbeats of this cluster (404)
+	linkUnreachable  link = "unreachable"  // no sensible answer
+)
+
+func (l link) detail() string {
+	switch l {
+	case linkConnecting:
+		return "no answer from the platform yet"
+	case linkConnected:
+		return "the platform accepts heartbeats"
+	case linkUnauthorized:
+		return "the platform does not know the API key (HTTP 401): make a new one and run nopsctl install"
+	case linkForbidden:
+		return "the API key may not report this cluster (HTTP 403): make one for this cluster and run nopsctl install"
+	case linkNotOffered:
+		return "the platform does not offer heartbeats for this cluster (HTTP 404)"
+	default:
+		return "the platform gives no answer: heartbeats are queued; nopsctl test-connectivity says where it fails"
+	}
+}
+
+// broken says whether somebody has to do something.
+func (l link) broken() bool {
+	return l == linkUnauthorized || l == linkForbidden || l == linkNotOffered || l == linkUnreachable
+}
+
+// snapshot is what the agent sees at one moment.
+type snapshot struct {
+	components []workload.Summary
+	pipeline   pipeline
+	link       link
+}
+
+// mirrored is the part of a snapshot that stays equal while nothing changes: no counters, no times of now.
+type mirrored struct {
+	Components []mirroredComponent `json:"components"`
+	Pipeline   mirroredState       `json:"pipeline"`
+	Platform   mirroredState       `json:"platform"`
+}
+
+type mirroredComponent struct {
+	Name    string    `json:"name"`
+	Object  string    `json:"object"`
+	State   string    `json:"state"`
+	Reason  string    `json:"reason,omitempty"`
+	Message string    `json:"message,omitempty"`
+	Version string    `json:"version,omitempty"`
+	Since   time.Time `json:"since,omitzero"`
+}
+
+type mirroredState struct {
+	State  string `json:"state"`
+	Detail string `json:"detail,omitempty"`
+}
+
+// mirror renders the snapshot: JSON for programs, lines for people. Equal snapshots give equal bytes.
+func mirror(s snapshot) map[string]string {
+	m := mirrored{
+		Components: []mirroredComponent{},
+		Pipeline:   mirroredState{string(s.pipeline.state), s.pipeline.detail},
+		Platform:   mirroredState{string(s.link), s.link.detail()},
+	}
+	var lines strings.Builder
+	for _, c := range s.components {
+		m.Components = append(m.Components, mirroredComponent{
+			Name: c.Component, Object: c.Object(), State: string(c.State), Reason: c.Reason, Message: c.Message, Version: c.Version, Since: c.Since.UTC(),
+		})
+		fmt.Fprintf(&lines, "%s: %s\n", c.Component, describe(string(c.State), c.Reason, c.Message))
+	}
+	fmt.Fprintf(&lines, "pipeline: %s\nplatform: %s\n", describe(m.Pipeline.State, m.Pipeline.Detail), describe(m.Platform.State, m.Platform.Detail))
+	raw, err := json.MarshalIndent(m, "", "  ")
+	if err != nil { // strings and times marshal
+		raw = []byte(`{}`)
+	}
+	return map[string]string{"state.json": string(raw), "summary": lines.String()}
+}
+
+func describe(parts ...string) string {
+	var said []string
+	for _, p := range parts {
+		if p != "" {
+			said = append(said, p)
+		}
+	}
+	return strings.Join(said, ": ")
+}
+
+// owner is the agent's own Deployment. What the agent makes is owned by it, so that it goes when the release goes.
+type owner struct {
+	name string
+	uid  types.UID
+}
+
+func (o owner) reference() []metav1.OwnerReference {
+	return []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "Deployment", Name: o.name, UID: o.uid}}
+}
+
+// ownDeployment finds the agent's Deployment among the objects. While it is not there, or on its way out, the agent writes
+// nothing: it would come after the cleaning.
+func ownDeployment(o objects) (owner, bool) {
+	for _, d := range o.deployments {
+		if d.Labels[workload.ComponentLabel] == component && d.DeletionTimestamp == nil {
+			return owner{d.Name, d.UID}, true
+		}
+	}
+	return owner{}, false
+}
+
+// stateConfigMap is the mirror as an object.
+func stateConfigMap(namespace, release string, o owner, data map[string]string) *corev1.ConfigMap {
+	return &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: StateConfigMap, Namespace: namespace, OwnerReferences: o.reference(),
+			Labels: map[string]string{
+				"app.kubernetes.io/name": component, instanceLabel: release, workload.ComponentLabel: component,
+				"app.kubernetes.io/part-of": "nops-kubernetes-agent", "app.kubernetes.io/managed-by": "nops-heartbeat",
+			},
+		},
+		Data: data,
+	}
+}
+
+// A note is an event about to be written.
+type note struct {
+	topic       string // what it is about, finer than the object: the agent's Deployment stands for several things
+	kind, name  string // of the object
+	uid         types.UID
+	warning     bool
+	reason, why string
+}
+
+// notes are the events that the way from one snapshot to the next deserves: something broke, or what was broken recovered.
+// Ordinary progress is the controllers' to tell.
+func notes(before, after snapshot, uids map[string]types.UID, own owner) []note {
+	var all []note
+	was := map[string]workload.Summary{}
+	for _, c := range before.components {
+		was[c.Object()] = c
+	}
+	bad := func(s workload.State) bool { return s == workload.Degraded || s == workload.Failed }
+	for _, c := range after.components {
+		n := note{topic: c.Object(), kind: c.Kind, name: c.Name, uid: uids[c.Object()]}
+		old := was[c.Object()]
+		switch {
+		case bad(c.State) && (!bad(old.State) || old.Reason != c.Reason):
+			n.warning, n.reason, n.why = true, "Component"+title(string(c.State)), describe(c.Component, c.Reason, c.Message)
+		case bad(old.State) && c.State.Settled():
+			n.reason, n.why = "ComponentRecovered", c.Component+" is "+string(c.State)
+		default:
+			continue
+		}
+		all = append(all, n)
+	}
+	failing := func(p pipeline) bool { return p.state == probe.Refused || p.state == probe.Unreachable }
+	mine := note{kind: "Deployment", name: own.name, uid: own.uid}
+	switch n := mine; {
+	case failing(after.pipeline) && (!failing(before.pipeline) || before.pipeline.detail != after.pipeline.detail):
+		n.topic, n.warning, n.reason, n.why = "delivery", true, "DeliveryFailing", after.pipeline.detail
+		all = append(all, n)
+	case failing(before.pipeline) && after.pipeline.state == probe.Delivering:
+		n.topic, n.reason, n.why = "delivery", "DeliveryRestored", after.pipeline.detail
+		all = append(all, n)
+	}
+	switch n := mine; {
+	case after.link.broken() && before.link != after.link:
+		n.topic, n.warning, n.reason, n.why = "platform", true, "Platform"+title(strings.ReplaceAll(string(after.link), "-o", "O")), after.link.detail()
+		all = append(all, n)
+	case before.link.broken() && after.link == linkConnected:
+		n.topic, n.reason, n.why = "platform", "PlatformConnected", after.link.detail()
+		all = append(all, n)
+	}
+	return all
+}
+
+func title(s string) string {
+	if s == "" {
+		return s
+	}
+	return strings.ToUpper(s[:1]) + s[1:]
+}
+
+// event is the note as an object.
+func (n note) event(namespace, version string, now time.Time) *corev1.Event {
+	kind := corev1.EventTypeNormal
+	if n.warning {
+		kind = corev1.EventTypeWarning
+	}
+	const maxMessage = 1024 // the API server's limit
+	why := n.why
+	if len(why) > maxMessage {
+		why = strings.ToValidUTF8(why[:maxMessage-3], "") + "…"
+	}
+	at := metav1.NewTime(now)
+	return &corev1.Event{
+		ObjectMeta:     metav1.ObjectMeta{GenerateName: "nops-heartbeat-", Namespace: namespace},
+		InvolvedObject: corev1.ObjectReference{APIVersion: apiVersion(n.kind), Kind: n.kind, Namespace: namespace, Name: n.name, UID: n.uid},
+		Reason:         n.reason, Message: why, Type: kind, Count: 1, FirstTimestamp: at, LastTimestamp: at,
+		Source:              corev1.EventSource{Component: "nops-heartbeat"},
+		ReportingController: "nops.io/heartbeat", ReportingInstance: "nops-heartbeat " + version,
+	}
+}
+
+func apiVersion(kind string) string {
+	if kind == "CronJob" || kind == "Job" {
+		return "batch/v1"
+	}
+	return "apps/v1"
+}
+
+// sparing lets a note pass unless it repeats what was said last about the same thing, and not more than a few in a row.
+type sparing struct {
+	last   map[string]string // topic → what was said
+	bucket bucket
+}
+
+func newSparing() *sparing {
+	return &sparing{last: map[string]string{}, bucket: bucket{capacity: 10, every: time.Minute}}
+}
+
+func (s *sparing) allow(n note, now time.Time) bool {
+	said := n.reason + ": " + n.why
+	if s.last[n.topic] == said || !s.bucket.take(now) {
+		return false
+	}
+	s.last[n.topic] = said
+	return true
+}
+
+// bucket is a token bucket that starts full.
+type bucket struct {
+	capacity int
+	every    time.Duration // one token
+	used     float64
+	at       time.Time
+}
+
+// take takes a token if there is one.
+func (b *bucket) take(now time.Time) bool {
+	if !b.at.IsZero() {
+		b.used = max(0, b.used-float64(now.Sub(b.at))/float64(b.every))
+	}
+	b.at = now
+	if b.used+1 > float64(b.capacity) {
+		return false
+	}
+	b.used++
+	return true
+}
+
+// wait is how long until there is a token.
+func (b *bucket) wait(now time.Time) time.Duration {
+	used := b.used
+	if !b.at.IsZero() {
+		used = max(0, used-float64(now.Sub(b.at))/float64(b.every))
+	}
+	if used+1 <= float64(b.capacity) {
+		return 0
+	}
+	return time.Duration((used + 1 - float64(b.capacity)) * float64(b.every))
+}

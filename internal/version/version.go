@@ -1,55 +1,51 @@
-// Package version says which build this is. The linker sets it (see the Makefile and goreleaser.yaml); a plain `go build` or
-// `go install` falls back on what the Go toolchain recorded.
+// Package version says which build of nopsctl this is.
 package version
 
 import (
+	"runtime"
 	"runtime/debug"
 	"strings"
 )
 
-// Set by -ldflags -X, never by code.
-var (
-	version string
-	commit  string
-	date    string
-)
+// Set by the linker: -X github.com/nopsctl/nopsctl/internal/version.version=v1.2.3. Empty means that go build or go install
+// made the binary without us; the toolchain's own record is asked then.
+var version, commit string
 
-// Version is the version without a leading v, "dev" when unknown.
-func Version() string {
-	if version != "" {
-		return strings.TrimPrefix(version, "v")
-	}
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
-		return strings.TrimPrefix(info.Main.Version, "v")
-	}
-	return "dev"
+// Info is a build.
+type Info struct {
+	Version  string `json:"version"`
+	Commit   string `json:"commit,omitempty"`
+	Go       string `json:"go"`
+	Platform string `json:"platform"`
 }
 
-// Commit is the commit it was built from, empty when unknown.
-func Commit() string {
-	if commit != "" {
-		return commit
+// Get reads this binary's own record.
+func Get() Info {
+	i := Info{Version: version, Commit: commit, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+	if i.Version == "" {
+		i.fromBuild(debug.ReadBuildInfo())
 	}
-	return setting("vcs.revision")
+	if i.Version == "" {
+		i.Version = "dev"
+	}
+	return i
 }
 
-// Date is when that commit was made, empty when unknown.
-func Date() string {
-	if date != "" {
-		return date
-	}
-	return setting("vcs.time")
-}
-
-func setting(key string) string {
-	info, ok := debug.ReadBuildInfo()
+func (i *Info) fromBuild(b *debug.BuildInfo, ok bool) {
 	if !ok {
-		return ""
+		return
 	}
-	for _, s := range info.Settings {
-		if s.Key == key {
-			return s.Value
+	if v := b.Main.Version; v != "" && v != "(devel)" {
+		i.Version = v
+	}
+	for _, s := range b.Settings {
+		if s.Key == "vcs.revision" && i.Commit == "" {
+			i.Commit = s.Value
 		}
 	}
-	return ""
+}
+
+// UserAgent is how requests name their sender.
+func (i Info) UserAgent() string {
+	return "nopsctl/" + strings.TrimPrefix(i.Version, "v") + " (" + i.Platform + ")"
 }

@@ -2,7 +2,6 @@ package heartbeat
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
@@ -69,13 +69,32 @@ type Deps struct {
 	BootID   string     // empty: from the clock
 }
 
+// eyes see the release's workloads.
+type eyes interface {
+	tasks() []agent.Task
+	synced() bool
+	objects() objects
+	changes() <-chan struct{}
+	version(ctx context.Context) (string, error)
+}
+
+// hands write the two things the agent may write.
+type hands interface {
+	ConfigMap(ctx context.Context, want *corev1.ConfigMap) error
+	Event(ctx context.Context, e *corev1.Event) error
+}
+
+var (
+	_ eyes  = (*watcher)(nil)
+	_ hands = (*writer)(nil)
+)
+
 // Agent is the heartbeat.
 type Agent struct {
 	opts    Options
 	deps    Deps
-	clients *clients
-	watch   *watcher
-	writer  *writer
+	watch   eyes
+	writer  hands
 	metrics *agent.Metrics
 	health  *agent.Health
 	queue   *agent.Queue[nopsapi.Heartbeat]
@@ -96,6 +115,17 @@ type Agent struct {
 
 // New makes an agent.
 func New(opts Options, deps Deps) (*Agent, error) {
+	config := rest.CopyConfig(deps.Kube)
+	config.UserAgent = "nops-heartbeat/" + deps.Version
+	c, err := newClients(config)
+	if err != nil {
+		return nil, err
+	}
+	return assemble(opts, deps, newWatcher(c, opts.Namespace, opts.Release), &writer{core: c.core, namespace: opts.Namespace}), nil
+}
+
+// assemble makes an agent of its parts.
+func assemble(opts Options, deps Deps, watch eyes, write hands) *Agent {
 	if deps.Now == nil {
 		deps.Now = time.Now
 	}
@@ -112,18 +142,11 @@ func New(opts Options, deps Deps) (*Agent, error) {
 		// Inside the cluster, hence past every proxy.
 		deps.Vmagent = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{MaxIdleConns: 1, IdleConnTimeout: time.Minute, DisableCompression: true}}
 	}
-	config := rest.CopyConfig(deps.Kube)
-	config.UserAgent = "nops-heartbeat/" + deps.Version
-	c, err := newClients(config)
-	if err != nil {
-		return nil, err
-	}
 	m := &agent.Metrics{}
 	agent.RegisterProcess(m, component, deps.Version, deps.Now())
 	const beats, beatsHelp = "nops_heartbeat_beats_total", "Heartbeats by what became of them."
 	a := &Agent{
-		opts: opts, deps: deps, clients: c, metrics: m,
-		watch: newWatcher(c, opts.Namespace, opts.Release), writer: &writer{core: c.core, namespace: opts.Namespace},
+		opts: opts, deps: deps, metrics: m, watch: watch, writer: write,
 		health: agent.NewHealth(deps.Now, turnLimit, conditionKubernetes), queue: agent.NewQueue[nopsapi.Heartbeat](queueBound),
 		poke: make(chan struct{}, 1), rhythm: make(chan struct{}, 1), tracker: newTracker(opts.VmagentURL != ""), link: linkConnecting,
 		delivered:   m.Counter(beats, beatsHelp, "result", "delivered"),
@@ -145,7 +168,7 @@ func New(opts Options, deps Deps) (*Agent, error) {
 		}
 		return 0
 	})
-	return a, nil
+	return a
 }
 
 // Run works until the context ends.
@@ -188,12 +211,21 @@ func (a *Agent) look() (s snapshot, o objects, known bool) {
 	return s, o, known
 }
 
+// waitSynced waits until everything was listed once, at most for syncLimit.
+func (a *Agent) waitSynced(ctx context.Context) {
+	for deadline := time.Now().Add(syncLimit); !a.watch.synced() && time.Now().Before(deadline); {
+		if agent.Sleep(ctx, 50*time.Millisecond) != nil {
+			return
+		}
+	}
+}
+
 // observe is the loop that decides when there is a beat, and makes it. It never waits for the platform.
 func (a *Agent) observe(ctx context.Context) error {
 	if agent.Sleep(ctx, time.Duration(a.deps.Rand()*float64(firstWithin))) != nil {
 		return nil
 	}
-	a.watch.waitSynced(ctx, syncLimit)
+	a.waitSynced(ctx)
 	var (
 		c = &composer{
 			bootID: a.deps.BootID, agent: nopsapi.AgentInfo{Name: component, Version: a.deps.Version},
@@ -248,7 +280,7 @@ func (a *Agent) observe(ctx context.Context) error {
 		case <-turn.C:
 		case <-a.rhythm:
 			schedule()
-		case <-a.watch.changed:
+		case <-a.watch.changes():
 			gatherFor(settle)
 		case <-a.poke:
 			gatherFor(settle)
@@ -511,12 +543,10 @@ func (a *Agent) askVmagent(ctx context.Context) error {
 // learnVersion asks the API server for its version, now and then: clusters are upgraded under us.
 func (a *Agent) learnVersion(ctx context.Context) error {
 	for wait := time.Duration(0); agent.Sleep(ctx, wait) == nil; {
-		raw, err := a.clients.core.Get().AbsPath("/version").Do(ctx).Raw()
-		var v struct {
-			GitVersion string `json:"gitVersion"`
-		}
-		if wait = time.Minute; err == nil && json.Unmarshal(raw, &v) == nil {
-			a.kubernetes.Store(&v.GitVersion)
+		if v, err := a.watch.version(ctx); err != nil {
+			wait = time.Minute
+		} else {
+			a.kubernetes.Store(&v)
 			wait = agent.Jitter(time.Hour, 0.1, a.deps.Rand)
 		}
 	}

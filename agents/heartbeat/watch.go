@@ -2,10 +2,10 @@ package heartbeat
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
-	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
@@ -67,10 +67,11 @@ type watcher struct {
 	deployments, daemonSets, statefulSets, cronJobs, jobs, pods cache.Store
 	controllers                                                 []cache.Controller
 	changed                                                     chan struct{}
+	core                                                        rest.Interface
 }
 
 func newWatcher(c *clients, namespace, release string) *watcher {
-	w := &watcher{changed: make(chan struct{}, 1)}
+	w := &watcher{changed: make(chan struct{}, 1), core: c.core}
 	instance := instanceLabel + "=" + release
 	w.deployments = w.add(c.apps, "deployments", namespace, instance, &appsv1.Deployment{})
 	w.daemonSets = w.add(c.apps, "daemonsets", namespace, instance, &appsv1.DaemonSet{})
@@ -122,14 +123,21 @@ func (w *watcher) synced() bool {
 	return true
 }
 
-// waitSynced waits until everything was listed once, at most for limit.
-func (w *watcher) waitSynced(ctx context.Context, limit time.Duration) bool {
-	for deadline := time.Now().Add(limit); !w.synced() && time.Now().Before(deadline); {
-		if agent.Sleep(ctx, 50*time.Millisecond) != nil {
-			return false
-		}
+func (w *watcher) changes() <-chan struct{} { return w.changed }
+
+// version asks the API server for its version.
+func (w *watcher) version(ctx context.Context) (string, error) {
+	raw, err := w.core.Get().AbsPath("/version").Do(ctx).Raw()
+	if err != nil {
+		return "", fmt.Errorf("asking the API server for its version: %w", err)
 	}
-	return w.synced()
+	var v struct {
+		GitVersion string `json:"gitVersion"`
+	}
+	if err := json.Unmarshal(raw, &v); err != nil {
+		return "", fmt.Errorf("asking the API server for its version: %w", err)
+	}
+	return v.GitVersion, nil
 }
 
 // objects is what the stores hold. The pointers are shared with them: read only.

@@ -115,6 +115,7 @@ type Agent struct {
 
 // New makes an agent.
 func New(opts Options, deps Deps) (*Agent, error) {
+	deps = fill(deps)
 	config := rest.CopyConfig(deps.Kube)
 	config.UserAgent = "nops-heartbeat/" + deps.Version
 	c, err := newClients(config)
@@ -124,8 +125,8 @@ func New(opts Options, deps Deps) (*Agent, error) {
 	return assemble(opts, deps, newWatcher(c, opts.Namespace, opts.Release), &writer{core: c.core, namespace: opts.Namespace}), nil
 }
 
-// assemble makes an agent of its parts.
-func assemble(opts Options, deps Deps, watch eyes, write hands) *Agent {
+// fill sets the defaults.
+func fill(deps Deps) Deps {
 	if deps.Now == nil {
 		deps.Now = time.Now
 	}
@@ -142,6 +143,11 @@ func assemble(opts Options, deps Deps, watch eyes, write hands) *Agent {
 		// Inside the cluster, hence past every proxy.
 		deps.Vmagent = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{MaxIdleConns: 1, IdleConnTimeout: time.Minute, DisableCompression: true}}
 	}
+	return deps
+}
+
+// assemble makes an agent of its parts.
+func assemble(opts Options, deps Deps, watch eyes, write hands) *Agent {
 	m := &agent.Metrics{}
 	agent.RegisterProcess(m, component, deps.Version, deps.Now())
 	const beats, beatsHelp = "nops_heartbeat_beats_total", "Heartbeats by what became of them."

@@ -62,6 +62,8 @@ type Platform struct {
 	*platform.Server
 	Faults *platform.Faults
 
+	// view is the same platform without faults: tests look while it is down.
+	view platform.Server
 	mu    sync.Mutex
 	bytes []byte // bodies of requests
 }
@@ -71,7 +73,9 @@ func NewPlatform(t *testing.T, interval int) *Platform {
 	t.Helper()
 	p := &Platform{Faults: &platform.Faults{}}
 	// Tests in fake time make many requests within what they take for a minute.
-	p.Server = &platform.Server{Faults: p.Faults, RatePerMinute: 100000}
+	store := &platform.Memory{}
+	p.view.Store, p.view.RatePerMinute = store, 100000
+	p.Server = &platform.Server{Store: store, Faults: p.Faults, RatePerMinute: 100000}
 	ctx := t.Context()
 	if err := p.AddCustomer(ctx, platform.Customer{ID: Customer, HeartbeatInterval: interval}); err != nil {
 		t.Fatal(err)
@@ -85,14 +89,14 @@ func NewPlatform(t *testing.T, interval int) *Platform {
 	return p
 }
 
-// Call makes a request as the owner of the key, past the network.
+// Call makes a request as the owner of the key, past the network and its faults.
 func (p *Platform) Call(ctx context.Context, method, path, body string) *httptest.ResponseRecorder {
 	req := httptest.NewRequestWithContext(ctx, method, path, stringReader(body))
 	req.Header.Set(nopsapi.KeyHeader, APIKey)
 	req.Header.Set(nopsapi.IdempotencyHeader, path+time.Now().String())
 	req.Header.Set("Content-Type", "application/json")
 	w := httptest.NewRecorder()
-	p.ServeHTTP(w, req)
+	p.view.ServeHTTP(w, req)
 	return w
 }
 

@@ -1,0 +1,236 @@
+package install
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"helm.sh/helm/v3/pkg/chart"
+	"helm.sh/helm/v3/pkg/chartutil"
+	"helm.sh/helm/v3/pkg/release"
+	"sigs.k8s.io/yaml"
+)
+
+// A Component is a part of the stack that can be switched on and off.
+type Component struct {
+	Name      string   `json:"name"`      // the public one: "containerInsights"
+	Toggle    string   `json:"toggle"`    // value path
+	Workloads []string `json:"workloads"` // the values of app.kubernetes.io/component it consists of
+	on, off   string
+}
+
+// Components lists them, in the order in which they are shown.
+func Components() []Component {
+	return []Component{
+		{"containerInsights", "containerInsights.enabled", []string{"vmagent", "node-exporter", "kube-state-metrics"},
+			"the cluster's nodes, pods and containers are measured, and the samples are sent to your metrics workspace",
+			"no metrics are collected any more: cost and rightsizing views of this cluster go stale; samples not sent yet are lost"},
+		{"heartbeat", "heartbeat.enabled", []string{"heartbeat"},
+			"the platform sees whether the stack works, and warns when it does not",
+			"the platform no longer sees this cluster: it will warn that the agent is gone, and nobody is told when the stack breaks"},
+		{"karpenops", "karpenops.enabled", []string{"karpenops"},
+			"NodePools and node classes may be changed by the platform, as configured there",
+			"NodePools stay as they are now and are not changed any more"},
+		{"containerRightsizing", "containerRightsizing.enabled", []string{"vpa", "vpa-recommender", "vpa-updater", "vpa-admission-controller"},
+			"requests of containers are recommended and, where a policy says so, changed; pods may be restarted for it",
+			"requests are not changed any more; pods keep what they have now until they are replaced"},
+		{"dataFetcher", "dataFetcher.enabled", []string{"data-fetcher"},
+			"the dashboard may ask this cluster for live data",
+			"the Workloads tab shows no live data for this cluster"},
+		{"autoUpdater", "autoUpdater.enabled", []string{"image-tag-updater", "auto-updater"},
+			"the stack's images are updated every night",
+			"images stay as they are until somebody upgrades the release"},
+		{"dcgmExporter", "dcgmExporter.enabled", []string{"dcgm-exporter"},
+			"GPUs are measured on nodes that have any",
+			"GPUs are not measured any more"},
+		{"datadog", "datadog.enabled", []string{"datadog", "datadog-agent"},
+			"a Datadog agent sends logs and metrics of the stack to nOps support; switch it off when the case is closed",
+			"nOps support sees no more diagnostics"},
+	}
+}
+
+func component(name string) (Component, bool) {
+	for _, c := range Components() {
+		if strings.EqualFold(c.Name, name) {
+			return c, true
+		}
+	}
+	return Component{}, false
+}
+
+// Consequence says what enabling or disabling a component leads to, in one sentence; empty for an unknown one.
+func Consequence(name string, enable bool) string {
+	c, ok := component(name)
+	switch {
+	case !ok:
+		return ""
+	case enable:
+		return c.on
+	}
+	return c.off
+}
+
+// available says which components the chart has images for. The chart lists them in files/images.yaml; a chart without that
+// list (one published before it existed) is taken to have everything.
+func available(c *chart.Chart) (func(Component) bool, error) {
+	all := func(Component) bool { return true }
+	if c == nil {
+		return all, nil
+	}
+	for _, f := range c.Files {
+		if f.Name != "files/images.yaml" {
+			continue
+		}
+		var content any
+		if err := yaml.Unmarshal(f.Data, &content); err != nil {
+			return nil, fmt.Errorf("chart %s: files/images.yaml: %w", c.Name(), err)
+		}
+		listed := map[string]bool{}
+		collectAvailable("", content, listed)
+		return func(c Component) bool {
+			known := false
+			for _, name := range append([]string{c.Name}, c.Workloads...) {
+				on, ok := listed[plainName(name)]
+				if on {
+					return true
+				}
+				known = known || ok
+			}
+			return !known
+		}, nil
+	}
+	return all, nil
+}
+
+// collectAvailable finds every entry with an `available` field, by its key or its name.
+func collectAvailable(key string, v any, listed map[string]bool) {
+	switch v := v.(type) {
+	case []any:
+		for _, x := range v {
+			collectAvailable("", x, listed)
+		}
+	case map[string]any:
+		if on, ok := v["available"].(bool); ok {
+			for _, field := range []string{"component", "name"} {
+				if s, _ := v[field].(string); s != "" {
+					key = s
+				}
+			}
+			name := plainName(key)
+			listed[name] = listed[name] || on
+			return
+		}
+		for k, x := range v {
+			collectAvailable(k, x, listed)
+		}
+	}
+}
+
+// plainName makes data-fetcher and dataFetcher one.
+func plainName(s string) string { return strings.ToLower(strings.ReplaceAll(s, "-", "")) }
+
+// ToggleRequest switches one component.
+type ToggleRequest struct {
+	Component string // public name
+	Enabled   bool
+	Force     bool // needed to disable the heartbeat
+	// Request holds the rest: Images, Wait, Timeout, Recover. Its Operation and Values are set here.
+	Request Request
+}
+
+// Toggle plans the switch of one component: what the release has stored, and this one change. The chart stays the one the
+// release was made with, so that enabling a component upgrades nothing else.
+func (e *Engine) Toggle(ctx context.Context, t ToggleRequest) (*Plan, error) {
+	c, ok := component(t.Component)
+	if !ok {
+		var names []string
+		for _, c := range Components() {
+			names = append(names, c.Name)
+		}
+		best := ""
+		for _, n := range names {
+			if distance(strings.ToLower(n), strings.ToLower(t.Component)) <= 3 {
+				best = n
+			}
+		}
+		advice := "components: " + strings.Join(names, ", ")
+		if best != "" {
+			advice = "did you mean " + best + "? " + advice
+		}
+		return nil, &Error{Class: ClassUsage, Reason: fmt.Sprintf("unknown component %q", t.Component), Advice: advice}
+	}
+	if c.Name == "heartbeat" && !t.Enabled && !t.Force {
+		return nil, &Error{Class: ClassUsage, Reason: "disabling heartbeat: " + c.off, Advice: "add --force if that is what you want"}
+	}
+	h, err := e.history(ctx)
+	if err != nil {
+		return nil, err
+	}
+	last := h.last()
+	if last == nil || last.Info.Status == release.StatusUninstalled {
+		return nil, &NotInstalledError{Release: e.Release, Namespace: e.Namespace}
+	}
+	used, err := e.chartOf(last)
+	if err != nil {
+		return nil, err
+	}
+	has, err := available(used)
+	if err != nil {
+		return nil, err
+	}
+	if !has(c) {
+		return nil, &Error{Class: ClassUsage, Reason: fmt.Sprintf("component %s is not yet part of this release (chart %s)", c.Name, used.Metadata.Version), Advice: "status lists what is"}
+	}
+	request := t.Request
+	request.Operation = map[bool]string{true: "enable", false: "disable"}[t.Enabled]
+	request.Values = map[string]any{}
+	set(request.Values, c.Toggle, t.Enabled)
+	plan, err := e.plan(ctx, request, used)
+	if plan != nil {
+		plan.Consequence = Consequence(c.Name, t.Enabled)
+	}
+	return plan, err
+}
+
+// chartOf gives the chart a release was made with. Helm does not record subcharts: of a chart that has any, the record is
+// not whole, and the engine's own chart has to do.
+func (e *Engine) chartOf(r *release.Release) (*chart.Chart, error) {
+	own, err := e.chart()
+	switch {
+	case r.Chart == nil || r.Chart.Metadata == nil || len(r.Chart.Metadata.Dependencies) > 0 || len(r.Chart.Templates) == 0:
+		return own, err
+	case err == nil && own.Metadata.Version == r.Chart.Metadata.Version && own.Name() == r.Chart.Name():
+		return own, nil
+	}
+	return r.Chart, nil
+}
+
+// switches says of each component whether the values switch it on, and whether somebody said so.
+type switched struct {
+	enabled, explicit, available bool
+}
+
+func switches(c *chart.Chart, config map[string]any) (map[string]switched, error) {
+	has, err := available(c)
+	if err != nil {
+		return nil, err
+	}
+	values := map[string]any(config)
+	if c != nil {
+		all, err := chartutil.CoalesceValues(c, config)
+		if err != nil {
+			return nil, fmt.Errorf("values of chart %s: %w", c.Name(), err)
+		}
+		values = all
+	}
+	out := map[string]switched{}
+	for _, comp := range Components() {
+		on, known := lookupBool(values, comp.Toggle)
+		_, explicit := lookupBool(config, comp.Toggle)
+		if comp.Name == "heartbeat" && !known {
+			on = true // charts before the toggle always had it
+		}
+		out[comp.Name] = switched{enabled: on, explicit: explicit, available: has(comp)}
+	}
+	return out, nil
+}

@@ -1,0 +1,27 @@
+// Package install is the lifecycle of the release: plan, apply (install and upgrade are one), toggle, uninstall, status.
+//
+// It is the only package that imports Helm. The chart comes in as an fs.FS, values and credentials as maps, what happens
+// goes out as events; the package prints nothing and knows no brand of values beyond the paths the chart publishes.
+//
+// # Plan, then apply
+//
+// Engine.Plan reads the cluster and the release, merges values (the chart's defaults, then what the release has stored,
+// then this command's), checks what must hold before the first write, renders with the cluster's real capabilities and
+// compares. It writes nothing. Engine.Apply does what the plan says: namespace, identity, credentials, release, wait.
+//
+// # Helm stays Helm
+//
+// Releases are stored where helm stores them (Secrets) and objects are applied as helm 3 applies them (three-way merge on
+// the client), so `helm` works on a release of ours and ours on one of helm's.
+//
+// # Interruption
+//
+// Helm's own actions, when their context ends, return while their work goes on behind them. Here they get a context that
+// does not end and a transport that does: requests for objects fail as soon as the caller's context is done, requests for
+// the release's record do not. Helm therefore sees an ordinary error, stops, and records the revision as failed itself.
+//
+// # Credentials
+//
+// Credentials live in one Secret (CredentialsSecret) and never in values, plans, events or errors. Those found inline in
+// the values of a release made by plain helm are moved there.
+package install

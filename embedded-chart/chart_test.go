@@ -1,0 +1,616 @@
+package embeddedchart_test
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"sort"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"helm.sh/helm/v3/pkg/chart"
+	"helm.sh/helm/v3/pkg/chart/loader"
+	"helm.sh/helm/v3/pkg/chartutil"
+	"helm.sh/helm/v3/pkg/engine"
+	"helm.sh/helm/v3/pkg/strvals"
+	"sigs.k8s.io/yaml"
+
+	embeddedchart "github.com/nopsctl/nopsctl/embedded-chart"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+type object = map[string]any
+
+func load(t *testing.T) *chart.Chart {
+	t.Helper()
+	root, err := embeddedchart.FS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var files []*loader.BufferedFile
+	err = fs.WalkDir(root, ".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := fs.ReadFile(root, path)
+		files = append(files, &loader.BufferedFile{Name: path, Data: data})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := loader.LoadFiles(files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// render is what `helm template` does, for the version string of an EKS cluster.
+func render(t *testing.T, values object) (manifests []object, notes string, err error) {
+	t.Helper()
+	c := load(t)
+	caps := chartutil.DefaultCapabilities.Copy()
+	caps.KubeVersion = chartutil.KubeVersion{Version: "v1.33.1-eks-595af52", Major: "1", Minor: "33+"}
+	if !chartutil.IsCompatibleRange(c.Metadata.KubeVersion, caps.KubeVersion.Version) {
+		t.Fatalf("kubeVersion %q refuses %s", c.Metadata.KubeVersion, caps.KubeVersion.Version)
+	}
+	all, err := chartutil.ToRenderValues(c, values, chartutil.ReleaseOptions{Name: "nops-kubernetes-agent", Namespace: "nops", Revision: 1, IsInstall: true}, caps)
+	if err != nil {
+		return nil, "", err
+	}
+	files, err := engine.Render(c, all)
+	if err != nil {
+		return nil, "", err
+	}
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if strings.HasSuffix(name, "NOTES.txt") {
+			notes = files[name]
+			continue
+		}
+		for _, text := range strings.Split(files[name], "\n---\n") {
+			var o object
+			if err := yaml.Unmarshal([]byte(text), &o); err != nil {
+				t.Fatalf("%s: %v\n%s", name, err, text)
+			}
+			if o != nil {
+				manifests = append(manifests, o)
+			}
+		}
+	}
+	return manifests, notes, nil
+}
+
+func cases(t *testing.T) map[string]object {
+	t.Helper()
+	paths, err := filepath.Glob("testdata/cases/*.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]object{}
+	for _, path := range paths {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var values object
+		if err := yaml.UnmarshalStrict(data, &values); err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		all[strings.TrimSuffix(filepath.Base(path), ".yaml")] = values
+	}
+	if len(all) < 6 {
+		t.Fatalf("only %d cases", len(all))
+	}
+	return all
+}
+
+func TestGolden(t *testing.T) {
+	for name, values := range cases(t) {
+		t.Run(name, func(t *testing.T) {
+			manifests, notes, err := render(t, values)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var out bytes.Buffer
+			for _, o := range manifests {
+				data, err := yaml.Marshal(o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				fmt.Fprintf(&out, "---\n%s", data)
+			}
+			fmt.Fprintf(&out, "---\n# NOTES\n# %s\n", strings.ReplaceAll(strings.TrimSpace(notes), "\n", "\n# "))
+			path := filepath.Join("testdata", "golden", name+".yaml")
+			if *update {
+				if err := os.WriteFile(path, out.Bytes(), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			want, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatalf("%v (run with -update)", err)
+			}
+			if diff := cmp.Diff(string(want), out.String()); diff != "" {
+				t.Errorf("differs from %s (run with -update and read the change):\n%s", path, diff)
+			}
+		})
+	}
+}
+
+func get(o any, path ...string) any {
+	for _, p := range path {
+		m, ok := o.(object)
+		if !ok {
+			return nil
+		}
+		o = m[p]
+	}
+	return o
+}
+
+func text(o any, path ...string) string { return fmt.Sprint(get(o, path...)) }
+
+func list(o any, path ...string) []any {
+	l, _ := get(o, path...).([]any)
+	return l
+}
+
+func name(o object) string { return text(o, "kind") + "/" + text(o, "metadata", "name") }
+
+func workload(o object) bool {
+	return slices.Contains([]string{"Deployment", "DaemonSet", "StatefulSet", "CronJob", "Job"}, text(o, "kind"))
+}
+
+// TestLaws holds every render of every case against what must always be so.
+func TestLaws(t *testing.T) {
+	images, err := embeddedchart.Images()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for caseName, values := range cases(t) {
+		manifests, _, err := render(t, values)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(manifests) < 5 {
+			t.Errorf("%s: only %d objects", caseName, len(manifests))
+		}
+		for _, o := range manifests {
+			at := caseName + ": " + name(o)
+			labels, _ := get(o, "metadata", "labels").(object)
+			for _, l := range []string{"name", "instance", "component", "part-of", "managed-by", "version"} {
+				if labels["app.kubernetes.io/"+l] == nil {
+					t.Errorf("%s: no label app.kubernetes.io/%s", at, l)
+				}
+			}
+			if !strings.HasPrefix(text(o, "metadata", "name"), "nops-") {
+				t.Errorf("%s: not named nops-…", at)
+			}
+			rules(t, at, o)
+			if !workload(o) {
+				continue
+			}
+			selector, _ := get(o, "spec", "selector", "matchLabels").(object)
+			if len(selector) != 3 {
+				t.Errorf("%s: selector %v, want name, instance and component alone", at, selector)
+			}
+			pod, _ := get(o, "spec", "template", "spec").(object)
+			if text(pod, "securityContext", "runAsNonRoot") != "true" || text(pod, "securityContext", "runAsUser") != "65534" || text(pod, "securityContext", "seccompProfile", "type") != "RuntimeDefault" {
+				t.Errorf("%s: pod security %v", at, pod["securityContext"])
+			}
+			for _, c := range list(pod, "containers") {
+				if text(c, "securityContext", "readOnlyRootFilesystem") != "true" || text(c, "securityContext", "allowPrivilegeEscalation") != "false" || fmt.Sprint(list(c, "securityContext", "capabilities", "drop")) != "[ALL]" {
+					t.Errorf("%s: container security %v", at, get(c, "securityContext"))
+				}
+				if get(c, "resources", "requests") == nil || text(c, "resources", "limits", "memory") == "<nil>" {
+					t.Errorf("%s: no requests or no memory limit", at)
+				}
+				if get(c, "livenessProbe") == nil || get(c, "readinessProbe") == nil {
+					t.Errorf("%s: no probes", at)
+				}
+				component := fmt.Sprint(labels["app.kubernetes.io/component"])
+				if ref := text(c, "image"); !strings.Contains(ref, strings.TrimPrefix(images[component].Repository, "public.ecr.aws/")) || !images[component].Available {
+					t.Errorf("%s: image %s is not that of the list", at, ref)
+				}
+			}
+		}
+		noCredentials(t, caseName, values, manifests)
+	}
+}
+
+func rules(t *testing.T, at string, o object) {
+	t.Helper()
+	for _, r := range list(o, "rules") {
+		for _, field := range []string{"apiGroups", "resources", "verbs"} {
+			if slices.Contains(list(r, field), any("*")) {
+				t.Errorf("%s: wildcard in %s", at, field)
+			}
+		}
+		resources := list(r, "resources")
+		if slices.Contains(resources, any("nodes/proxy")) {
+			t.Errorf("%s: nodes/proxy runs commands in any pod", at)
+		}
+		if slices.Contains(resources, any("secrets")) {
+			t.Errorf("%s: nobody reads Secrets", at)
+		}
+		for _, verb := range list(r, "verbs") {
+			writes := slices.Contains([]string{"create", "update", "patch", "delete", "deletecollection"}, fmt.Sprint(verb))
+			if writes && !(name(o) == "Role/nops-heartbeat" && (slices.Contains(resources, any("events")) || slices.Contains(resources, any("configmaps")))) {
+				t.Errorf("%s: may %s %v", at, verb, resources)
+			}
+		}
+	}
+}
+
+// noCredentials: what was given as a credential is in Secrets only.
+func noCredentials(t *testing.T, at string, values object, manifests []object) {
+	t.Helper()
+	for _, path := range [][]string{{"nops", "apiKey"}, {"containerInsights", "ampAccessKey"}, {"containerInsights", "ampSecretKey"}, {"datadog", "apiKey"}} {
+		secret, _ := get(values, path...).(string)
+		if secret == "" {
+			continue
+		}
+		for _, o := range manifests {
+			data, err := yaml.Marshal(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if text(o, "kind") != "Secret" && bytes.Contains(data, []byte(secret)) {
+				t.Errorf("%s: %s is in %s", at, strings.Join(path, "."), name(o))
+			}
+		}
+	}
+}
+
+func TestFSHoldsTheWholeChart(t *testing.T) {
+	root, err := embeddedchart.FS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	walk := func(f fs.FS) []string {
+		var names []string
+		if err := fs.WalkDir(f, ".", func(path string, d fs.DirEntry, err error) error {
+			if err == nil && !d.IsDir() {
+				names = append(names, path)
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		sort.Strings(names)
+		return names
+	}
+	if diff := cmp.Diff(walk(os.DirFS("chart")), walk(root)); diff != "" {
+		t.Errorf("embedded and on disk differ:\n%s", diff)
+	}
+	if !slices.Contains(walk(root), "templates/_helpers.tpl") {
+		t.Error("_helpers.tpl is missing")
+	}
+}
+
+func TestImagesEqualValues(t *testing.T) {
+	images, err := embeddedchart.Images()
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := load(t).Values
+	available := 0
+	for component, i := range images {
+		if !i.Available {
+			continue
+		}
+		available++
+		v := get(values, strings.Split(i.Values, ".")...)
+		repository := text(v, "repository")
+		if r := text(v, "registry"); r != "<nil>" {
+			repository = r + "/" + repository
+		}
+		if repository != i.Repository || text(v, "tag") != i.Tag || text(v, "digest") != i.Digest {
+			t.Errorf("%s: values %v, list %+v", component, v, i)
+		}
+		if i.Ours && i.Tag != load(t).AppVersion() {
+			t.Errorf("%s: tag %s, the chart's appVersion is %s", component, i.Tag, load(t).AppVersion())
+		}
+	}
+	if available != 4 {
+		t.Errorf("%d components available, the tests know 4", available)
+	}
+}
+
+// base is what every installation gives.
+func base(set ...string) object {
+	v := object{}
+	for _, s := range append([]string{
+		"nops.apiKey=4242.canary-of-the-api-key", "containerInsights.ampID=ws-1", "containerInsights.ampRegion=us-west-2", "containerInsights.ampAccessKey=AKIACANARY", "containerInsights.ampSecretKey=canary-of-the-secret",
+		"containerInsights.env_variables.APP_NOPS_K8S_AGENT_CLUSTER_ARN=arn:aws:eks:us-west-2:123456789012:cluster/my-sample-cluster",
+	}, set...) {
+		if err := strvals.ParseInto(s, v); err != nil {
+			panic(err)
+		}
+	}
+	return v
+}
+
+func TestRefusals(t *testing.T) {
+	for _, tt := range []struct{ name, set, want string }{
+		{"no API key", "nops.apiKey=", "nops.apiKey"},
+		{"no ARN", "containerInsights.env_variables.APP_NOPS_K8S_AGENT_CLUSTER_ARN=", "APP_NOPS_K8S_AGENT_CLUSTER_ARN"},
+		{"not an ARN", "containerInsights.env_variables.APP_NOPS_K8S_AGENT_CLUSTER_ARN=demo", "expected arn:aws:eks"},
+		{"no workspace", "containerInsights.ampID=", "containerInsights.ampID"},
+		{"no region", "containerInsights.ampRegion=", "containerInsights.ampRegion"},
+		{"no access key", "containerInsights.ampAccessKey=", "containerInsights.ampAccessKey"},
+		{"no secret key", "containerInsights.ampSecretKey=", "containerInsights.ampSecretKey"},
+		{"both sources of secrets", "customerManagedSecrets.enabled=true,externalSecrets.enabled=true", "both true"},
+		{"reference without a name", "customerManagedSecrets.enabled=true", "customerManagedSecrets.apiSecretName"},
+		{"reference without the AMP secret", "customerManagedSecrets.enabled=true,customerManagedSecrets.apiSecretName=s,customerManagedSecrets.apiSecretKey=k,customerManagedSecrets.ampAccessName=s,customerManagedSecrets.ampAccessKey=k", "customerManagedSecrets.ampSecretName"},
+		{"the other mode", "containerInsights.centralized=false", "not yet part of this release"},
+		{"external secrets", "externalSecrets.enabled=true", "not yet part of this release"},
+		{"a typo", "containerInsights.enabeld=true", "enabeld"},
+		{"a typo at the top", "hearbeat.enabled=true", "hearbeat"},
+		{"a wrong type", "containerInsights.enabled=maybe", "containerInsights"},
+		{"a digest that is none", "heartbeat.image.digest=latest", "digest"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, _, err := render(t, base(tt.set))
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("%v, want a refusal that names %q", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestNoStaticKeysWithARole(t *testing.T) {
+	v := base("containerInsights.ampAccessKey=", "containerInsights.ampSecretKey=", `containerInsights.serviceAccount.annotations.eks\.amazonaws\.com/role-arn=arn:aws:iam::123456789012:role/amp`)
+	manifests, _, err := render(t, v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range manifests {
+		data, err := yaml.Marshal(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Contains(data, []byte("AWS_ACCESS_KEY_ID")) {
+			t.Errorf("%s: an empty static key would shadow the role", name(o))
+		}
+	}
+}
+
+// TestPublishedCommands renders the example commands of the published page as they stand there, misspelling included.
+func TestPublishedCommands(t *testing.T) {
+	common := []string{
+		"datadog.apiKey=********************************", "containerInsights.env_variables.APP_NOPS_K8S_AGENT_CLUSTER_ARN=arn:aws:eks:us-west-2:123456789012:cluster/my-sample-cluster",
+		"karpenops.image.tag=1.25.1", "karpenops.clusterId=*****", "nops.apiKey=********************************",
+	}
+	amp := []string{"containerInsights.enabled=true", "containerInsights.centralized=true", "containerInsights.ampID=*********************", "containerInsights.ampRegion=us-west-2", "containerInsights.ampAccessKey=******************", "containerInsights.ampSecretKey=*************************"}
+	for _, tt := range []struct {
+		name string
+		set  []string
+		want []string
+	}{
+		{"from the UI", append(append([]string{"karpenops.enabled=true"}, amp...), common...), []string{"heartbeat", "kube-state-metrics", "node-exporter", "vmagent"}},
+		{"container insights only", append(append([]string{"karpenops.enabled=false", "autoUpater.enabled=false", "dataFetcher.enabled=false", "containerRightsizing.enabled=false"}, amp...), common...), []string{"heartbeat", "kube-state-metrics", "node-exporter", "vmagent"}},
+		{"Karpenter only", append([]string{"containerInsights.enabled=false", "autoUpater.enabled=false", "dataFetcher.enabled=false", "containerRightsizing.enabled=false", "karpenops.enabled=true"}, common...), []string{"heartbeat"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			v := object{}
+			for _, s := range tt.set {
+				if err := strvals.ParseInto(s, v); err != nil {
+					t.Fatal(err)
+				}
+			}
+			manifests, notes, err := render(t, v)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, o := range manifests {
+				if workload(o) {
+					got = append(got, text(o, "metadata", "labels", "app.kubernetes.io/component"))
+				}
+			}
+			sort.Strings(got)
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("workloads:\n%s", diff)
+			}
+			if strings.Contains(strings.Join(tt.set, " "), "autoUpater") && !strings.Contains(notes, "misspelling of autoUpdater") {
+				t.Errorf("no note on the misspelling:\n%s", notes)
+			}
+			if strings.Contains(strings.Join(tt.set, " "), "karpenops.enabled=true") && !strings.Contains(notes, "karpenops.enabled=true renders nothing") {
+				t.Errorf("no warning that karpenops renders nothing:\n%s", notes)
+			}
+		})
+	}
+}
+
+func TestPublishedDefaults(t *testing.T) {
+	v := load(t).Values
+	for _, tt := range []struct{ path, want string }{
+		{"autoUpdater.enabled", "true"}, {"autoUpdater.schedule", "0 0 * * *"}, {"karpenops.enabled", "false"}, {"containerRightsizing.enabled", "true"}, {"datadog.enabled", "false"},
+		{"dcgmExporter.enabled", "true"}, {"dataFetcher.enabled", "true"}, {"externalSecrets.enabled", "false"}, {"customerManagedSecrets.enabled", "false"},
+		{"nops.global.nodeSelector", "map[]"}, {"nops.global.tolerations", "[]"}, {"nops.global.affinity", "map[]"}, {"nops.global.labels", "map[]"}, {"nops.global.annotations", "map[]"},
+		{"containerInsights.centralized", "true"}, {"prometheus.ipv6_enabled", "false"},
+	} {
+		if got := text(v, strings.Split(tt.path, ".")...); got != tt.want {
+			t.Errorf("%s is %s, published is %s", tt.path, got, tt.want)
+		}
+	}
+}
+
+// TestGlobals: which workloads the global settings reach, and who wins.
+func TestGlobals(t *testing.T) {
+	v := base("nops.global.nodeSelector.pool=agents", "nops.global.labels.team=finops", "nops.global.annotations.owner=platform", "heartbeat.podAnnotations.owner=sre", "nops.global.tolerations[0].operator=Exists", "nops.global.tolerations[0].key=x", "heartbeat.tolerations[0].operator=Exists", "heartbeat.tolerations[0].key=x")
+	manifests, _, err := render(t, v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range manifests {
+		if text(o, "metadata", "labels", "team") != "finops" {
+			t.Errorf("%s: the global label is missing", name(o))
+		}
+		if !workload(o) {
+			continue
+		}
+		exporter := text(o, "metadata", "name") == "nops-node-exporter"
+		if spared := text(o, "spec", "template", "spec", "nodeSelector", "pool") != "agents"; spared != exporter {
+			t.Errorf("%s: spared by the global nodeSelector: %v", name(o), spared)
+		}
+		if !slices.ContainsFunc(list(o, "spec", "template", "spec", "tolerations"), func(x any) bool { return text(x, "key") == "x" }) {
+			t.Errorf("%s: the global toleration is missing", name(o))
+		}
+		want := "platform"
+		if name(o) == "Deployment/nops-heartbeat" {
+			want = "sre"
+			if n := len(list(o, "spec", "template", "spec", "tolerations")); n != 1 {
+				t.Errorf("the same toleration %d times", n)
+			}
+		}
+		if got := text(o, "spec", "template", "metadata", "annotations", "owner"); got != want {
+			t.Errorf("%s: pod annotation owner=%s, want %s", name(o), got, want)
+		}
+	}
+}
+
+func TestMirror(t *testing.T) {
+	manifests, _, err := render(t, base("nops.global.imageRegistry=registry.example.com/ecr", "nops.global.imagePullSecrets[0]=pull"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range manifests {
+		if workload(o) {
+			c := list(o, "spec", "template", "spec", "containers")[0]
+			if !strings.HasPrefix(text(c, "image"), "registry.example.com/ecr/nops/") || len(list(o, "spec", "template", "spec", "imagePullSecrets")) != 1 {
+				t.Errorf("%s: image %s", name(o), text(c, "image"))
+			}
+		}
+	}
+}
+
+func scrapeConfig(t *testing.T) (string, object) {
+	t.Helper()
+	manifests, _, err := render(t, base())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range manifests {
+		if name(o) == "ConfigMap/nops-vmagent" {
+			config := text(o, "data", "scrape.yaml")
+			var parsed object
+			if err := yaml.Unmarshal([]byte(config), &parsed); err != nil {
+				t.Fatal(err)
+			}
+			return config, parsed
+		}
+	}
+	t.Fatal("no ConfigMap/nops-vmagent")
+	return "", nil
+}
+
+func TestVmagentTakesItsConfiguration(t *testing.T) {
+	vmagent := os.Getenv("NOPSCTL_VMAGENT")
+	if vmagent == "" {
+		t.Skip("NOPSCTL_VMAGENT names no vmagent binary (make test sets it)")
+	}
+	config, _ := scrapeConfig(t)
+	path := filepath.Join(t.TempDir(), "scrape.yaml")
+	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.CommandContext(t.Context(), vmagent, "-dryRun", "-promscrape.config="+path, "-promscrape.config.strictParse", "-remoteWrite.url=http://127.0.0.1:1").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
+
+// TestKeepList: the list reaches both the flags and the relabeling, and the floor of what nOps's analysis reads is in it.
+func TestKeepList(t *testing.T) {
+	var keep struct {
+		Cadvisor, NodeExporter, Vmagent []string
+		KubeStateMetrics                struct {
+			Resources map[string]string
+			Labels    map[string][]string
+			Metrics   []string
+		}
+	}
+	data, err := os.ReadFile("chart/files/keep-list.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := yaml.UnmarshalStrict(data, &keep); err != nil {
+		t.Fatal(err)
+	}
+	_, config := scrapeConfig(t)
+	jobs := map[string]*regexp.Regexp{}
+	for _, j := range list(config, "scrape_configs") {
+		for _, r := range list(j, "metric_relabel_configs") {
+			if text(r, "action") == "keep" {
+				jobs[text(j, "job_name")] = regexp.MustCompile("^(?:" + text(r, "regex") + ")$")
+			}
+		}
+	}
+	for job, names := range map[string][]string{"cadvisor": keep.Cadvisor, "node-exporter": keep.NodeExporter, "kube-state-metrics": keep.KubeStateMetrics.Metrics, "vmagent": keep.Vmagent} {
+		if jobs[job] == nil || len(names) == 0 {
+			t.Fatalf("job %s keeps everything or nothing", job)
+		}
+		if !sort.StringsAreSorted(names) && job == "kube-state-metrics" {
+			t.Errorf("%s: keep the list sorted", job)
+		}
+		for _, n := range names {
+			if !jobs[job].MatchString(n) {
+				t.Errorf("%s: %s is not kept", job, n)
+			}
+		}
+		if jobs[job].MatchString("something_else_total") {
+			t.Errorf("%s: keeps what is not in the list", job)
+		}
+	}
+	floor := strings.Fields(`container_cpu_usage_seconds_total container_cpu_cfs_throttled_seconds_total container_memory_usage_bytes container_memory_working_set_bytes container_memory_cache container_memory_rss
+		container_fs_usage_bytes container_fs_reads_bytes_total container_fs_writes_bytes_total container_spec_cpu_quota container_spec_cpu_period container_last_seen container_network_receive_bytes_total
+		container_network_transmit_bytes_total kube_pod_owner kube_pod_labels kube_pod_annotations kube_pod_status_phase kube_pod_container_status_running kube_pod_container_resource_requests
+		kube_pod_container_resource_limits kube_pod_container_status_terminated_reason kube_pod_container_status_restarts_total kube_pod_spec_volumes_persistentvolumeclaims_info kube_node_info kube_node_labels
+		kube_node_status_condition kube_node_status_capacity kube_node_status_allocatable kube_namespace_labels kube_namespace_annotations kube_deployment_spec_replicas kube_deployment_status_replicas_available
+		kube_job_status_failed kube_persistentvolumeclaim_info kube_persistentvolumeclaim_resource_requests_storage_bytes`)
+	for _, n := range floor {
+		if !slices.Contains(keep.Cadvisor, n) && !slices.Contains(keep.KubeStateMetrics.Metrics, n) {
+			t.Errorf("%s is read by the analysis and not kept", n)
+		}
+	}
+	for resource := range keep.KubeStateMetrics.Resources {
+		if resource == "secrets" || resource == "configmaps" {
+			t.Errorf("kube-state-metrics would read %s", resource)
+		}
+	}
+}
+
+func TestPodUIDFromCgroup(t *testing.T) {
+	_, config := scrapeConfig(t)
+	var pattern string
+	for _, r := range list(list(config, "scrape_configs")[0], "metric_relabel_configs") {
+		if text(r, "target_label") == "pod_uid" {
+			pattern = text(r, "regex")
+		}
+	}
+	re := regexp.MustCompile("^(?:" + pattern + ")$")
+	const want = "0a1b2c3d-1111-2222-3333-444455556666"
+	for _, id := range []string{
+		"/kubepods/burstable/pod0a1b2c3d-1111-2222-3333-444455556666/8f7e",
+		"/lab/kubepods/pod0a1b2c3d-1111-2222-3333-444455556666/8f7e",
+		"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod0a1b2c3d_1111_2222_3333_444455556666.slice/cri-containerd-8f7e.scope",
+	} {
+		m := re.FindStringSubmatch(id)
+		if m == nil || strings.Join(m[1:], "-") != want {
+			t.Errorf("%s: %v", id, m)
+		}
+	}
+}

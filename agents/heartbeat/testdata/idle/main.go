@@ -1,0 +1,25 @@
+// Command idle is the heartbeat agent as it ships, but for how it finds the API server: by environment instead of the files
+// that only a pod has. The memory test runs it.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"k8s.io/client-go/rest"
+
+	"github.com/nopsctl/nopsctl/agents/heartbeat"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := heartbeat.Main(ctx, heartbeat.Process{Args: os.Args[1:], Getenv: os.Getenv, Stdout: os.Stdout, Stderr: os.Stderr, Version: "test", KubeConfig: func() (*rest.Config, error) {
+		return &rest.Config{Host: os.Getenv("TEST_KUBE_HOST"), TLSClientConfig: rest.TLSClientConfig{
+			CAFile: os.Getenv("TEST_KUBE_CA"), CertFile: os.Getenv("TEST_KUBE_CERT"), KeyFile: os.Getenv("TEST_KUBE_KEY"),
+		}}, nil
+	}})
+	stop()
+	os.Exit(code)
+}

@@ -370,7 +370,9 @@ func (c *Client) observeClock(res *http.Response) {
 	}
 }
 
-func (c *Client) host() string { return strings.TrimPrefix(strings.TrimPrefix(c.o.Host, "https://"), "http://") }
+func (c *Client) host() string {
+	return strings.TrimPrefix(strings.TrimPrefix(c.o.Host, "https://"), "http://")
+}
 
 func sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)

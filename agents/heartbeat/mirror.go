@@ -182,13 +182,12 @@ func notes(before, after snapshot, uids map[string]types.UID, own owner) []note 
 		}
 		all = append(all, n)
 	}
-	failing := func(p pipeline) bool { return p.state == probe.Refused || p.state == probe.Unreachable }
 	mine := note{kind: "Deployment", name: own.name, uid: own.uid}
 	switch n := mine; {
-	case failing(after.pipeline) && (!failing(before.pipeline) || before.pipeline.detail != after.pipeline.detail):
+	case failing(after.pipeline.state) && (!failing(before.pipeline.state) || before.pipeline.detail != after.pipeline.detail):
 		n.topic, n.warning, n.reason, n.why = "delivery", true, "DeliveryFailing", after.pipeline.detail
 		all = append(all, n)
-	case failing(before.pipeline) && after.pipeline.state == probe.Delivering:
+	case failing(before.pipeline.state) && after.pipeline.state == probe.Delivering:
 		n.topic, n.reason, n.why = "delivery", "DeliveryRestored", after.pipeline.detail
 		all = append(all, n)
 	}

@@ -66,10 +66,10 @@ func (t *tracker) look(c probe.Counters, err error, now time.Time) (changed bool
 	if failure {
 		t.current.lastError, t.current.lastErrorAt = why, now
 	}
-	switch state {
-	case probe.Delivering:
+	switch {
+	case state == probe.Delivering:
 		t.current.state, t.current.detail, t.current.lastSuccess = state, detail, now
-	case probe.Refused, probe.Unreachable:
+	case failing(state):
 		if !failure {
 			t.current.lastError, t.current.lastErrorAt = detail, now
 		}
@@ -80,13 +80,18 @@ func (t *tracker) look(c probe.Counters, err error, now time.Time) (changed bool
 	default:
 		switch {
 		case before == probe.Delivering && now.Sub(t.current.lastSuccess) < quietAfter:
-		case before == probe.Refused, before == probe.Unreachable:
+		case failing(before):
 			// Between two retries nothing happens. A failure ends with a success.
 		default:
 			t.current.state, t.current.detail = state, detail
 		}
 	}
 	return t.current.state != before
+}
+
+// failing says whether deliveries do not succeed.
+func failing(s probe.DeliveryState) bool {
+	return s == probe.Refused || s == probe.Blocked || s == probe.Unreachable
 }
 
 // worstOf says whether some recent requests failed, and how.

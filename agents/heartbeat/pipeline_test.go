@@ -17,6 +17,7 @@ func TestTracker(t *testing.T) {
 		want     probe.DeliveryState
 		reported bool
 	}
+	const ill = 1000 // one 503 instead of so many 403s
 	gone := errors.New("asking vmagent at x: connection refused")
 	for _, tc := range []struct {
 		name, reason string
@@ -43,6 +44,10 @@ func TestTracker(t *testing.T) {
 			{0, 1, 0, 0, nil, probe.Idle, true}, {5 * time.Second, 2, 0, 0, nil, probe.Delivering, true}, {0, 0, 0, 0, gone, probe.Delivering, false},
 			{0, 0, 0, 0, gone, probe.Delivering, false}, {0, 0, 0, 0, gone, probe.Unknown, true}, {0, 1, 0, 0, nil, probe.Delivering, true},
 		}},
+		{"store with trouble of its own", "throttled or broken, said as such and steady between retries", []look{
+			{0, 1, 0, 0, nil, probe.Idle, true}, {5 * time.Second, 2, 0, 0, nil, probe.Delivering, true}, {time.Minute, 2, ill, 10, nil, probe.Blocked, true},
+			{time.Minute, 2, ill, 10, nil, probe.Blocked, false}, {time.Minute, 3, ill, 0, nil, probe.Delivering, true},
+		}},
 		{"vmagent never there", "unknown from the start", []look{{0, 0, 0, 0, gone, probe.Unknown, false}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -50,7 +55,11 @@ func TestTracker(t *testing.T) {
 			tr := newTracker(true)
 			for i, l := range tc.looks {
 				now = now.Add(l.after)
-				changed := tr.look(probe.Counters{RequestsByStatus: map[string]uint64{"2xx": l.ok, "403": l.no}, QueueBytes: l.queue}, l.err, now)
+				requests := map[string]uint64{"2xx": l.ok, "403": l.no}
+				if l.no == ill {
+					requests = map[string]uint64{"2xx": l.ok, "503": 1}
+				}
+				changed := tr.look(probe.Counters{RequestsByStatus: requests, QueueBytes: l.queue}, l.err, now)
 				if tr.current.state != l.want || changed != l.reported {
 					t.Fatalf("%s: look %d: state %s (changed %v), want %s (%v)", tc.reason, i, tr.current.state, changed, l.want, l.reported)
 				}

@@ -64,9 +64,16 @@ func NewRedactor(w io.Writer, secrets ...string) *Redactor {
 			continue
 		}
 		pairs = append(pairs, s, Redacted)
-		if quoted, err := json.Marshal(s); err == nil {
-			if inner := strings.Trim(string(quoted), `"`); inner != s {
-				pairs = append(pairs, inner, Redacted)
+		// Encoders differ in whether they escape what means something in HTML.
+		for _, html := range []bool{false, true} {
+			var quoted strings.Builder
+			enc := json.NewEncoder(&quoted)
+			enc.SetEscapeHTML(html)
+			if err := enc.Encode(s); err != nil { // strings always encode
+				continue
+			}
+			if line := strings.TrimSuffix(quoted.String(), "\n"); line[1:len(line)-1] != s {
+				pairs = append(pairs, line[1:len(line)-1], Redacted)
 			}
 		}
 	}

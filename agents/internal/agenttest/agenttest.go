@@ -63,7 +63,7 @@ type Platform struct {
 	Faults *platform.Faults
 
 	// view is the same platform without faults: tests look while it is down.
-	view platform.Server
+	view  platform.Server
 	mu    sync.Mutex
 	bytes []byte // bodies of requests
 }

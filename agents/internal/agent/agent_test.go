@@ -1,0 +1,268 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/pflag"
+	"go.uber.org/goleak"
+)
+
+const canary = `4242.c0ffee"<c0ffee00c0ffee00c0ffee00`
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestLoggerRedacts(t *testing.T) {
+	for _, tc := range []struct {
+		name, reason string
+		log          func(*slog.Logger)
+		want         string
+	}{
+		{"message", "concatenated by somebody", func(l *slog.Logger) { l.Info("key is " + canary) }, "key is REDACTED"},
+		{"value", "an attribute", func(l *slog.Logger) { l.Info("x", "body", "a"+canary+"b") }, "aREDACTEDb"},
+		{"error", "a library's error", func(l *slog.Logger) { l.Error("x", "error", fmt.Errorf("401 for %s", canary)) }, "401 for REDACTED"},
+		{"key", "an attribute's name", func(l *slog.Logger) { l.Info("x", canary, 1) }, `"REDACTED":1`},
+		{"group", "nested", func(l *slog.Logger) { l.WithGroup("g").With("h", canary).Info("x") }, `"h":"REDACTED"`},
+		{"struct", "marshalled", func(l *slog.Logger) { l.Info("x", "v", struct{ K string }{canary}) }, `{"K":"REDACTED"}`},
+		{"by name", "a secret nobody told us of", func(l *slog.Logger) { l.Info("x", "aws_secret_access_key", "hunter2") }, `"aws_secret_access_key":"REDACTED"`},
+		{"header", "by name", func(l *slog.Logger) { l.Info("x", "Authorization", "Basic abc") }, `"Authorization":"REDACTED"`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var out bytes.Buffer
+			tc.log(NewLogger(&out, slog.LevelInfo, canary))
+			if got := out.String(); !strings.Contains(got, tc.want) || strings.Contains(got, "c0ffee") || strings.Contains(got, "hunter2") {
+				t.Errorf("%s: %s, want %s in it", tc.reason, got, tc.want)
+			}
+		})
+	}
+	// The test is worth something only if a leak would be seen.
+	var out bytes.Buffer
+	NewLogger(&out, slog.LevelInfo).Info("key is " + canary)
+	if !strings.Contains(out.String(), "c0ffee") {
+		t.Errorf("a planted leak was not seen: %s", out.String())
+	}
+}
+
+func TestBackoff(t *testing.T) {
+	always := func(f float64) Rand { return func() float64 { return f } }
+	var got []time.Duration
+	b := Backoff{Base: time.Second, Max: 10 * time.Second, Rand: always(0.5)}
+	for range 6 {
+		got = append(got, b.Next(0))
+	}
+	want := []time.Duration{500 * time.Millisecond, time.Second, 2 * time.Second, 4 * time.Second, 5 * time.Second, 5 * time.Second}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("half of 1, 2, 4, 8, 10, 10: -want +got\n%s", diff)
+	}
+	b.Reset()
+	if d := b.Next(0); d != 500*time.Millisecond || b.Attempts() != 1 {
+		t.Errorf("after Reset %s, %d attempts", d, b.Attempts())
+	}
+	for range 200 { // no overflow
+		if d := b.Next(0); d < 0 || d > 10*time.Second {
+			t.Fatalf("waits %s", d)
+		}
+	}
+	if d := b.Next(time.Minute); d < time.Minute || d > 66*time.Second {
+		t.Errorf("a Retry-After of a minute was answered with %s", d)
+	}
+	if lo, hi := Jitter(time.Minute, 0.1, always(0)), Jitter(time.Minute, 0.1, always(1)); lo != 54*time.Second || hi != 66*time.Second {
+		t.Errorf("jitter from %s to %s, want 54s to 66s", lo, hi)
+	}
+}
+
+func TestQueue(t *testing.T) {
+	q := NewQueue[int](3)
+	if _, _, ok := q.Peek(); ok {
+		t.Error("an empty queue has an entry")
+	}
+	for i := 1; i <= 3; i++ {
+		if q.Push(i) {
+			t.Errorf("push %d dropped", i)
+		}
+	}
+	head, token, _ := q.Peek()
+	if !q.Push(4) || q.Dropped() != 1 || q.Len() != 3 {
+		t.Errorf("a fourth in three places: dropped %d, length %d", q.Dropped(), q.Len())
+	}
+	q.Done(token) // 1 was dropped while it was being worked on: nothing may be removed in its stead
+	if next, _, _ := q.Peek(); head != 1 || next != 2 {
+		t.Errorf("head %d then %d, want 1 then 2", head, next)
+	}
+	for want := 2; want <= 4; want++ {
+		got, token, ok := q.Peek()
+		if !ok || got != want {
+			t.Fatalf("got %d, want %d", got, want)
+		}
+		q.Done(token)
+	}
+	q.Done(0)
+	if q.Len() != 0 {
+		t.Errorf("%d left", q.Len())
+	}
+	select {
+	case <-q.Wake():
+	default:
+		t.Error("pushes did not wake")
+	}
+}
+
+func TestIntent(t *testing.T) {
+	base := errors.New("x")
+	for _, tc := range []struct {
+		name, reason string
+		err          error
+		intent       Intent
+		after        time.Duration
+	}{
+		{"plain", "retry is the default", base, Retry, 0},
+		{"retry after", "the server said so", fmt.Errorf("sending: %w", RetryAfter(base, time.Minute)), Retry, time.Minute},
+		{"stalled", "somebody has to act", fmt.Errorf("sending: %w", Stall(base)), Stalled, 0},
+		{"ignore", "void", Ignorable(base), Ignore, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			intent, after := IntentOf(tc.err)
+			if intent != tc.intent || after != tc.after || !errors.Is(tc.err, base) {
+				t.Errorf("%s: %v %s", tc.reason, intent, after)
+			}
+		})
+	}
+}
+
+func TestHealth(t *testing.T) {
+	now := time.Unix(1000, 0)
+	h := NewHealth(func() time.Time { return now }, time.Minute, "b", "a")
+	if err := h.Ready(); err == nil || err.Error() != "not ready: a: not yet; b: not yet" {
+		t.Errorf("ready: %v", err)
+	}
+	h.Met("a")
+	h.Unmet("b", "no route")
+	if err := h.Ready(); err == nil || err.Error() != "not ready: b: no route" {
+		t.Errorf("ready: %v", err)
+	}
+	h.Met("b")
+	if h.Ready() != nil || h.Live() != nil {
+		t.Errorf("ready %v, live %v", h.Ready(), h.Live())
+	}
+	now = now.Add(2 * time.Minute)
+	if h.Live() == nil {
+		t.Error("a loop that stands still is alive")
+	}
+	h.Turn()
+	if h.Live() != nil {
+		t.Error("a loop that turns is dead")
+	}
+}
+
+func TestEndpoints(t *testing.T) {
+	m := &Metrics{}
+	c := m.Counter("a_total", "As.", "kind", `q"\`)
+	c.Add(2)
+	c.Add(1)
+	m.Gauge("b", "Bs.").Set(1.5)
+	m.GaugeFunc("big", "No exponents.", func() float64 { return 1.7e9 })
+	now := time.Now
+	h := NewHealth(now, time.Minute, "kubernetes")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- Run(ctx, Serve(l, Handler(h, m))) }()
+	get := func(path string) (int, string) {
+		resp, err := http.Get("http://" + l.Addr().String() + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		body, _ := io.ReadAll(resp.Body)
+		return resp.StatusCode, string(body)
+	}
+	if code, _ := get("/healthz"); code != 200 {
+		t.Errorf("healthz %d", code)
+	}
+	if code, body := get("/readyz"); code != 503 || !strings.Contains(body, "kubernetes: not yet") {
+		t.Errorf("readyz %d %s", code, body)
+	}
+	want := "# HELP a_total As.\n# TYPE a_total counter\na_total{kind=\"q\\\"\\\\\"} 3\n# HELP b Bs.\n# TYPE b gauge\nb 1.5\n# HELP big No exponents.\n# TYPE big gauge\nbig 1700000000\n"
+	if _, body := get("/metrics"); body != want {
+		t.Errorf("metrics:\n%s\nwant:\n%s", body, want)
+	}
+	if code, _ := get("/secrets"); code != 404 {
+		t.Errorf("another path answers %d", code)
+	}
+	http.DefaultClient.CloseIdleConnections()
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("the end: %v", err)
+	}
+}
+
+func TestRun(t *testing.T) {
+	wait := Task{"waiting", func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }}
+	for _, tc := range []struct {
+		name, reason string
+		task         Task
+		want         string
+	}{
+		{"a task fails", "the others are ended", Task{"failing", func(context.Context) error { return errors.New("boom") }}, "failing: boom"},
+		{"a task panics", "an error with a stack, not a crash", Task{"panicking", func(context.Context) error { panic("boom") }}, "panicking: panic: boom\n"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if err := Run(t.Context(), wait, tc.task); err == nil || !strings.HasPrefix(err.Error(), tc.want) {
+				t.Errorf("%s: %v", tc.reason, err)
+			}
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		if err := Run(ctx, Task{"sleeping", func(ctx context.Context) error { _ = Sleep(ctx, 2*time.Hour); return nil }}); err != nil {
+			t.Errorf("an ordinary end: %v", err)
+		}
+	})
+}
+
+func TestOptions(t *testing.T) {
+	env := map[string]string{EnvAPIKey: " " + canary + "\n", EnvClusterARN: "arn:aws:eks:us-east-1:123456789012:cluster/x", EnvNamespace: "nops"}
+	var o Options
+	fs := pflag.NewFlagSet("x", pflag.ContinueOnError)
+	o.BindFlags(fs, func(k string) string { return env[k] })
+	if err := fs.Parse([]string{"--namespace", "other"}); err != nil {
+		t.Fatal(err)
+	}
+	want := Options{APIKey: canary, Host: DefaultHost, ClusterARN: env[EnvClusterARN], Namespace: "other", ListenAddress: ":8080", LogLevel: "info"}
+	if diff := cmp.Diff(want, o); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+	if err := o.Validate(); err != nil {
+		t.Errorf("valid options: %v", err)
+	}
+	if strings.Contains(fs.FlagUsages(), canary) {
+		t.Error("--help shows the API key")
+	}
+	fs.VisitAll(func(f *pflag.Flag) {
+		if strings.Contains(f.Name, "key") {
+			t.Errorf("--%s: arguments are public", f.Name)
+		}
+	})
+	bad := Options{Host: "app.nops.io", LogLevel: "loud"}
+	err := bad.Validate()
+	for _, part := range []string{EnvAPIKey, "--host", "--cluster-arn", "--namespace", "--log-level"} {
+		if err == nil || !strings.Contains(err.Error(), part) {
+			t.Errorf("%v does not mention %s", err, part)
+		}
+	}
+}

@@ -116,6 +116,10 @@ func (i *initProcess) enter() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
+	// Shared among what runs in here, as on any node: containers that watch the host's mounts need it.
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
+		return fmt.Errorf("share mounts: %w", err)
+	}
 	type mount struct{ source, target, kind, data string }
 	for _, m := range []mount{
 		{"proc", "/proc", "proc", ""},
@@ -140,10 +144,6 @@ func (i *initProcess) enter() error {
 		if err := unix.Mount(m.source, target, m.kind, flags, m.data); err != nil {
 			return fmt.Errorf("mount %s on %s: %w", m.source, target, err)
 		}
-	}
-	// The kubelet propagates mounts of volumes, which needs a shared tree below its directory.
-	if err := unix.Mount("", "/var/lib", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
-		return fmt.Errorf("share mounts below /var/lib: %w", err)
 	}
 	for _, dir := range []string{"/run/lock", "/run/containerd", "/run/netns", "/var/lib/kubelet"} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {

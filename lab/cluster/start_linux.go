@@ -9,7 +9,9 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -51,35 +53,35 @@ type record struct {
 	Forwards map[string]string `json:"forwards"`
 }
 
-// Start starts a lab and waits until its node is Ready. A crashed lab of the same name is removed first; a running one is
-// an error.
-func Start(ctx context.Context, o Options) (*Cluster, error) {
+// Prepare makes an empty state directory. A crashed lab of the same name is removed first; a running one is an error.
+func Prepare(ctx context.Context, l Layout) error {
 	if err := Supported(); err != nil {
-		return nil, err
+		return err
 	}
-	l := o.Layout
 	if running, err := Find(l); err == nil {
-		return nil, fmt.Errorf("lab %s is up already (process %d)", l.Name, running.PID)
+		return fmt.Errorf("lab %s is up already (process %d)", l.Name, running.PID)
 	}
 	if err := Remove(ctx, l); err != nil {
-		return nil, err
+		return err
 	}
 	for _, dir := range []string{"logs", "etcd", "config", "var-lib", "var-log"} {
 		if err := os.MkdirAll(l.Path(dir), 0o755); err != nil {
-			return nil, fmt.Errorf("make the lab's directory: %w", err)
+			return fmt.Errorf("make the lab's directory: %w", err)
 		}
 	}
 	if err := os.Chmod(l.Path("etcd"), 0o700); err != nil {
-		return nil, fmt.Errorf("make the lab's directory: %w", err)
+		return fmt.Errorf("make the lab's directory: %w", err)
 	}
+	return nil
+}
+
+// Start starts a lab in a directory that Prepare made, and waits until its node is Ready.
+func Start(ctx context.Context, o Options) (*Cluster, error) {
 	c, err := start(ctx, o)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.waitReady(ctx, o); err != nil {
-		return c, err
-	}
-	return c, nil
+	return c, c.waitReady(ctx, o)
 }
 
 func start(ctx context.Context, o Options) (*Cluster, error) {
@@ -332,8 +334,95 @@ func snapshotter(dir string) string {
 	return "overlayfs"
 }
 
-// Command is a program run inside a running lab: same processes, mounts and network.
-func (c *Cluster) Command(ctx context.Context, dir string, args ...string) *exec.Cmd {
-	enter := []string{"-t", strconv.Itoa(c.PID), "-m", "-n", "-p", "-i", "-u", "--wd=" + dir, "--"}
-	return exec.CommandContext(ctx, "nsenter", append(enter, args...)...)
+// Exec runs a program inside a running lab – same processes, mounts and network – with this process's standard streams,
+// and returns once it has ended. Ctrl-C in a terminal reaches the program, not this process; SIGTERM is passed on.
+func (c *Cluster) Exec(dir string, env, argv []string) (*os.ProcessState, error) {
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGQUIT, unix.SIGHUP)
+	defer signal.Stop(signals)
+	type result struct {
+		process *os.Process
+		err     error
+	}
+	started := make(chan result)
+	go func() {
+		// The thread enters the namespaces and is never used again: it stays locked and ends with this goroutine.
+		runtime.LockOSThread()
+		process, err := c.enterAndStart(dir, env, argv)
+		started <- result{process, err}
+	}()
+	r := <-started
+	if r.err != nil {
+		return nil, r.err
+	}
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		for {
+			select {
+			case <-ended:
+				return
+			case s := <-signals:
+				if s == unix.SIGTERM || s == unix.SIGHUP {
+					_ = r.process.Signal(s)
+				}
+			}
+		}
+	}()
+	state, err := r.process.Wait()
+	if err != nil {
+		return nil, fmt.Errorf("run %s in lab %s: %w", argv[0], c.Layout.Name, err)
+	}
+	return state, nil
+}
+
+// enterAndStart must run on a thread of its own.
+func (c *Cluster) enterAndStart(dir string, env, argv []string) (*os.Process, error) {
+	// Joining a mount namespace needs a root and working directory that no other thread shares.
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return nil, fmt.Errorf("enter lab %s: %w", c.Layout.Name, err)
+	}
+	var fds []int
+	for _, ns := range []string{"pid", "ipc", "uts", "net", "mnt"} {
+		fd, err := unix.Open(fmt.Sprintf("/proc/%d/ns/%s", c.PID, ns), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, fmt.Errorf("enter the %s namespace of lab %s: %w", ns, c.Layout.Name, err)
+		}
+		fds = append(fds, fd)
+	}
+	for _, fd := range fds {
+		if err := unix.Setns(fd, 0); err != nil {
+			return nil, fmt.Errorf("enter lab %s: %w", c.Layout.Name, err)
+		}
+		_ = unix.Close(fd)
+	}
+	path, err := lookPath(argv[0], env)
+	if err != nil {
+		return nil, err
+	}
+	process, err := os.StartProcess(path, argv, &os.ProcAttr{Dir: dir, Env: env, Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}})
+	if err != nil {
+		return nil, fmt.Errorf("run %s in lab %s: %w", argv[0], c.Layout.Name, err)
+	}
+	return process, nil
+}
+
+// lookPath finds a program in the PATH of the environment it will run with.
+func lookPath(name string, env []string) (string, error) {
+	if strings.Contains(name, "/") {
+		return name, nil
+	}
+	for _, e := range env {
+		list, ok := strings.CutPrefix(e, "PATH=")
+		if !ok {
+			continue
+		}
+		for _, dir := range filepath.SplitList(list) {
+			path := filepath.Join(dir, name)
+			if info, err := os.Stat(path); err == nil && !info.IsDir() && info.Mode()&0o111 != 0 {
+				return path, nil
+			}
+		}
+	}
+	return "", fmt.Errorf("%s: %w", name, exec.ErrNotFound)
 }

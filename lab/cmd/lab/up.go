@@ -1,0 +1,200 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	embeddedchart "github.com/nopsctl/nopsctl/embedded-chart"
+	"github.com/nopsctl/nopsctl/lab/build"
+	"github.com/nopsctl/nopsctl/lab/cluster"
+	"github.com/nopsctl/nopsctl/lab/images"
+	"github.com/nopsctl/nopsctl/lab/platform"
+)
+
+const pauseRef = "lab.nopsctl.local/pause:1"
+
+// heartbeatSeconds is the shortest interval that the contract allows: a lab is for looking at.
+const heartbeatSeconds = 15
+
+func newUp(g *global) *cobra.Command {
+	return &cobra.Command{
+		Use: "up", Short: "Start the lab, compiling what is missing", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return g.up(cmd.Context()) },
+	}
+}
+
+func (g *global) up(ctx context.Context) error {
+	began := time.Now()
+	l, err := g.layout()
+	if err != nil {
+		return err
+	}
+	if c, err := cluster.Find(l); err == nil && c.Ready() {
+		fmt.Fprintf(g.err, "✓ lab %s is up already\n", g.name)
+		return g.showStatus(ctx, "text")
+	}
+	if err := cluster.Supported(); err != nil {
+		return &hinted{err, "install them with: lab deps --install"}
+	}
+	b, err := g.builder()
+	if err != nil {
+		return err
+	}
+	bin, err := b.Assets(ctx, build.ThirdParty())
+	if err != nil {
+		return err //nolint:wrapcheck // says which program
+	}
+	if err := cluster.Prepare(ctx, l); err != nil {
+		return err //nolint:wrapcheck // names the lab
+	}
+	o, err := options(l, b.Cache, bin)
+	if err != nil {
+		return err
+	}
+	bundle, err := platform.Bundle(o, time.Now())
+	if err != nil {
+		return err //nolint:wrapcheck // says what it reads
+	}
+	if err := os.WriteFile(l.Path("bundle.pem"), bundle, 0o644); err != nil { //nolint:gosec // certificates are public
+		return fmt.Errorf("write the certificates of the lab: %w", err)
+	}
+	if err := os.WriteFile(l.Path("bin"), []byte(bin+"\n"), 0o600); err != nil {
+		return fmt.Errorf("note where the programs are: %w", err)
+	}
+	c, err := g.startCluster(ctx, l, b, o)
+	if err != nil {
+		return err
+	}
+	control := platform.Control{StateDir: o.StateDir}
+	if _, err := control.WaitReady(ctx); err != nil {
+		return err //nolint:wrapcheck // says what is not ready
+	}
+	if err := g.pushImages(ctx, b, bin, c.Forwards["registry"], bundle); err != nil {
+		return err
+	}
+	fmt.Fprintf(g.err, "✓ lab %s is up after %s\n", g.name, time.Since(began).Round(time.Second))
+	return g.showStatus(ctx, "text")
+}
+
+// options of the platform side. Its socket lies in its state directory.
+func options(l cluster.Layout, cache, bin string) (platform.Options, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return platform.Options{}, fmt.Errorf("find this program: %w", err)
+	}
+	return platform.Options{StateDir: l.Path("platform"), CacheDir: cache, Bin: bin, Listen: platform.Inside(cluster.NodeIP), Region: cluster.Region, HeartbeatSeconds: heartbeatSeconds, Executable: exe}, nil
+}
+
+func (g *global) startCluster(ctx context.Context, l cluster.Layout, b build.Builder, o platform.Options) (*cluster.Cluster, error) {
+	file, err := o.Write()
+	if err != nil {
+		return nil, err //nolint:wrapcheck // says what it writes
+	}
+	pause, err := pauseTarball(b.Cache, filepath.Join(o.Bin, "pause"))
+	if err != nil {
+		return nil, err
+	}
+	fmt.Fprintf(g.err, "· starting Kubernetes and the platform …\n")
+	return cluster.Start(ctx, cluster.Options{ //nolint:wrapcheck // names the lab
+		Layout: l, Executable: o.Executable, Bin: o.Bin, Bundle: l.Path("bundle.pem"), Pause: pause, PauseRef: pauseRef,
+		Hosts:     append(platform.Hosts(o.Region), "sqs."+cluster.Region+".amazonaws.com"),
+		Processes: []cluster.Process{{Name: "platform", Path: o.Executable, Args: []string{platform.Subcommand, "serve", file}}},
+		Mirrors:   map[string]string{"public.ecr.aws": "http://" + o.Listen.RegistryNodes},
+		Forwards: []cluster.Forward{
+			{Name: "api", To: o.Listen.API}, {Name: "metrics", To: o.Listen.Metrics}, {Name: "registry", To: o.Listen.Registry}, {Name: "proxy", To: o.Listen.Proxy},
+		},
+		Progress: func(what string) { fmt.Fprintf(g.err, "  waiting until %s\n", what) },
+	})
+}
+
+// pauseTarball is the image that holds a pod's namespaces, kept in the cache by the content of its program.
+func pauseTarball(cache, program string) (string, error) {
+	data, err := os.ReadFile(program)
+	if err != nil {
+		return "", fmt.Errorf("pause image: %w", err)
+	}
+	sum := sha256.Sum256(data)
+	path := filepath.Join(cache, "pause-"+hex.EncodeToString(sum[:8])+".tar")
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	image, err := images.Build(images.Spec{Repository: "pause", Tag: "1", Program: program, Name: "pause"})
+	if err != nil {
+		return "", err //nolint:wrapcheck // names the image
+	}
+	return path, images.Export(path, pauseRef, image) //nolint:wrapcheck // names the image
+}
+
+// pushImages builds our agents and puts every image of the chart into the lab's registry, under its published name.
+func (g *global) pushImages(ctx context.Context, b build.Builder, bin, registry string, bundle []byte) error {
+	list, err := embeddedchart.Images()
+	if err != nil {
+		return err //nolint:wrapcheck // names the list
+	}
+	programs := map[string]string{"vmagent": "vmagent", "node-exporter": "node_exporter", "kube-state-metrics": "kube-state-metrics"}
+	for _, p := range build.Agents() {
+		if err := b.Build(ctx, p, filepath.Join(b.Cache, "agents", p.Name)); err != nil {
+			return err //nolint:wrapcheck // names the program
+		}
+	}
+	for component, i := range list {
+		if !i.Available {
+			continue
+		}
+		name := programs[component]
+		program := filepath.Join(bin, name)
+		if i.Ours {
+			name = i.Repository[strings.LastIndex(i.Repository, "/")+1:]
+			program = filepath.Join(b.Cache, "agents", name)
+		}
+		if name == "" {
+			return fmt.Errorf("image of %s: nobody knows how to build it", component)
+		}
+		spec := images.Spec{Repository: strings.TrimPrefix(i.Repository, "public.ecr.aws/"), Tag: i.Tag, Program: program, Name: name, Bundle: bundle, Ours: i.Ours}
+		image, err := images.Build(spec)
+		if err != nil {
+			return err //nolint:wrapcheck // names the image
+		}
+		if _, err := images.Push(ctx, registry, spec, image); err != nil {
+			return err //nolint:wrapcheck // names the image
+		}
+	}
+	return nil
+}
+
+func newDown(g *global) *cobra.Command {
+	return &cobra.Command{
+		Use: "down", Short: "Remove the lab: processes, mounts, network, cgroups and state; the cache stays", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			l, err := g.layout()
+			if err != nil {
+				return err
+			}
+			_, found := cluster.Find(l)
+			if err := cluster.Remove(cmd.Context(), l); err != nil {
+				return err //nolint:wrapcheck // names the lab
+			}
+			// The directories above are ours as long as nobody else has put something there.
+			for dir := filepath.Dir(l.State); strings.Contains(dir, "nopsctl"); dir = filepath.Dir(dir) {
+				if os.Remove(dir) != nil {
+					break
+				}
+			}
+			if errors.Is(found, cluster.ErrNotRunning) {
+				fmt.Fprintf(g.err, "✓ lab %s was not running; nothing of it is left\n", g.name)
+				return nil
+			}
+			fmt.Fprintf(g.err, "✓ lab %s is gone\n", g.name)
+			return nil
+		},
+	}
+}

@@ -1,0 +1,239 @@
+package platform
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"sort"
+	"strings"
+
+	ggcr "github.com/google/go-containerregistry/pkg/registry"
+)
+
+// registry is an OCI registry that keeps what it is given in a directory: blobs by go-containerregistry's disk handler,
+// manifests, which that keeps in memory, in files beside them that are read back at the start.
+type registry struct {
+	dir  string
+	next http.Handler
+}
+
+// manifest is a stored manifest under one of its names.
+type manifest struct {
+	Repository  string `json:"repository"`
+	Reference   string `json:"reference"` // tag or digest
+	ContentType string `json:"content_type"`
+	Body        []byte `json:"body"`
+}
+
+const manifestLimit = 4 << 20 // that of the distribution specification
+
+// openRegistry opens or makes the registry of a directory.
+func openRegistry(dir string, log *slog.Logger) (*registry, error) {
+	for _, sub := range []string{"blobs", "manifests"} {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
+			return nil, fmt.Errorf("open the registry: %w", err)
+		}
+	}
+	r := &registry{dir: dir, next: ggcr.New(
+		ggcr.WithBlobHandler(ggcr.NewDiskBlobHandler(filepath.Join(dir, "blobs"))),
+		ggcr.WithReferrersSupport(true),
+		ggcr.Logger(slog.NewLogLogger(log.Handler(), slog.LevelDebug)),
+	)}
+	if err := r.load(); err != nil {
+		return nil, fmt.Errorf("open the registry: %w", err)
+	}
+	return r, nil
+}
+
+var manifestPath = regexp.MustCompile(`^/v2/(.+)/manifests/([^/]+)$`)
+
+// ServeHTTP implements http.Handler.
+func (r *registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	match := manifestPath.FindStringSubmatch(req.URL.Path)
+	if match == nil || req.Method != http.MethodPut && req.Method != http.MethodDelete {
+		r.next.ServeHTTP(w, req)
+		return
+	}
+	m := manifest{Repository: match[1], Reference: match[2], ContentType: req.Header.Get("Content-Type")}
+	body, err := io.ReadAll(io.LimitReader(req.Body, manifestLimit+1))
+	if err != nil || len(body) > manifestLimit {
+		registryError(w, http.StatusRequestEntityTooLarge, "SIZE_INVALID", "the manifest is larger than 4 MiB, or ended early")
+		return
+	}
+	m.Body = body
+	req.Body = io.NopCloser(bytes.NewReader(body))
+	var answer recorder
+	r.next.ServeHTTP(&answer, req)
+	if answer.status/100 == 2 {
+		err = r.remember(req.Method, m)
+	}
+	if err != nil {
+		registryError(w, http.StatusInternalServerError, "UNKNOWN", err.Error())
+		return
+	}
+	answer.replay(w)
+}
+
+// remember does on disk what was done in memory, before it is answered: what was answered is there after a restart.
+func (r *registry) remember(method string, m manifest) error {
+	if method == http.MethodPut {
+		return r.keep(m)
+	}
+	if err := os.Remove(r.file(m)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("forget a manifest: %w", err)
+	}
+	return nil
+}
+
+func (r *registry) file(m manifest) string {
+	sum := sha256.Sum256([]byte(m.Repository + "\x00" + m.Reference))
+	return filepath.Join(r.dir, "manifests", hex.EncodeToString(sum[:])+".json")
+}
+
+// keep stores a manifest under its reference and, as it can be pulled by that too, its digest.
+func (r *registry) keep(m manifest) error {
+	sum := sha256.Sum256(m.Body)
+	for _, reference := range []string{"sha256:" + hex.EncodeToString(sum[:]), m.Reference} {
+		m.Reference = reference
+		if err := writeJSON(r.file(m), m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// load reads all manifests back: what others refer to comes first, since an index is taken only when its images are there.
+func (r *registry) load() error {
+	dir := filepath.Join(r.dir, "manifests")
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err //nolint:wrapcheck // named by openRegistry
+	}
+	var all []manifest
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), ".json") || strings.HasPrefix(e.Name(), ".") {
+			continue
+		}
+		var m manifest
+		err := readJSON(filepath.Join(dir, e.Name()), &m)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // another lab deleted it just now
+		} else if err != nil {
+			return err
+		}
+		all = append(all, m)
+	}
+	index := func(m manifest) bool {
+		return strings.Contains(m.ContentType, "index") || strings.Contains(m.ContentType, "list")
+	}
+	sort.SliceStable(all, func(i, j int) bool { return !index(all[i]) && index(all[j]) })
+	// An index of indexes may need several rounds.
+	for left := len(all); left > 0; {
+		var again []manifest
+		for _, m := range all {
+			if r.put(m) != http.StatusCreated {
+				again = append(again, m)
+			}
+		}
+		if len(again) == left {
+			return nil // what they refer to is gone: nobody can pull them, and a new push replaces them
+		}
+		all, left = again, len(again)
+	}
+	return nil
+}
+
+func (r *registry) put(m manifest) int {
+	req, err := http.NewRequest(http.MethodPut, "http://registry/v2/"+m.Repository+"/manifests/"+m.Reference, bytes.NewReader(m.Body)) //nolint:noctx // no network: it calls a handler
+	if err != nil {
+		return 0
+	}
+	req.Header.Set("Content-Type", m.ContentType)
+	var answer recorder
+	r.next.ServeHTTP(&answer, req)
+	return answer.status
+}
+
+// recorder is an http.ResponseWriter that keeps a small answer.
+type recorder struct {
+	header http.Header
+	status int
+	body   bytes.Buffer
+}
+
+// Header implements http.ResponseWriter.
+func (a *recorder) Header() http.Header {
+	if a.header == nil {
+		a.header = http.Header{}
+	}
+	return a.header
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (a *recorder) WriteHeader(status int) {
+	if a.status == 0 {
+		a.status = status
+	}
+}
+
+// Write implements http.ResponseWriter.
+func (a *recorder) Write(p []byte) (int, error) {
+	a.WriteHeader(http.StatusOK)
+	return a.body.Write(p) //nolint:wrapcheck // never fails
+}
+
+// replay gives the answer to somebody else.
+func (a *recorder) replay(w http.ResponseWriter) {
+	for name, values := range a.Header() {
+		w.Header()[name] = values
+	}
+	w.WriteHeader(a.status)
+	_, _ = w.Write(a.body.Bytes())
+}
+
+func registryError(w http.ResponseWriter, status int, code, message string) {
+	body, _ := json.Marshal(map[string]any{"errors": []any{map[string]string{"code": code, "message": message}}})
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, _ = w.Write(body)
+}
+
+// pullOnly refuses everything that writes.
+func pullOnly(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			registryError(w, http.StatusForbidden, "DENIED", "this address only serves pulls")
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// anonymous asks for a token as ECR Public does, and gives one to everybody who asks.
+func anonymous(host, token string, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/token/" || r.URL.Path == "/token" {
+			w.Header().Set("Content-Type", "application/json")
+			body, _ := json.Marshal(map[string]string{"token": token})
+			_, _ = w.Write(body)
+			return
+		}
+		if r.Header.Get("Authorization") != "Bearer "+token {
+			w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
+			w.Header().Set("Www-Authenticate", fmt.Sprintf("Bearer realm=%q,service=%q,scope=%q", "https://"+host+"/token/", host, "aws"))
+			registryError(w, http.StatusUnauthorized, "DENIED", "Not Authorized")
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}

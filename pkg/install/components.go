@@ -118,6 +118,9 @@ func collectAvailable(key string, v any, listed map[string]bool) {
 			}
 			name := plainName(key)
 			listed[name] = listed[name] || on
+			if toggle, _ := v["toggle"].(string); toggle != "" {
+				listed[plainName(toggle)] = listed[plainName(toggle)] || on
+			}
 			return
 		}
 		for k, x := range v {

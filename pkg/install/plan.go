@@ -157,6 +157,8 @@ type planner struct {
 	stored map[string]any
 	base   []object
 	secret *corev1.Secret // the live one, nil when there is none
+	// ignored are stored values that the chart does not know. The schema does not see them: they must not block adoption.
+	ignored []string
 }
 
 // Plan says what Apply would do, and checks that it can. It writes nothing. When a check fails the plan comes back with a
@@ -330,6 +332,7 @@ func (p *planner) mergeValues() error {
 	}
 	for _, u := range k.unknown(merge(p.stored, nil)) {
 		p.warn("NOPS-VAL-001", "stored by the release: "+u.String(), "it has no effect; adoption keeps it")
+		p.ignored = append(p.ignored, u.Path)
 	}
 	p.values = merge(p.stored, given)
 	deprecated := k.deprecated(p.values)
@@ -451,9 +454,12 @@ func (p *planner) render() error {
 		return err
 	}
 	options := chartutil.ReleaseOptions{Name: p.Release, Namespace: p.Namespace, Revision: p.Revision + 1, IsInstall: p.fresh, IsUpgrade: !p.fresh}
-	all, err := chartutil.ToRenderValuesWithSchemaValidation(&c, values, options, caps, false)
+	if err := p.validate(&c, values); err != nil {
+		return err
+	}
+	all, err := chartutil.ToRenderValuesWithSchemaValidation(&c, values, options, caps, true)
 	if err != nil {
-		return &Error{Class: ClassUsage, Reason: "values do not fit the chart", Err: errors.New(strings.Join(strings.Fields(err.Error()), " "))}
+		return &Error{Class: ClassUsage, Reason: "values do not fit the chart", Err: err}
 	}
 	files, err := helmengine.New(p.config).Render(&c, all)
 	if err != nil {
@@ -472,12 +478,28 @@ func (p *planner) render() error {
 	if err != nil {
 		return fmt.Errorf("render chart %s: %w", c.Name(), err)
 	}
-	var all2 strings.Builder
+	var manifest strings.Builder
 	for _, m := range manifests {
-		fmt.Fprintf(&all2, "---\n# Source: %s\n%s\n", m.Name, m.Content)
+		fmt.Fprintf(&manifest, "---\n# Source: %s\n%s\n", m.Name, m.Content)
 	}
-	p.objects, err = parse(all2.String(), p.Namespace, p.mapper)
+	p.objects, err = parse(manifest.String(), p.Namespace, p.mapper)
 	return err
+}
+
+// validate holds the values against the chart's schema.
+func (p *planner) validate(c *chart.Chart, values map[string]any) error {
+	seen := merge(values, nil)
+	for _, path := range p.ignored {
+		remove(seen, path)
+	}
+	all, err := chartutil.CoalesceValues(c, seen)
+	if err == nil {
+		err = chartutil.ValidateAgainstSchema(c, all)
+	}
+	if err != nil {
+		return &Error{Class: ClassUsage, Reason: "values do not fit the chart", Err: errors.New(oneLine(err.Error()))}
+	}
+	return nil
 }
 
 func (p *planner) capabilities() (*chartutil.Capabilities, error) {

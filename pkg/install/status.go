@@ -130,7 +130,7 @@ func (e *Engine) Status(ctx context.Context) (*Status, error) {
 		problem("components", err)
 	}
 	s.Components = componentStatuses(on, summaries, unreadable)
-	s.Health = health(s, last, len(names) > 0 && summaries == nil)
+	s.Health = health(s, last, len(summaries) == 0 && (unreadable || len(names) > 0))
 	sort.Strings(s.Problems)
 	return s, nil
 }

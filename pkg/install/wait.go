@@ -338,10 +338,10 @@ func (c *clients) log(ctx context.Context, p *corev1.Pod, st corev1.ContainerSta
 
 // redactor hides the credentials the engine knows of, plain and in base64.
 func (a *applier) redactor(ctx context.Context, data secretData) func(string) string {
-	var pairs []string
+	secrets := map[string]bool{}
 	hide := func(v []byte) {
 		if len(v) >= 4 {
-			pairs = append(pairs, string(v), "[redacted]", base64.StdEncoding.EncodeToString(v), "[redacted]")
+			secrets[string(v)], secrets[base64.StdEncoding.EncodeToString(v)] = true, true
 		}
 	}
 	for _, k := range sortedKeys(data) {
@@ -351,6 +351,13 @@ func (a *applier) redactor(ctx context.Context, data secretData) func(string) st
 		for _, k := range sortedKeys(live.Data) {
 			hide(live.Data[k])
 		}
+	}
+	// The longest first: one credential may begin with another.
+	found := sortedKeys(secrets)
+	sort.SliceStable(found, func(i, j int) bool { return len(found[i]) > len(found[j]) })
+	var pairs []string
+	for _, s := range found {
+		pairs = append(pairs, s, "[redacted]")
 	}
 	return strings.NewReplacer(pairs...).Replace
 }

@@ -127,7 +127,22 @@ func (p Process) run(ctx context.Context, args []string) error {
 	if err != nil {
 		return fmt.Errorf("finding the Kubernetes API: %w", err)
 	}
-	platform, err := nopsclient.New(nopsclient.Options{Host: o.Host, Key: o.APIKey, UserAgent: "nops-heartbeat/" + p.Version, Attempts: 1})
+	bundle, err := o.CABundle()
+	if err != nil {
+		return err
+	}
+	transport, err := nopsclient.Transport(bundle)
+	if err != nil {
+		return err
+	}
+	if t, is := transport.(*http.Transport); is {
+		// One small request a minute gains nothing from HTTP/2, which costs memory and keeps a connection that a firewall
+		// has forgotten in use for minutes.
+		t.ForceAttemptHTTP2, t.Protocols = false, new(http.Protocols)
+		t.Protocols.SetHTTP1(true)
+	}
+	// One attempt: when to try again is the queue's business.
+	platform, err := nopsclient.New(nopsclient.Options{Host: o.Host, Key: o.APIKey, UserAgent: "nops-heartbeat/" + p.Version, Attempts: 1, Transport: transport})
 	if err != nil {
 		return err
 	}
@@ -157,9 +172,13 @@ func (p Process) probe(ctx context.Context, args []string) error {
 	if err := parse(fs, args, o.Validate); err != nil {
 		return err
 	}
+	bundle, err := o.CABundle()
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
 	defer cancel()
-	report := Probe(ctx, o, ProbeDeps{Version: p.Version, Proxy: http.ProxyFromEnvironment})
+	report := Probe(ctx, o, ProbeDeps{Version: p.Version, Proxy: http.ProxyFromEnvironment, CABundle: bundle})
 	enc := json.NewEncoder(agent.NewRedactor(p.Stdout, o.APIKey))
 	if err := enc.Encode(report); err != nil {
 		return fmt.Errorf("printing the report: %w", err)

@@ -6,9 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -75,6 +79,7 @@ func TestProgram(t *testing.T) {
 		{name: "unexpected argument", reason: "usage", env: good, args: []string{"run", agenttest.APIKey}, code: 2, stderr: `unexpected argument "REDACTED"`},
 		{name: "no options", reason: "all that is missing at once", args: []string{"run"}, code: 2, stderr: "--cluster-arn (NOPS_CLUSTER_ARN)"},
 		{name: "no API server", reason: "a failure, not a mistake", env: good, args: []string{"run", "--listen-address", "127.0.0.1:0"}, code: 1, stderr: "finding the Kubernetes API: not in a pod; by the way REDACTED"},
+		{name: "no bundle", reason: "a named file that is not there is no default", env: good, args: []string{"probe", "--ca-bundle", "/nowhere/ca.crt"}, code: 1, stderr: "--ca-bundle (NOPS_CA_BUNDLE): open /nowhere/ca.crt"},
 		{name: "half a nonce", reason: "usage", env: good, args: []string{"probe", "--nonce", "n"}, code: 2, stderr: "--nonce and --test-id go together"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -94,10 +99,10 @@ func TestFlagsAndEnvironment(t *testing.T) {
 	o.BindFlags(fs, func(k string) string { asked = append(asked, k); return "" })
 	var flags []string
 	fs.VisitAll(func(f *pflag.Flag) { flags = append(flags, f.Name) })
-	if diff := cmp.Diff([]string{"amp-url", "chart-version", "cluster-arn", "host", "listen-address", "log-level", "namespace", "nonce", "release", "test-id", "vmagent-url"}, flags); diff != "" {
+	if diff := cmp.Diff([]string{"amp-url", "ca-bundle", "chart-version", "cluster-arn", "host", "listen-address", "log-level", "namespace", "nonce", "release", "test-id", "vmagent-url"}, flags); diff != "" {
 		t.Errorf("flags: -want +got\n%s", diff)
 	}
-	want := []string{"NOPS_API_KEY", "NOPS_HOST", "NOPS_CLUSTER_ARN", "POD_NAMESPACE", "NOPS_LOG_LEVEL", "NOPS_LISTEN_ADDRESS", "NOPS_RELEASE", "NOPS_CHART_VERSION", "NOPS_VMAGENT_URL"}
+	want := []string{"NOPS_API_KEY", "NOPS_HOST", "NOPS_CLUSTER_ARN", "POD_NAMESPACE", "NOPS_LOG_LEVEL", "NOPS_LISTEN_ADDRESS", "NOPS_CA_BUNDLE", "NOPS_RELEASE", "NOPS_CHART_VERSION", "NOPS_VMAGENT_URL", "NOPS_AMP_URL"}
 	if diff := cmp.Diff(want, o.Environment()); diff != "" {
 		t.Errorf("environment: -want +got\n%s", diff)
 	}
@@ -270,6 +275,32 @@ func TestProbe(t *testing.T) {
 			}
 			tc.check(t, r)
 		})
+	}
+}
+
+// TestProbeTrustsTheBundle runs the program against a server whose certificate only the bundle vouches for.
+func TestProbeTrustsTheBundle(t *testing.T) {
+	p := agenttest.NewPlatform(t, 60)
+	nops := httptest.NewUnstartedServer(p)
+	nops.Config.ErrorLog = log.New(io.Discard, "", 0)
+	nops.StartTLS()
+	t.Cleanup(nops.Close)
+	file := filepath.Join(t.TempDir(), "ca.crt")
+	if err := os.WriteFile(file, pemOf(nops), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct{ bundle, want string }{
+		{"", "dns skipped, tcp ok, tls failed, http skipped, auth skipped"},
+		{file, "dns skipped, tcp ok, tls ok, http ok, auth ok"},
+	} {
+		_, stdout, _ := call(t, map[string]string{agent.EnvCABundle: tc.bundle}, "probe", "--host", nops.URL, "--cluster-arn", agenttest.ClusterARN)
+		var r probe.Report
+		if err := json.Unmarshal([]byte(stdout), &r); err != nil {
+			t.Fatal(err)
+		}
+		if got := stagesOf(r.Results[0]); got != tc.want {
+			t.Errorf("bundle %q: %s, want %s", tc.bundle, got, tc.want)
+		}
 	}
 }
 

@@ -15,6 +15,7 @@ const (
 	EnvRelease      = "NOPS_RELEASE"
 	EnvChartVersion = "NOPS_CHART_VERSION"
 	EnvVmagentURL   = "NOPS_VMAGENT_URL"
+	EnvAMPURL       = "NOPS_AMP_URL" // of probe alone
 )
 
 // DefaultRelease is the release the documentation uses.
@@ -70,12 +71,15 @@ type ProbeOptions struct {
 	AMPURL string
 }
 
+// Environment names the variables that BindFlags reads.
+func (o *ProbeOptions) Environment() []string { return append(o.Options.Environment(), EnvAMPURL) }
+
 // BindFlags adds the flags; their defaults come from the environment.
 func (o *ProbeOptions) BindFlags(fs *pflag.FlagSet, env agent.Getenv) {
 	o.Options.BindFlags(fs, env)
 	fs.StringVar(&o.Nonce, "nonce", "", "nonce of the connectivity test, posted to the platform")
 	fs.StringVar(&o.TestID, "test-id", "", "id of the connectivity test")
-	fs.StringVar(&o.AMPURL, "amp-url", "", "remote-write address of the metrics store")
+	fs.StringVar(&o.AMPURL, "amp-url", env(EnvAMPURL), "remote-write address of the metrics store ("+EnvAMPURL+")")
 }
 
 // Validate says everything that is wrong at once. A missing key is no mistake here: the report says what follows from it.

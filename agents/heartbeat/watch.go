@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
@@ -42,6 +43,10 @@ func newClients(config *rest.Config) (*clients, error) {
 	made := make([]rest.Interface, len(groups))
 	// One HTTP client, hence one connection to the API server.
 	c := rest.CopyConfig(config)
+	if c.Proxy == nil {
+		// The environment's proxy is for the way out of the cluster; the API server is inside.
+		c.Proxy = func(*http.Request) (*url.URL, error) { return nil, nil }
+	}
 	c.DisableCompression = true // saves a decompressor of tens of KiB a stream, on a network that is near
 	httpClient, err := rest.HTTPClientFor(c)
 	if err != nil {

@@ -258,6 +258,9 @@ func TestOptions(t *testing.T) {
 			t.Errorf("--%s: arguments are public", f.Name)
 		}
 	})
+	if pem, err := o.CABundle(); pem != nil || err != nil {
+		t.Errorf("no bundle named: %q, %v", pem, err)
+	}
 	bad := Options{Host: "app.nops.io", LogLevel: "loud"}
 	err := bad.Validate()
 	for _, part := range []string{EnvAPIKey, "--host", "--cluster-arn", "--namespace", "--log-level"} {

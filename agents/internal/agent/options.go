@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -17,6 +18,7 @@ const (
 	EnvNamespace  = "POD_NAMESPACE"
 	EnvLogLevel   = "NOPS_LOG_LEVEL"
 	EnvListen     = "NOPS_LISTEN_ADDRESS"
+	EnvCABundle   = "NOPS_CA_BUNDLE"
 )
 
 // DefaultHost is where the platform is.
@@ -37,13 +39,15 @@ type Options struct {
 	Namespace string
 	// ListenAddress serves health and metrics.
 	ListenAddress string
+	// CABundleFile holds certificates in PEM that are trusted besides the system's; empty means none.
+	CABundleFile string
 	// LogLevel is debug, info, warn or error.
 	LogLevel string
 }
 
 // Environment names the variables that BindFlags reads.
 func (*Options) Environment() []string {
-	return []string{EnvAPIKey, EnvHost, EnvClusterARN, EnvNamespace, EnvLogLevel, EnvListen}
+	return []string{EnvAPIKey, EnvHost, EnvClusterARN, EnvNamespace, EnvLogLevel, EnvListen, EnvCABundle}
 }
 
 // BindFlags adds the flags; their defaults come from the environment.
@@ -53,6 +57,7 @@ func (o *Options) BindFlags(fs *pflag.FlagSet, env Getenv) {
 	fs.StringVar(&o.ClusterARN, "cluster-arn", env(EnvClusterARN), "ARN of this cluster ("+EnvClusterARN+")")
 	fs.StringVar(&o.Namespace, "namespace", env(EnvNamespace), "namespace the agent runs in ("+EnvNamespace+")")
 	fs.StringVar(&o.ListenAddress, "listen-address", Or(env(EnvListen), ":8080"), "address of /healthz, /readyz and /metrics ("+EnvListen+")")
+	fs.StringVar(&o.CABundleFile, "ca-bundle", env(EnvCABundle), "file of certificates trusted besides the system's ("+EnvCABundle+")")
 	fs.StringVar(&o.LogLevel, "log-level", Or(env(EnvLogLevel), "info"), "debug, info, warn or error ("+EnvLogLevel+")")
 }
 
@@ -75,6 +80,18 @@ func (o *Options) Validate() error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// CABundle reads the file of certificates; nil when none is named.
+func (o *Options) CABundle() ([]byte, error) {
+	if o.CABundleFile == "" {
+		return nil, nil
+	}
+	pem, err := os.ReadFile(o.CABundleFile)
+	if err != nil {
+		return nil, fmt.Errorf("--ca-bundle (%s): %w", EnvCABundle, err)
+	}
+	return pem, nil
 }
 
 // Or is s, or the default where s is empty.

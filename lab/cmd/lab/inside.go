@@ -72,7 +72,7 @@ func newExec(g *global) *cobra.Command {
 
 func newFault(g *global) *cobra.Command {
 	return &cobra.Command{
-		Use: "fault NAME down|up", Short: "Break a part of the platform side, or mend it: " + strings.Join(platform.Faults(), ", "), Args: cobra.ExactArgs(2),
+		Use: "fault NAME down|up", Short: "Break a part of the platform side, or mend it: " + strings.Join([]string{platform.FaultPlatform, platform.FaultMetrics, platform.FaultRegistryNodes}, ", "), Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := g.running()
 			if err != nil {

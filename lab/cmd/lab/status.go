@@ -51,7 +51,7 @@ func (g *global) status(ctx context.Context) (Status, error) {
 	}
 	s.State, s.Kubeconfig, s.ClusterARN, s.CABundle = "up", l.Kubeconfig(), c.ARN, l.Path("bundle.pem")
 	s.PlatformURL, s.MetricsURL, s.Registry, s.ProxyURL = "http://"+c.Forwards["api"], "http://"+c.Forwards["metrics"], c.Forwards["registry"], "http://"+c.Forwards["proxy"]
-	s.APIKey, s.Faults = info.Customers[0].APIKey, info.Faults
+	s.APIKey, s.Faults = info.APIKey, info.Faults
 	return s, nil
 }
 
@@ -113,8 +113,8 @@ func (s Status) text(w io.Writer) {
 
 func newInfo(g *global) *cobra.Command {
 	return &cobra.Command{
-		Use: "info", Short: "Everything the platform side tells of itself, credentials of all customers included, as JSON", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Use: "info [FIELD]", Short: "Everything the platform side tells of itself, keys of all customers included: JSON, or one field", Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := g.running()
 			if err != nil {
 				return err
@@ -123,7 +123,14 @@ func newInfo(g *global) *cobra.Command {
 			if err != nil {
 				return err //nolint:wrapcheck // says what does not answer
 			}
-			return writeJSON(g.out, info)
+			if len(args) == 0 {
+				return writeJSON(g.out, info)
+			}
+			value, err := info.Field(args[0])
+			if err == nil {
+				fmt.Fprintln(g.out, value)
+			}
+			return err //nolint:wrapcheck // names the field
 		},
 	}
 }

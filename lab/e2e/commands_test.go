@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -43,6 +44,8 @@ func (w *world) commands() map[string]command {
 		"remember-time":      w.rememberTime,
 		"wait":               w.wait,
 		"empty-cluster":      w.emptyCluster,
+		"adoptable-values":   w.adoptableValues,
+		"remember":           remember,
 	}
 }
 
@@ -353,4 +356,52 @@ func (w *world) api(ts *testscript.TestScript, neg bool, args []string) {
 
 func (w *world) wait(ts *testscript.TestScript, _ bool, args []string) {
 	time.Sleep(duration(ts, append(args, "")))
+}
+
+// adoptableValues writes what a customer's own helm command would hold: everything inline.
+func (w *world) adoptableValues(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: adoptable-values FILE")
+	}
+	base := strings.TrimSuffix(w.status.PlatformURL, "/") + "/svc/k8s_agent/v1/clusters/" + url.PathEscape(w.status.ClusterARN)
+	if body, status, err := call(http.MethodPut, base, w.status.APIKey, nil); err != nil || status > 201 {
+		ts.Fatalf("register the cluster: %d %s: %v", status, body, err)
+	}
+	var key struct{ Key string }
+	var config struct {
+		AMP struct {
+			WorkspaceID     string `json:"workspace_id"`
+			Region          string `json:"region"`
+			AccessKeyID     string `json:"access_key_id"`
+			SecretAccessKey string `json:"secret_access_key"`
+		}
+	}
+	for _, step := range []struct {
+		method, path string
+		into         any
+	}{{http.MethodPost, "/agent-key", &key}, {http.MethodGet, "/install-config", &config}} {
+		body, status, err := call(step.method, base+step.path, w.status.APIKey, nil)
+		if err != nil || status > 201 {
+			ts.Fatalf("%s: %d %s: %v", step.path, status, body, err)
+		}
+		ts.Check(json.Unmarshal(body, step.into))
+	}
+	values := map[string]any{
+		"nops": map[string]any{"apiKey": key.Key, "global": map[string]any{"labels": map[string]any{"kept": "by-adoption"}}},
+		"containerInsights": map[string]any{
+			"ampID": config.AMP.WorkspaceID, "ampRegion": config.AMP.Region, "ampAccessKey": config.AMP.AccessKeyID, "ampSecretKey": config.AMP.SecretAccessKey,
+			"env_variables": map[string]any{"APP_NOPS_K8S_AGENT_CLUSTER_ARN": w.status.ClusterARN},
+		},
+	}
+	text, err := json.MarshalIndent(values, "", "  ")
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), text, 0o600))
+}
+
+// remember keeps what the last command printed under a name of the environment.
+func remember(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: remember NAME")
+	}
+	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile("stdout")))
 }

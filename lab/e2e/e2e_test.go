@@ -138,20 +138,24 @@ func (w *world) setup(env *testscript.Env) error {
 	}
 	repo := filepath.Dir(w.bin)
 	for name, value := range map[string]string{
-		"KEYFILE":  filepath.Join(env.WorkDir, "key"),
-		"BADKEY":   filepath.Join(env.WorkDir, "badkey"),
-		"LAB":      w.name,
-		"ARN":      w.status.ClusterARN,
-		"REPO":     repo,
-		"CHART":    filepath.Join(repo, "embedded-chart", "chart"),
-		"HOME":     home,
-		"NO_COLOR": "1",
+		"KEYFILE":   filepath.Join(env.WorkDir, "key"),
+		"BADSECRET": filepath.Join(env.WorkDir, "badsecret"),
+		"BADKEY":    filepath.Join(env.WorkDir, "badkey"),
+		"LAB":       w.name,
+		"ARN":       w.status.ClusterARN,
+		"REPO":      repo,
+		"CHART":     filepath.Join(repo, "embedded-chart", "chart"),
+		"HOME":      home,
+		"NO_COLOR":  "1",
 		// Short intervals: a story should not wait for a minute's scrape.
 		"FAST": "victoriaMetrics.scrapeInterval=5s",
 	} {
 		env.Setenv(name, value)
 	}
 	if err := os.WriteFile(filepath.Join(env.WorkDir, "key"), []byte(w.status.APIKey+"\n"), 0o600); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(env.WorkDir, "badsecret"), []byte("not-the-secret-of-this-workspace\n"), 0o600); err != nil {
 		return err
 	}
 	bad := fmt.Sprintf("4242.%032x\n", 0xbad)

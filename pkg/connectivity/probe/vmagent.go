@@ -22,7 +22,7 @@ const maxMetrics = 4 << 20
 // Counters is one look at vmagent's own metrics.
 type Counters struct {
 	At               time.Time
-	RequestsByStatus map[string]uint64 // "2xx", "403" …, StatusError; never nil after ParseVmagent
+	RequestsByStatus map[string]uint64 // "2xx", "403" …, StatusError, none of them zero
 	QueueBytes       uint64
 	DroppedPackets   uint64
 	Retries          uint64
@@ -89,7 +89,11 @@ func ParseVmagent(r io.Reader) (Counters, error) {
 	return c, nil
 }
 
+// add leaves zeros out: vmagent shows a zero for what never happened.
 func add(m map[string]uint64, key string, value uint64) {
+	if value == 0 {
+		return
+	}
 	if len(m) < 64 || m[key] > 0 { // a page cannot make us remember without bound
 		m[key] = sum(m[key], value)
 	}
@@ -171,6 +175,10 @@ func Between(first, second Counters) map[string]uint64 {
 	return recent
 }
 
+// stuckAfter is how long a queue that is not empty may stand still before it counts as held up: vmagent sends at once what
+// it can send.
+const stuckAfter = 4 * time.Second
+
 // Judge says what becomes of the samples, from two looks at vmagent. It prefers what happens now to what happened since
 // vmagent started; without any request between the looks it says what the totals still prove.
 func Judge(first, second Counters) (DeliveryState, string) {
@@ -182,8 +190,9 @@ func Judge(first, second Counters) (DeliveryState, string) {
 		return verdict(recent)
 	}
 	// Between two retries of a block nothing happens, for up to a minute. While something waits and nothing was ever
-	// accepted, the totals tell why.
-	if second.QueueBytes > 0 && second.RequestsByStatus["2xx"] == 0 && failures(second.RequestsByStatus) > 0 {
+	// accepted, or nothing moves that would move within seconds, the totals tell why.
+	stuck := first.QueueBytes > 0 && second.At.Sub(first.At) >= stuckAfter
+	if second.QueueBytes > 0 && (second.RequestsByStatus["2xx"] == 0 || stuck) && failures(second.RequestsByStatus) > 0 {
 		return verdict(second.RequestsByStatus)
 	}
 	if second.RequestsByStatus["2xx"] == 0 {

@@ -28,7 +28,7 @@ func TestParseVmagent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Counters{RequestsByStatus: map[string]uint64{"2xx": 0, StatusError: 8}, QueueBytes: 53143, Retries: 4, TargetsUp: 1, TargetsTotal: 2}
+	want := Counters{RequestsByStatus: map[string]uint64{StatusError: 8}, QueueBytes: 53143, Retries: 4, TargetsUp: 1, TargetsTotal: 2}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("a page of vmagent v1.130.0: -want +got\n%s", diff)
 	}
@@ -116,6 +116,27 @@ func TestJudge(t *testing.T) {
 				t.Errorf("%s: got %s %q, want %s …%q", tc.reason, state, detail, tc.want, tc.detail)
 			}
 		})
+	}
+}
+
+func TestJudgeHeldUp(t *testing.T) {
+	at := time.Unix(1000, 0)
+	look := func(after time.Duration, queue uint64) Counters {
+		return Counters{At: at.Add(after), QueueBytes: queue, RequestsByStatus: map[string]uint64{"2xx": 100, "403": 5}}
+	}
+	for _, tc := range []struct {
+		name, reason  string
+		first, second Counters
+		want          DeliveryState
+	}{
+		{"held up", "a key that was rotated: accepted once, refused now, and we look between two retries", look(0, 9), look(15*time.Second, 20), Refused},
+		{"too short a look", "a queue is not empty for a moment every now and then", look(0, 9), look(time.Second, 9), Idle},
+		{"nothing waits", "a quiet spell", look(0, 0), look(15*time.Second, 0), Idle},
+		{"just came", "what came during the look may be on its way", look(0, 0), look(15*time.Second, 9), Idle},
+	} {
+		if state, detail := Judge(tc.first, tc.second); state != tc.want {
+			t.Errorf("%s (%s): %s %q, want %s", tc.name, tc.reason, state, detail, tc.want)
+		}
 	}
 }
 

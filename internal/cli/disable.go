@@ -1,0 +1,20 @@
+package cli
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+)
+
+func newDisableCommand(f *Factory, runF func(context.Context, *toggleOptions) error) *cobra.Command {
+	o := &toggleOptions{f: f}
+	cmd := o.bind(&cobra.Command{
+		Use:   "disable COMPONENT",
+		Short: "Switch a component off",
+		Long: "Says what disabling the component means, asks, upgrades the release and waits. Nothing else of the release changes.\n" +
+			"Without a terminal it needs --yes. The heartbeat needs --force: without it nobody is told when the stack breaks.\n\n" + componentList(),
+		Example: "  nopsctl disable containerInsights",
+	}, runF)
+	cmd.Flags().BoolVar(&o.force, "force", false, "disable the heartbeat all the same")
+	return cmd
+}

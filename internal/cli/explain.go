@@ -1,0 +1,93 @@
+package cli
+
+import (
+	"fmt"
+	"sort"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nopsctl/nopsctl/pkg/connectivity"
+	"github.com/nopsctl/nopsctl/pkg/install"
+)
+
+// Explanation is what an ID means.
+type Explanation struct {
+	SchemaVersion int    `json:"schema_version"`
+	ID            string `json:"id"`
+	Title         string `json:"title"`
+	Where         string `json:"where"`
+	Stage         string `json:"stage,omitempty"`
+	About         string `json:"about"`
+	Hint          string `json:"hint,omitempty"`
+}
+
+// Explanations are all IDs that nopsctl shows: checks of preflight, checks of connectivity, warnings.
+func Explanations() []Explanation {
+	var all []Explanation
+	for _, c := range install.Checks() {
+		all = append(all, Explanation{1, c.ID, c.Title, "preflight", "", c.What, c.Fix})
+	}
+	for _, d := range connectivity.Catalog() {
+		all = append(all, Explanation{1, string(d.ID), d.Title, "test-connectivity, " + d.Leg.Title(), d.Stage, d.About, d.Hint})
+	}
+	for _, w := range warningIDs() {
+		all = append(all, w)
+	}
+	sort.SliceStable(all, func(i, j int) bool { return all[i].ID < all[j].ID })
+	return all
+}
+
+// warningIDs documents the warnings about values and about this command line.
+func warningIDs() []Explanation {
+	return []Explanation{
+		{1, "NOPS-VAL-001", "a stored value is unknown", "values", "", "The release has a value stored that this chart does not know. Helm accepted it without a word. It has no effect.", "Remove it from the values you keep; adoption is not stopped by it."},
+		{1, "NOPS-VAL-002", "a value is deprecated", "values", "", "A value is spelt in an old or mistaken way that is still honoured, such as autoUpater for autoUpdater.", "Write it the way the message says."},
+		{1, "NOPS-VAL-003", "credentials were found in the release's values", "values", "", "Keys given to helm with --set stay readable in Helm's release Secrets. nopsctl moves them into one Secret and installs with references.", "Rotate the keys; revisions from before still hold them."},
+		{1, "NOPS-VAL-004", "given credentials are not used", "values", "", "The values say that you keep the Secrets yourself (customerManagedSecrets), so credentials given to this command are not stored.", "Remove customerManagedSecrets from the values to let nopsctl keep them."},
+		{1, "NOPS-CLI-001", "this platform does not offer the contract", "install", "", "The host answers, but not to this project's protocol (a real nOps account, for example). Workspace and keys of the metrics store then come from flags or values, and the agents use the given API key.", "Take the values from the command that nOps shows for your cluster: --amp-id, --amp-region, --amp-access-key, --amp-secret-key-file, --cluster-id."},
+	}
+}
+
+func newExplainCommand(f *Factory) *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use:     "explain ID",
+		Short:   "Explain the ID of a check or warning, offline",
+		Example: "  nopsctl explain NOPS-NET-035",
+		Args:    oneArg("an ID such as NOPS-NET-035"),
+		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+			var ids []string
+			for _, e := range Explanations() {
+				ids = append(ids, e.ID+"\t"+e.Title)
+			}
+			return ids, cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(_ *cobra.Command, args []string) error {
+			if err := checkOutput(output, "text", "json"); err != nil {
+				return err
+			}
+			id := strings.ToUpper(strings.TrimSpace(args[0]))
+			for _, e := range Explanations() {
+				if e.ID != id {
+					continue
+				}
+				if output == "json" {
+					return writeJSON(f.IO.Out, e)
+				}
+				where := e.Where
+				if e.Stage != "" {
+					where += ", stage " + e.Stage
+				}
+				fmt.Fprintf(f.IO.Out, "%s  %s\n%s\n\n%s\n", e.ID, e.Title, where, wrap(e.About, 100, 0))
+				if e.Hint != "" {
+					fmt.Fprintf(f.IO.Out, "\nWhat to do: %s\n", wrap(e.Hint, 100, 0))
+				}
+				return nil
+			}
+			return usageHint("docs/checks.md lists the IDs", "unknown ID %q", args[0])
+		},
+	}
+	outputFlag(cmd, &output, "text", "json")
+	return cmd
+}

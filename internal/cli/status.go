@@ -1,0 +1,321 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nopsctl/nopsctl/internal/ui/plain"
+	"github.com/nopsctl/nopsctl/internal/workload"
+	"github.com/nopsctl/nopsctl/pkg/event"
+	"github.com/nopsctl/nopsctl/pkg/install"
+	"github.com/nopsctl/nopsctl/pkg/nopsapi"
+	"github.com/nopsctl/nopsctl/pkg/nopsapi/nopsclient"
+)
+
+type statusOptions struct {
+	f       *Factory
+	cluster clusterFlags
+	key     keyFlags
+	output  string
+}
+
+// statusAnswer is the JSON of status -o json: the engine's, and what the platform says.
+type statusAnswer struct {
+	*install.Status
+	Platform platformStatus `json:"platform"`
+}
+
+// platformStatus is what the platform has seen of the cluster.
+type platformStatus struct {
+	Host   string `json:"host"`
+	Asked  bool   `json:"asked"`
+	Reason string `json:"reason,omitempty"` // why it was not asked, or did not tell
+
+	LastHeartbeat *seenAt           `json:"last_heartbeat,omitempty"`
+	LastSample    *seenAt           `json:"last_sample,omitempty"`
+	Series        int               `json:"series,omitempty"`
+	SampleError   string            `json:"sample_error,omitempty"`
+	Warnings      []nopsapi.Warning `json:"warnings,omitempty"`
+}
+
+// seenAt is a moment and its age, both by the platform's clock.
+type seenAt struct {
+	At         time.Time `json:"at"`
+	AgeSeconds int64     `json:"age_seconds"`
+}
+
+func newStatusCommand(f *Factory, runF func(context.Context, *statusOptions) error) *cobra.Command {
+	o := &statusOptions{f: f}
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show what runs, and why not if not",
+		Long: `Shows every component of the stack: OK, degraded, disabled, not yet part of this release; why; version and live image
+digest. With an API key, or the one the agents have, also what the platform has seen: last heartbeat, last sample, warnings.
+
+Exit code 3 when something is degraded or failed, or nothing is installed.`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if runF != nil {
+				return runF(cmd.Context(), o)
+			}
+			return statusRun(cmd.Context(), o)
+		},
+	}
+	o.key.bind(cmd)
+	o.cluster.bind(cmd)
+	outputFlag(cmd, &o.output, "text", "json")
+	return cmd
+}
+
+func statusRun(ctx context.Context, o *statusOptions) error {
+	if err := checkOutput(o.output, "text", "json"); err != nil {
+		return err
+	}
+	key, err := o.f.readKey(ctx, o.key)
+	if err != nil {
+		return err
+	}
+	s, err := o.f.open(o.cluster, nil)
+	if err != nil {
+		return err
+	}
+	status, err := s.engine.Status(ctx)
+	if err != nil {
+		return err
+	}
+	arn := first(status.ClusterARN, s.facts.ClusterARN)
+	answer := statusAnswer{Status: status, Platform: o.platform(ctx, key, s, arn)}
+	if ctx.Err() != nil {
+		return ctx.Err() //nolint:wrapcheck // Exit looks for exactly this
+	}
+	if o.output == "json" {
+		if err := writeJSON(o.f.IO.Out, answer); err != nil {
+			return err
+		}
+	} else {
+		printStatus(o.f.IO.Out, o.f.styleOut(), answer, s.facts.Context, arn)
+	}
+	return verdict(status)
+}
+
+// verdict is the exit of status: scripts ask "is it well?", and a block of text is no answer to them.
+func verdict(s *install.Status) error {
+	switch s.Health { //nolint:exhaustive // the rest is well, or on its way
+	case install.NotInstalled:
+		return &failure{class: "preflight", err: &install.NotInstalledError{Release: defaultRelease, Namespace: s.Namespace}, advice: "nopsctl install installs it"}
+	case install.Degraded, install.Failed:
+		for _, c := range s.Components {
+			if c.State == "degraded" || c.State == "failed" {
+				return &failure{class: "preflight", reason: fmt.Sprintf("%s is %s", c.Name, c.State), err: errors.New(first(c.Message, c.Reason, "no reason is known"))}
+			}
+		}
+		return &failure{class: "preflight", reason: fmt.Sprintf("the release is %s: %s", s.Release.Status, s.Release.Description), advice: "run nopsctl install again: it goes on from here"}
+	case install.Unknown:
+		return &failure{class: "preflight", reason: "the state is not known: " + strings.Join(s.Problems, "; ")}
+	}
+	return nil
+}
+
+// platform asks what the platform has seen. It is an addition: that it does not answer is told, not failed.
+func (o *statusOptions) platform(ctx context.Context, key apiKey, s *session, arn string) platformStatus {
+	p := platformStatus{Host: o.f.hostOf(o.key)}
+	client, why, err := o.f.reader(ctx, o.key, key, s)
+	switch {
+	case err != nil:
+		p.Reason = err.Error()
+		return p
+	case client == nil:
+		p.Reason = why
+		return p
+	case arn == "":
+		p.Reason = "nobody says which cluster this is"
+		return p
+	}
+	view, err := client.Connectivity(ctx, arn)
+	if err != nil {
+		p.Reason = err.Error()
+		if nopsclient.IsKind(err, nopsclient.KindNotOffered) {
+			p.Reason = "this platform does not offer a connectivity view"
+		}
+		return p
+	}
+	p.Asked = true
+	if h := view.LastHeartbeat; h != nil {
+		p.LastHeartbeat = seen(view, h.ReceivedAt)
+	}
+	if l := view.LastSample; l != nil {
+		p.LastSample, p.Series = seen(view, l.At), l.Series
+	}
+	p.SampleError, p.Warnings = view.SampleError, view.Warnings
+	return p
+}
+
+func seen(v nopsapi.ConnectivityView, at time.Time) *seenAt {
+	return &seenAt{At: at.UTC(), AgeSeconds: int64(max(0, v.ServerTime.Sub(at)).Seconds())}
+}
+
+func printStatus(w io.Writer, s plain.Style, a statusAnswer, context, arn string) {
+	if a.Release == nil {
+		fmt.Fprintf(w, "%s\n", s.Bold("Not installed in namespace "+a.Namespace))
+	} else {
+		r := a.Release
+		state := s.Good(r.Status)
+		if r.Status != "deployed" {
+			state = s.Bad(r.Status)
+		}
+		fmt.Fprintf(w, "%s  %s %s, revision %d, %s, %s\n", s.Bold(r.Name), r.Chart, r.ChartVersion, r.Revision, state, r.Updated.UTC().Format("2006-01-02 15:04 MST"))
+		if r.Status != "deployed" && r.Description != "" {
+			fmt.Fprintf(w, "    %s\n", r.Description)
+		}
+	}
+	if arn == "" {
+		arn = "cluster without a known ARN"
+	}
+	where := ""
+	if context != "" && context != arn {
+		where = ", context " + context
+	}
+	fmt.Fprintf(w, "%s, namespace %s%s\n\n", arn, a.Namespace, where)
+
+	var absent []string
+	for _, c := range a.Components {
+		if c.State == install.ComponentUnavailable {
+			absent = append(absent, c.Name)
+			continue
+		}
+		printComponent(w, s, c)
+	}
+	if len(absent) > 0 {
+		fmt.Fprintf(w, "  %s\n", s.Dim("not yet part of this release: "+strings.Join(absent, ", ")))
+	}
+	for _, p := range a.Problems {
+		fmt.Fprintf(w, "  %s %s\n", s.Warning("? not known:"), p)
+	}
+	fmt.Fprintln(w)
+	printPlatform(w, s, a.Platform)
+}
+
+// stateWord is how a state reads in the block.
+func stateWord(state string) (event.Outcome, string) {
+	switch state {
+	case string(workload.Ready):
+		return event.OK, "OK"
+	case string(workload.Idle):
+		return event.OK, "OK, idle"
+	case string(workload.Progressing):
+		return event.Warned, "progressing"
+	case string(workload.Degraded):
+		return event.Failed, "degraded"
+	case string(workload.Failed):
+		return event.Failed, "failed"
+	case string(install.ComponentDisabled):
+		return event.Skipped, "disabled"
+	}
+	return event.Unknown, "unknown"
+}
+
+func printComponent(w io.Writer, s plain.Style, c install.ComponentStatus) {
+	outcome, word := stateWord(string(c.State))
+	note := ""
+	if len(c.Workloads) == 0 && c.Message != "" {
+		note = c.Message
+		if c.State == install.ComponentDisabled {
+			word, note = c.Message, "" // "disabled by you", "disabled by default"
+		}
+	}
+	fmt.Fprintf(w, "  %s %-22s %s", s.Sign(outcome), c.Name, word)
+	if note != "" {
+		fmt.Fprintf(w, ": %s", note)
+	}
+	fmt.Fprintln(w)
+	for _, l := range c.Workloads {
+		printWorkload(w, s, l)
+	}
+}
+
+func printWorkload(w io.Writer, s plain.Style, l workload.Summary) {
+	outcome, word := stateWord(string(l.State))
+	digest := ""
+	for _, i := range l.Images {
+		if i.Digest != "" {
+			digest = "  " + shortDigest(i.Digest)
+			break
+		}
+	}
+	restarts := ""
+	if l.Restarts > 0 {
+		restarts = fmt.Sprintf("  %d restarts", l.Restarts)
+		if l.LastTermination != "" {
+			restarts += ", last: " + l.LastTermination
+		}
+	}
+	fmt.Fprintf(w, "      %s %-18s %-11s %d/%d  %-9s%s%s\n", s.Sign(outcome), l.Component, word, l.Ready, l.Desired, l.Version, s.Dim(digest), restarts)
+	if !l.State.Settled() {
+		if why := strings.Join(nonEmpty(l.Reason, l.Message), ": "); why != "" {
+			fmt.Fprintf(w, "          %s: %s\n", l.Object(), why)
+		}
+	}
+}
+
+func nonEmpty(parts ...string) []string {
+	var kept []string
+	for _, p := range parts {
+		if p != "" {
+			kept = append(kept, p)
+		}
+	}
+	return kept
+}
+
+// shortDigest is enough of a digest to compare by eye.
+func shortDigest(d string) string {
+	algorithm, hex, ok := strings.Cut(d, ":")
+	if !ok || len(hex) < 12 {
+		return d
+	}
+	return algorithm + ":" + hex[:12]
+}
+
+func printPlatform(w io.Writer, s plain.Style, p platformStatus) {
+	if !p.Asked {
+		fmt.Fprintf(w, "%s  %s\n", s.Bold("Platform"), s.Dim("not known: "+p.Reason))
+		return
+	}
+	fmt.Fprintf(w, "%s  %s\n", s.Bold("Platform"), p.Host)
+	line := func(outcome event.Outcome, label, text string) {
+		fmt.Fprintf(w, "  %s %-22s %s\n", s.Sign(outcome), label, text)
+	}
+	age := func(label string, at *seenAt, extra string) {
+		switch {
+		case at == nil:
+			line(event.Warned, label, "none yet")
+		case at.AgeSeconds > 180:
+			line(event.Warned, label, old(at)+extra)
+		default:
+			line(event.OK, label, old(at)+extra)
+		}
+	}
+	age("last heartbeat", p.LastHeartbeat, "")
+	if p.SampleError != "" {
+		line(event.Unknown, "last sample", p.SampleError)
+	} else {
+		series := ""
+		if p.Series > 0 {
+			series = fmt.Sprintf(", %d series", p.Series)
+		}
+		age("last sample", p.LastSample, series)
+	}
+	for _, warning := range p.Warnings {
+		line(event.Warned, "warning", warning.Message)
+	}
+}
+
+func old(at *seenAt) string {
+	return plain.Elapsed(time.Duration(max(1, at.AgeSeconds))*time.Second) + " ago"
+}

@@ -1,0 +1,158 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nopsctl/nopsctl/pkg/event"
+	"github.com/nopsctl/nopsctl/pkg/install"
+)
+
+// toggleOptions are those of enable and disable.
+type toggleOptions struct {
+	f       *Factory
+	cluster clusterFlags
+	show    faceFlags
+
+	component string
+	enable    bool
+	yes       bool
+	force     bool
+	dryRun    bool
+	wait      bool
+	recover   bool
+	timeout   time.Duration
+	output    string
+}
+
+// toggleAnswer is the JSON of enable and disable.
+type toggleAnswer struct {
+	SchemaVersion int             `json:"schema_version"`
+	DryRun        bool            `json:"dry_run,omitempty"`
+	Component     string          `json:"component"`
+	Enabled       bool            `json:"enabled"`
+	Consequence   string          `json:"consequence"`
+	Plan          *install.Plan   `json:"plan,omitempty"`
+	Result        *install.Result `json:"result,omitempty"`
+}
+
+func (o *toggleOptions) bind(cmd *cobra.Command, runF func(context.Context, *toggleOptions) error) *cobra.Command {
+	cmd.Args = oneArg("a component")
+	cmd.ValidArgsFunction = func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		var names []string
+		if len(args) == 0 {
+			for _, c := range install.Components() {
+				names = append(names, c.Name+"\t"+install.Consequence(c.Name, o.enable))
+			}
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		o.component = args[0]
+		if runF != nil {
+			return runF(cmd.Context(), o)
+		}
+		return toggleRun(cmd.Context(), o)
+	}
+	o.cluster.bind(cmd)
+	o.show.bind(cmd)
+	fs := cmd.Flags()
+	fs.BoolVarP(&o.yes, "yes", "y", false, "do not ask")
+	fs.BoolVar(&o.dryRun, "dry-run", false, "show what would change and change nothing")
+	fs.BoolVar(&o.wait, "wait", true, "wait until the workloads are ready")
+	fs.BoolVar(&o.recover, "recover", false, "take an operation that still holds the release for dead")
+	fs.DurationVar(&o.timeout, "timeout", 5*time.Minute, "how long to wait for the workloads")
+	outputFlag(cmd, &o.output, "text", "json", "jsonl")
+	return cmd
+}
+
+func componentList() string {
+	text := "Components:\n"
+	for _, c := range install.Components() {
+		text += "  " + c.Name + "\n"
+	}
+	return text
+}
+
+func toggleRun(ctx context.Context, o *toggleOptions) error {
+	if err := checkOutput(o.output, "text", "json", "jsonl"); err != nil {
+		return err
+	}
+	operation := map[bool]string{true: "enable", false: "disable"}[o.enable]
+	face := o.f.face(o.output, o.show, false)
+	defer face.Close()
+	s, err := o.f.open(o.cluster, face.Observe)
+	if err != nil {
+		return err
+	}
+	// Disabling removes what runs: without a yes there is nothing to plan for when nobody can be asked.
+	mustAsk := !o.enable && !o.dryRun
+	if mustAsk && !o.yes && !o.f.IO.CanPrompt() {
+		if text := install.Consequence(o.component, o.enable); text != "" {
+			fmt.Fprintf(o.f.IO.ErrOut, "%s %s: %s\n", operation, o.component, text)
+		}
+	}
+	if err := o.confirmable(ctx, mustAsk, operation); err != nil {
+		return err
+	}
+	plan, err := s.engine.Toggle(ctx, install.ToggleRequest{
+		Component: o.component, Enabled: o.enable, Force: o.force,
+		Request: install.Request{Wait: o.wait, Timeout: o.timeout, Recover: o.recover},
+	})
+	if err != nil {
+		return err
+	}
+	answer := toggleAnswer{SchemaVersion: 1, Component: o.component, Enabled: o.enable, Consequence: plan.Consequence, Plan: plan, DryRun: o.dryRun}
+	if !plan.NoOp || o.dryRun {
+		o.f.announce(fmt.Sprintf("About to %s %s", operation, o.component), s.facts, plan.Target)
+		fmt.Fprintf(o.f.IO.ErrOut, "  %-10s %s\n  %-10s %s\n", "means", plan.Consequence, "changes", changes(plan))
+	}
+	if !o.dryRun {
+		if !plan.NoOp {
+			if err := o.f.confirm(ctx, o.yes, mustAsk, operation+" "+o.component); err != nil {
+				return err
+			}
+		}
+		answer.Result, err = s.engine.Apply(ctx, plan)
+	}
+	face.Close()
+	if o.output == "json" {
+		if jsonErr := writeJSON(o.f.IO.Out, answer); jsonErr != nil {
+			return errors.Join(err, jsonErr)
+		}
+	}
+	if err == nil && o.output == "text" && !o.show.quiet {
+		o.tell(answer)
+	}
+	return err
+}
+
+// confirmable refuses early what could not be asked later.
+func (o *toggleOptions) confirmable(ctx context.Context, mustAsk bool, operation string) error {
+	if !mustAsk || o.yes || o.f.IO.CanPrompt() {
+		return nil
+	}
+	return o.f.confirm(ctx, o.yes, mustAsk, operation+" "+o.component)
+}
+
+func (o *toggleOptions) tell(a toggleAnswer) {
+	state := map[bool]string{true: "enabled", false: "disabled"}[a.Enabled]
+	switch {
+	case a.DryRun && a.Plan.NoOp:
+		fmt.Fprintf(o.f.IO.Out, "%s is %s already\n", a.Component, state)
+	case a.DryRun:
+		for _, c := range a.Plan.Changes {
+			if c.Action != install.Unchanged {
+				fmt.Fprintf(o.f.IO.Out, "%-7s %s\n", c.Action, c.Object)
+			}
+		}
+	case a.Result.Outcome == event.Unchanged:
+		fmt.Fprintf(o.f.IO.Out, "%s was %s already\n", a.Component, state)
+	default:
+		fmt.Fprintf(o.f.IO.Out, "%s is %s (revision %d)\n", a.Component, state, a.Result.Revision)
+	}
+}

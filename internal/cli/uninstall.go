@@ -1,0 +1,118 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nopsctl/nopsctl/pkg/event"
+	"github.com/nopsctl/nopsctl/pkg/install"
+)
+
+type uninstallOptions struct {
+	f       *Factory
+	cluster clusterFlags
+	show    faceFlags
+
+	yes           bool
+	keepNamespace bool
+	recover       bool
+	timeout       time.Duration
+	output        string
+}
+
+// uninstallAnswer is the JSON of uninstall.
+type uninstallAnswer struct {
+	SchemaVersion int             `json:"schema_version"`
+	Result        *install.Result `json:"result"`
+}
+
+func newUninstallCommand(f *Factory, runF func(context.Context, *uninstallOptions) error) *cobra.Command {
+	o := &uninstallOptions{f: f}
+	cmd := &cobra.Command{
+		Use:   "uninstall",
+		Short: "Remove the stack and all that belongs to it",
+		Long: `Removes the release, the credentials, the pinned identity of the cluster and, when an installation made it and nobody
+else uses it, the namespace. What could block the creation of pods goes first. Samples and heartbeats that were sent stay
+with the platform, and so does the cluster's registration.
+
+It says what goes and asks. Without a terminal it needs --yes.`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if runF != nil {
+				return runF(cmd.Context(), o)
+			}
+			return uninstallRun(cmd.Context(), o)
+		},
+	}
+	o.cluster.bind(cmd)
+	o.show.bind(cmd)
+	fs := cmd.Flags()
+	fs.BoolVarP(&o.yes, "yes", "y", false, "do not ask")
+	fs.BoolVar(&o.keepNamespace, "keep-namespace", false, "keep the namespace even when an installation made it")
+	fs.BoolVar(&o.recover, "recover", false, "take an operation that still holds the release for dead")
+	fs.DurationVar(&o.timeout, "timeout", 5*time.Minute, "how long to wait for the pods to end")
+	outputFlag(cmd, &o.output, "text", "json", "jsonl")
+	return cmd
+}
+
+func uninstallRun(ctx context.Context, o *uninstallOptions) error {
+	if err := checkOutput(o.output, "text", "json", "jsonl"); err != nil {
+		return err
+	}
+	face := o.f.face(o.output, o.show, false)
+	defer face.Close()
+	s, err := o.f.open(o.cluster, face.Observe)
+	if err != nil {
+		return err
+	}
+	if !o.yes {
+		if err := o.say(ctx, s); err != nil {
+			return err
+		}
+		if err := o.f.confirm(ctx, false, true, "uninstall"); err != nil {
+			return err
+		}
+	}
+	result, err := s.engine.Uninstall(ctx, install.UninstallRequest{Timeout: o.timeout, KeepNamespace: o.keepNamespace, Recover: o.recover})
+	face.Close()
+	if o.output == "json" {
+		if jsonErr := writeJSON(o.f.IO.Out, uninstallAnswer{SchemaVersion: 1, Result: result}); jsonErr != nil {
+			return errors.Join(err, jsonErr)
+		}
+	}
+	return err
+}
+
+// say lists what goes, before the question.
+func (o *uninstallOptions) say(ctx context.Context, s *session) error {
+	status, err := s.engine.Status(ctx)
+	if err != nil {
+		return err
+	}
+	target := event.Target{ClusterARN: first(status.ClusterARN, s.facts.ClusterARN), Namespace: o.cluster.kube.Namespace, Release: o.cluster.release}
+	if status.Release != nil {
+		target.FromVersion = status.Release.ChartVersion
+	}
+	o.f.announce("About to remove the nOps Kubernetes agent stack", s.facts, target)
+	w := o.f.IO.ErrOut
+	if status.Release == nil {
+		fmt.Fprintln(w, "  no release is there; what earlier ones left is removed")
+	}
+	for _, c := range status.Components {
+		for _, l := range c.Workloads {
+			fmt.Fprintf(w, "  - %s\n", l.Object())
+		}
+		if len(c.Workloads) > 0 {
+			fmt.Fprintf(w, "      %s\n", install.Consequence(c.Name, false))
+		}
+	}
+	fmt.Fprintf(w, "  - Secret %s/%s, ConfigMap %s/%s, roles, services and the release's history\n", target.Namespace, install.CredentialsSecret, target.Namespace, install.IdentityConfigMap)
+	if !o.keepNamespace {
+		fmt.Fprintf(w, "  - Namespace %s, if an installation made it and nothing else is in it\n", target.Namespace)
+	}
+	return nil
+}

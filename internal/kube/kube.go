@@ -84,7 +84,7 @@ func New(o Options) *Cluster {
 		}
 		rules.Precedence = []string{filepath.Join(home, ".kube", "config")}
 	}
-	overrides := &clientcmd.ConfigOverrides{ClusterDefaults: clientcmd.ClusterDefaults, CurrentContext: o.Context}
+	overrides := &clientcmd.ConfigOverrides{CurrentContext: o.Context}
 	overrides.Context.Namespace = o.Namespace
 	overrides.AuthInfo.Impersonate = o.As
 	overrides.AuthInfo.ImpersonateGroups = o.AsGroups

@@ -132,21 +132,32 @@ kubectl delete clusterrole,clusterrolebinding -l app.kubernetes.io/part-of=nops-
 }
 
 func (w *world) setup(env *testscript.Env) error {
+	// A story has a home of its own; the lab's state and cache stay where they are.
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return fmt.Errorf("find the cache: %w", err)
+	}
+	state := os.Getenv("XDG_STATE_HOME")
+	if state == "" {
+		state = filepath.Join(os.Getenv("HOME"), ".local", "state")
+	}
 	home := filepath.Join(env.WorkDir, "home")
 	if err := os.MkdirAll(home, 0o700); err != nil {
 		return err
 	}
 	repo := filepath.Dir(w.bin)
 	for name, value := range map[string]string{
-		"KEYFILE":   filepath.Join(env.WorkDir, "key"),
-		"BADSECRET": filepath.Join(env.WorkDir, "badsecret"),
-		"BADKEY":    filepath.Join(env.WorkDir, "badkey"),
-		"LAB":       w.name,
-		"ARN":       w.status.ClusterARN,
-		"REPO":      repo,
-		"CHART":     filepath.Join(repo, "embedded-chart", "chart"),
-		"HOME":      home,
-		"NO_COLOR":  "1",
+		"KEYFILE":        filepath.Join(env.WorkDir, "key"),
+		"BADSECRET":      filepath.Join(env.WorkDir, "badsecret"),
+		"BADKEY":         filepath.Join(env.WorkDir, "badkey"),
+		"LAB":            w.name,
+		"ARN":            w.status.ClusterARN,
+		"REPO":           repo,
+		"CHART":          filepath.Join(repo, "embedded-chart", "chart"),
+		"HOME":           home,
+		"XDG_STATE_HOME": state,
+		"XDG_CACHE_HOME": cache,
+		"NO_COLOR":       "1",
 		// Short intervals: a story should not wait for a minute's scrape.
 		"FAST": "victoriaMetrics.scrapeInterval=5s",
 	} {

@@ -205,7 +205,7 @@ type PipelineStatus struct {
 	LastSuccessAt    *time.Time        `json:"last_success_at,omitempty"`
 	QueueBytes       int64             `json:"queue_bytes"`
 	DroppedPackets   uint64            `json:"dropped_packets"`
-	RequestsByStatus map[string]uint64 `json:"requests_by_status,omitempty"` // "2xx"-style keys are not used: "204", "403"
+	RequestsByStatus map[string]uint64 `json:"requests_by_status,omitempty"` // by status code, or by class where only that is counted: "2xx", "403", "error"
 	TargetsUp        int               `json:"targets_up"`
 	TargetsTotal     int               `json:"targets_total"`
 	LastError        string            `json:"last_error,omitempty"`

@@ -436,7 +436,7 @@ func (k *known) suggest(path string) string {
 			}
 			score = 2
 		}
-		if score <= limit && score < bestScore {
+		if score <= limit && (score < bestScore || score == bestScore && len(candidate) < len(best)) {
 			best, bestScore = candidate, score
 		}
 	}

@@ -5,10 +5,7 @@ package images
 import (
 	"archive/tar"
 	"bytes"
-	"context"
-	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -18,8 +15,6 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
@@ -39,6 +34,7 @@ type Spec struct {
 	Bundle     []byte // certificates for /etc/ssl/certs/ca-certificates.crt; none when empty
 	Ours       bool   // carries the source label
 	Revision   string // optional: commit it was built from
+	Arch       string // of the program; empty: this machine's
 }
 
 // Build makes the image. Time stamps are fixed, so the digest follows from the content alone.
@@ -74,7 +70,7 @@ func Build(s Spec) (v1.Image, error) {
 		return nil, fmt.Errorf("image %s: %w", s.Repository, err)
 	}
 	config = config.DeepCopy()
-	config.Architecture, config.OS = runtime.GOARCH, "linux"
+	config.Architecture, config.OS = s.arch(), "linux"
 	config.Created = v1.Time{Time: time.Unix(0, 0).UTC()}
 	config.Config.Entrypoint = []string{"/" + s.Name}
 	config.Config.User = Nobody
@@ -91,6 +87,13 @@ func Build(s Spec) (v1.Image, error) {
 		return nil, fmt.Errorf("image %s: %w", s.Repository, err)
 	}
 	return image, nil
+}
+
+func (s Spec) arch() string {
+	if s.Arch != "" {
+		return s.Arch
+	}
+	return runtime.GOARCH
 }
 
 type file struct {
@@ -119,31 +122,6 @@ func layer(files []file) (v1.Layer, error) {
 		return nil, fmt.Errorf("layer: %w", err)
 	}
 	return tarball.LayerFromOpener(opener(buf.Bytes()), tarball.WithCompressionLevel(1), tarball.WithMediaType(types.OCILayer)) //nolint:wrapcheck // named by the caller
-}
-
-// Push writes the image under REGISTRY/REPOSITORY:TAG, unless that tag has this digest already, and returns the digest.
-// The registry is reached through http.
-func Push(ctx context.Context, registry string, s Spec, image v1.Image) (string, error) {
-	ref, err := name.NewTag(registry+"/"+s.Repository+":"+s.Tag, name.Insecure)
-	if err != nil {
-		return "", fmt.Errorf("push %s: %w", s.Repository, err)
-	}
-	digest, err := image.Digest()
-	if err != nil {
-		return "", fmt.Errorf("push %s: %w", s.Repository, err)
-	}
-	head, err := remote.Head(ref, remote.WithContext(ctx))
-	var refused *transport.Error
-	switch {
-	case err == nil && head.Digest == digest:
-		return digest.String(), nil
-	case err != nil && !(errors.As(err, &refused) && refused.StatusCode == http.StatusNotFound):
-		return "", fmt.Errorf("push %s: %w", s.Repository, err)
-	}
-	if err := remote.Write(ref, image, remote.WithContext(ctx)); err != nil {
-		return "", fmt.Errorf("push %s: %w", s.Repository, err)
-	}
-	return digest.String(), nil
 }
 
 // Export writes an image as a tarball that containerd imports under the given name.

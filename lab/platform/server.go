@@ -275,7 +275,9 @@ func (s *server) storesReady(ctx context.Context) error {
 
 func (s *server) apiReady(ctx context.Context) error {
 	// Without a key the API answers 401: it is there, and knows its trade.
-	if err := answers(ctx, unixTransport(s.socket()), "http://platform/svc/k8s_agent/v1/clusters", http.StatusUnauthorized); err != nil {
+	transport := unixTransport(s.socket())
+	defer transport.CloseIdleConnections()
+	if err := answers(ctx, transport, "http://platform/svc/k8s_agent/v1/clusters", http.StatusUnauthorized); err != nil {
 		return fmt.Errorf("API (see %s): %w", s.options.path("logs/api.log"), err)
 	}
 	return nil

@@ -60,6 +60,9 @@ type Factory struct {
 	Version func() version.Info
 	// ReadFile reads files that flags name.
 	ReadFile func(name string) ([]byte, error)
+	// Sleep waits; nil means a timer. Resolve looks names up; nil means the system's resolver.
+	Sleep   func(ctx context.Context, d time.Duration) error
+	Resolve func(ctx context.Context, host string) ([]string, error)
 	// Proxy chooses the proxy of requests from here.
 	Proxy func(*http.Request) (*url.URL, error)
 

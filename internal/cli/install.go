@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 
@@ -569,9 +570,9 @@ func (in *installer) prove(ctx context.Context, answer *installAnswer, started t
 		return err
 	}
 	options := connectivity.Options{
-		Host: in.platform.Host(), CABundle: in.bundle, Proxy: in.f.Proxy, RegistryURL: registryURL(in.mirrored), API: in.platform,
+		Host: in.platform.Host(), Header: http.Header{nopsapi.KeyHeader: {in.key.secret}}, CABundle: in.bundle, Proxy: in.f.Proxy, RegistryURL: registryURL(in.mirrored), API: in.platform,
 		Prober: in.f.Prober(client, in.cluster.kube.Namespace), ClusterARN: in.arn, Wait: in.connectivityWait,
-		Target: answer.Plan.Target, Observe: in.face.Observe, Now: in.f.Now,
+		Target: answer.Plan.Target, Observe: in.face.Observe, Now: in.f.Now, Sleep: in.f.Sleep, Resolve: in.f.Resolve,
 	}
 	if answer.Result.Outcome != event.Unchanged {
 		options.NotBefore = started

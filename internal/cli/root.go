@@ -31,12 +31,14 @@ Answers go to stdout, everything else to stderr. Exit codes: nopsctl help exit-c
 		Example: `  nopsctl install --api-key-file key.txt     install or upgrade, prove that data flows
   nopsctl status                             what runs, and why not if not
   nopsctl test-connectivity                  where data stops, and what to do`,
-		SilenceErrors: true,
-		SilenceUsage:  true,
-		Args:          noSuchCommand,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		SilenceErrors:              true,
+		SilenceUsage:               true,
+		Args:                       noSuchCommand,
+		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		SuggestionsMinimumDistance: 2,
 	}
 	root.SetFlagErrorFunc(flagError)
+	root.SetHelpFunc(help)
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddGroup(&cobra.Group{ID: "stack", Title: "The stack:"}, &cobra.Group{ID: "tool", Title: "This tool:"})
 	for _, c := range []*cobra.Command{
@@ -104,4 +106,17 @@ func checkOutput(value string, formats ...string) error {
 		}
 	}
 	return usage("--output %q: expected %s", value, fmt.Sprintf("one of %s", strings.Join(formats, ", ")))
+}
+
+// help is cobra's, without what pflag adds to every switch.
+func help(cmd *cobra.Command, _ []string) {
+	text := strings.TrimSpace(cmd.Long)
+	if text == "" {
+		text = cmd.Short
+	}
+	fmt.Fprintln(cmd.OutOrStdout(), text)
+	if cmd.Runnable() || cmd.HasSubCommands() {
+		const noise = "[=true|false]"
+		fmt.Fprint(cmd.OutOrStdout(), "\n"+strings.ReplaceAll(cmd.UsageString(), noise, strings.Repeat(" ", len(noise))))
+	}
 }

@@ -125,7 +125,7 @@ func verdict(s *install.Status) error {
 // platform asks what the platform has seen. It is an addition: that it does not answer is told, not failed.
 func (o *statusOptions) platform(ctx context.Context, key apiKey, s *session, arn string) platformStatus {
 	p := platformStatus{Host: o.f.hostOf(o.key)}
-	client, why, err := o.f.reader(ctx, o.key, key, s)
+	client, _, why, err := o.f.reader(ctx, o.key, key, s)
 	switch {
 	case err != nil:
 		p.Reason = err.Error()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/nopsctl/nopsctl/pkg/connectivity"
 	"github.com/nopsctl/nopsctl/pkg/event"
 	"github.com/nopsctl/nopsctl/pkg/install"
+	"github.com/nopsctl/nopsctl/pkg/nopsapi"
 	"github.com/nopsctl/nopsctl/pkg/nopsapi/nopsclient"
 )
 
@@ -86,7 +88,7 @@ func testRun(ctx context.Context, o *testOptions) error {
 	}
 	options := connectivity.Options{
 		Host: o.f.hostOf(o.key), CABundle: bundle, Proxy: o.f.Proxy, RegistryURL: registryURL(mirrors), Prober: o.f.Prober(client, o.cluster.kube.Namespace),
-		Wait: o.wait, Observe: face.Observe, Now: o.f.Now,
+		Wait: o.wait, Observe: face.Observe, Now: o.f.Now, Sleep: o.f.Sleep, Resolve: o.f.Resolve,
 		Target: event.Target{Context: s.facts.Context, Server: s.facts.Server, Namespace: o.cluster.kube.Namespace, Release: o.cluster.release},
 	}
 	key, err := o.f.readKey(ctx, o.key)
@@ -106,12 +108,12 @@ func testRun(ctx context.Context, o *testOptions) error {
 	if status.Release != nil {
 		options.Target.FromVersion, options.Target.ToVersion = status.Release.ChartVersion, status.Release.ChartVersion
 	}
-	api, why, err := o.f.reader(ctx, o.key, key, s)
+	api, secret, why, err := o.f.reader(ctx, o.key, key, s)
 	if err != nil {
 		return err
 	}
 	if api != nil {
-		options.API = api
+		options.API, options.Header = api, http.Header{nopsapi.KeyHeader: {secret}}
 	}
 	options.NoAPI = why
 
@@ -140,23 +142,22 @@ func testRun(ctx context.Context, o *testOptions) error {
 }
 
 // reader is a client for looking: with the key given, else with the one the agents have. A nil client has a reason.
-func (f *Factory) reader(ctx context.Context, flags keyFlags, key apiKey, s *session) (*nopsclient.Client, string, error) {
+func (f *Factory) reader(ctx context.Context, flags keyFlags, key apiKey, s *session) (client *nopsclient.Client, secret, why string, err error) {
 	const none = "no API key was given (--api-key-file, --api-key-stdin, " + EnvAPIKey + ")"
-	secret := key.secret
-	if secret == "" {
+	if secret = key.secret; secret == "" {
 		stored, err := s.engine.Credentials(ctx)
 		if err != nil {
-			return nil, none + ", and the agents' key cannot be read", nil //nolint:nilerr // a missing permission is a reason, not a failure
+			return nil, "", none + ", and the agents' key cannot be read", nil //nolint:nilerr // a missing permission is a reason, not a failure
 		}
 		for _, v := range stored {
 			f.IO.Redactor().Add(string(v))
 		}
 		if secret = string(stored[install.KeyAPI]); secret == "" {
-			return nil, none, nil
+			return nil, "", none, nil
 		}
 	}
-	client, err := f.platform(flags, secret)
-	return client, none, err
+	client, err = f.platform(flags, secret)
+	return client, secret, none, err
 }
 
 // notProven is the error of a test that did not pass.

@@ -82,9 +82,9 @@ func (r *run) probe(ctx context.Context) (ProbeResult, error) {
 		request = ProbeRequest{TestID: r.test.ID, Nonce: r.test.Nonce}
 	}
 	for attempt := 1; ; attempt++ {
-		title := "running a probe in the cluster"
+		title := "Running a probe in the cluster"
 		if attempt > 1 {
-			title = fmt.Sprintf("vmagent has not sent anything yet: looking again, for up to %s", r.left().Round(time.Second))
+			title = fmt.Sprintf("Looking again, for up to %s: vmagent has not sent anything yet", r.left().Round(time.Second))
 		}
 		start := r.o.Now()
 		r.o.Observe.Emit(event.StepStarted{Step: "probe", Title: title})

@@ -64,9 +64,9 @@ func (r *run) watch(ctx context.Context) (nopsapi.ConnectivityView, error) {
 	if !r.again(err) || err == nil && len(missing) == 0 || r.left() <= 0 {
 		return view, err
 	}
-	title := fmt.Sprintf("waiting up to %s for the platform to see %s", r.left().Round(time.Second), strings.Join(missing, ", "))
+	title := fmt.Sprintf("Waiting up to %s for the platform to see %s", r.left().Round(time.Second), strings.Join(missing, ", "))
 	if err != nil {
-		title = fmt.Sprintf("waiting up to %s for the platform to answer", r.left().Round(time.Second))
+		title = fmt.Sprintf("Waiting up to %s for the platform to answer", r.left().Round(time.Second))
 	}
 	start := r.o.Now()
 	r.o.Observe.Emit(event.StepStarted{Step: "platform", Title: title})

@@ -55,7 +55,9 @@ var _ Prober = ProberFunc(nil)
 type Options struct {
 	Host     string // URL of the nOps API; empty means nopsapi.DefaultHost
 	CABundle []byte // PEM, trusted besides the system's roots
-	Proxy    func(*http.Request) (*url.URL, error)
+	// Header is sent by the probe from here, such as the API key's; its values are redacted in results.
+	Header http.Header
+	Proxy  func(*http.Request) (*url.URL, error)
 	// RegistryURL is asked from here; empty skips the check.
 	RegistryURL string
 
@@ -205,8 +207,11 @@ func (r *run) stages(res probe.Result, ids map[string]ID) {
 // here is the leg from this machine.
 func (r *run) here(ctx context.Context) {
 	res := probe.Run(ctx, probe.Target{
-		Name: probe.TargetNOps, URL: strings.TrimRight(r.o.Host, "/") + nopsapi.PathWhoAmI(), CABundle: r.o.CABundle, Proxy: r.o.Proxy, Now: r.o.Now, Resolve: r.o.Resolve,
+		Name: probe.TargetNOps, URL: strings.TrimRight(r.o.Host, "/") + nopsapi.PathWhoAmI(), Header: r.o.Header, CABundle: r.o.CABundle, Proxy: r.o.Proxy, Now: r.o.Now, Resolve: r.o.Resolve,
 	})
+	if len(r.o.Header) == 0 && res.Status == http.StatusUnauthorized {
+		explainMissingKey(&res)
+	}
 	r.stages(res, map[string]ID{probe.StageDNS: HereDNS, probe.StageTCP: HereTCP, probe.StageTLS: HereTLS, probe.StageHTTP: HereHTTP})
 	failure, failed := res.Failure()
 	switch {
@@ -219,6 +224,15 @@ func (r *run) here(ctx context.Context) {
 	}
 	r.registry(ctx)
 	r.startTest(ctx)
+}
+
+// explainMissingKey keeps a refusal that was to be expected from looking like a finding.
+func explainMissingKey(res *probe.Result) {
+	for i, s := range res.Stages {
+		if s.Stage == probe.StageHTTP && s.Outcome == probe.OK {
+			res.Stages[i].Detail = "HTTP 401, as expected without a key"
+		}
+	}
 }
 
 func (r *run) auth(ctx context.Context, host string) {

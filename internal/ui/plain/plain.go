@@ -300,6 +300,9 @@ func (f *Face) line(w io.Writer, s Style, e event.Check) {
 	}
 	line += e.Title
 	detail := join(": ", e.Destination, e.Message)
+	if e.Message == e.Destination {
+		detail = e.Message
+	}
 	if e.Outcome == event.OK {
 		if detail != "" {
 			line += s.Dim(" " + s.dash() + " " + detail)

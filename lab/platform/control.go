@@ -138,8 +138,10 @@ func (s *server) setFault(what, state string) error {
 	if err != nil {
 		return fmt.Errorf("fault %s %s: %w", what, state, err)
 	}
+	if s.faults[what] != state {
+		s.log.Info("fault", "part", what, "state", state)
+	}
 	s.faults[what] = state
-	s.log.Info("fault", "part", what, "state", state)
 	return nil
 }
 

@@ -16,6 +16,7 @@ import (
 	"regexp"
 	"sort"
 	"strings"
+	"time"
 
 	ggcr "github.com/google/go-containerregistry/pkg/registry"
 )
@@ -33,12 +34,19 @@ type manifest struct {
 	Reference   string `json:"reference"` // tag or digest
 	ContentType string `json:"content_type"`
 	Body        []byte `json:"body"`
+
+	stored time.Time
+}
+
+func (m manifest) digest() string {
+	sum := sha256.Sum256(m.Body)
+	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
 const manifestLimit = 4 << 20 // that of the distribution specification
 
 // openRegistry opens or makes the registry of a directory.
-func openRegistry(dir string, log *slog.Logger) (*registry, error) {
+func openRegistry(dir string, now time.Time, log *slog.Logger) (*registry, error) {
 	for _, sub := range []string{"blobs", "manifests"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
 			return nil, fmt.Errorf("open the registry: %w", err)
@@ -49,9 +57,14 @@ func openRegistry(dir string, log *slog.Logger) (*registry, error) {
 		ggcr.WithReferrersSupport(true),
 		ggcr.Logger(slog.NewLogLogger(log.Handler(), slog.LevelDebug)),
 	)}
-	if err := r.load(); err != nil {
+	all, err := r.read()
+	if err == nil {
+		all, err = r.prune(all, now)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("open the registry: %w", err)
 	}
+	r.load(all)
 	return r, nil
 }
 
@@ -102,8 +115,7 @@ func (r *registry) file(m manifest) string {
 
 // keep stores a manifest under its reference and, as it can be pulled by that too, its digest.
 func (r *registry) keep(m manifest) error {
-	sum := sha256.Sum256(m.Body)
-	for _, reference := range []string{"sha256:" + hex.EncodeToString(sum[:]), m.Reference} {
+	for _, reference := range []string{m.digest(), m.Reference} {
 		m.Reference = reference
 		if err := writeJSON(r.file(m), m); err != nil {
 			return err
@@ -112,12 +124,12 @@ func (r *registry) keep(m manifest) error {
 	return nil
 }
 
-// load reads all manifests back: what others refer to comes first, since an index is taken only when its images are there.
-func (r *registry) load() error {
+// read reads all manifests.
+func (r *registry) read() ([]manifest, error) {
 	dir := filepath.Join(r.dir, "manifests")
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return err //nolint:wrapcheck // named by openRegistry
+		return nil, err //nolint:wrapcheck // named by openRegistry
 	}
 	var all []manifest
 	for _, e := range entries {
@@ -129,10 +141,19 @@ func (r *registry) load() error {
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // another lab deleted it just now
 		} else if err != nil {
-			return err
+			return nil, err
+		}
+		if info, err := e.Info(); err == nil {
+			m.stored = info.ModTime()
 		}
 		all = append(all, m)
 	}
+	return all, nil
+}
+
+// load gives the manifests to the registry in memory: what others refer to comes first, since an index is taken only when
+// its images are there.
+func (r *registry) load(all []manifest) {
 	index := func(m manifest) bool {
 		return strings.Contains(m.ContentType, "index") || strings.Contains(m.ContentType, "list")
 	}
@@ -146,11 +167,88 @@ func (r *registry) load() error {
 			}
 		}
 		if len(again) == left {
-			return nil // what they refer to is gone: nobody can pull them, and a new push replaces them
+			return // what they refer to is gone: nobody can pull them, and a new push replaces them
 		}
 		all, left = again, len(again)
 	}
-	return nil
+}
+
+// keepUnused is how long what no tag leads to is kept. Every build of an agent leaves its predecessor behind; a lab that
+// runs since before may still pull it for a while.
+const keepUnused = 7 * 24 * time.Hour
+
+// references are what a manifest leads to: its parts, and what it is about (a signature leads to what it signs).
+type references struct {
+	Config    descriptor   `json:"config"`
+	Layers    []descriptor `json:"layers"`
+	Manifests []descriptor `json:"manifests"`
+	Subject   descriptor   `json:"subject"`
+}
+
+type descriptor struct {
+	Digest string `json:"digest"`
+}
+
+// prune deletes manifests and blobs that no tag leads to, once they are old, and returns the manifests that are left.
+func (r *registry) prune(all []manifest, now time.Time) ([]manifest, error) {
+	old := func(at time.Time) bool { return now.Sub(at) > keepUnused }
+	used := map[string]bool{} // digests of manifests
+	for _, m := range all {
+		if m.Reference != m.digest() || !old(m.stored) {
+			used[m.digest()] = true
+		}
+	}
+	blobs := map[string]bool{}
+	// What is used makes more used; a handful of rounds at most.
+	for grown := true; grown; {
+		grown = false
+		use := func(digest string) {
+			if digest != "" && !used[digest] {
+				used[digest], grown = true, true
+			}
+		}
+		for _, m := range all {
+			var to references
+			if json.Unmarshal(m.Body, &to) != nil {
+				continue
+			}
+			if used[to.Subject.Digest] {
+				use(m.digest())
+			}
+			if !used[m.digest()] {
+				continue
+			}
+			for _, d := range append(to.Layers, to.Config) {
+				blobs[d.Digest] = true
+			}
+			for _, d := range to.Manifests {
+				use(d.Digest)
+			}
+		}
+	}
+	var kept []manifest
+	for _, m := range all {
+		if used[m.digest()] {
+			kept = append(kept, m)
+		} else if err := r.remember(http.MethodDelete, m); err != nil {
+			return nil, err
+		}
+	}
+	return kept, filepath.WalkDir(filepath.Join(r.dir, "blobs"), func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		} else if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil || !old(info.ModTime()) || blobs[filepath.Base(filepath.Dir(path))+":"+d.Name()] {
+			return nil //nolint:nilerr // another lab deleted it just now
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("delete an unused blob: %w", err)
+		}
+		return nil
+	})
 }
 
 func (r *registry) put(m manifest) int {

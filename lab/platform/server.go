@@ -208,7 +208,7 @@ func (s *server) listen(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	images, err := openRegistry(filepath.Join(o.CacheDir, "registry"), s.log)
+	images, err := openRegistry(filepath.Join(o.CacheDir, "registry"), time.Now(), s.log)
 	if err != nil {
 		return err
 	}

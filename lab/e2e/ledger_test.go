@@ -151,7 +151,7 @@ set -euo pipefail
 for kind in $(kubectl api-resources --verbs=list -o name | grep -v -e '^events' -e componentstatuses); do
   kubectl get "$kind" -A -o name --show-kind --ignore-not-found | grep -e nops || true
 done`
-	out, err := w.inside("bash", "-c", script).CombinedOutput()
+	out, err := w.inside("bash", "-c", script).Output()
 	ts.Check(err)
 	left := strings.TrimSpace(string(out))
 	if (left != "") != neg {

@@ -35,7 +35,9 @@ func (g *global) inside(l cluster.Layout) ([]string, error) {
 		}
 	}
 	path := strings.Join([]string{filepath.Join(repo, "bin"), strings.TrimSpace(string(options)), os.Getenv("PATH"), "/usr/sbin", "/usr/bin", "/sbin", "/bin"}, ":")
-	return append(env, "PATH="+path, "KUBECONFIG="+l.Kubeconfig()), nil
+	// What kubectl and helm keep goes away with the lab.
+	return append(env, "PATH="+path, "KUBECONFIG="+l.Kubeconfig(), "KUBECACHEDIR="+l.Path("home", "kube-cache"), "HELM_CACHE_HOME="+l.Path("home", "helm-cache"),
+		"HELM_CONFIG_HOME="+l.Path("home", "helm-config"), "HELM_DATA_HOME="+l.Path("home", "helm-data")), nil
 }
 
 func newExec(g *global) *cobra.Command {

@@ -175,9 +175,9 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		return
 	}
-	var d *Denial
+	var d *DeniedError
 	if !errors.As(err, &d) {
-		d = &Denial{Status: http.StatusServiceUnavailable, Type: "ServiceUnavailableException", Reason: Store, Message: "Service Unavailable"}
+		d = &DeniedError{Status: http.StatusServiceUnavailable, Type: "ServiceUnavailableException", Reason: Store, Message: "Service Unavailable"}
 	}
 	g.count(id, func(c *Count) { c.Rejected[d.Reason]++ })
 	if g.Log != nil {
@@ -187,7 +187,7 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // deny answers as the service does.
-func deny(w http.ResponseWriter, d *Denial) {
+func deny(w http.ResponseWriter, d *DeniedError) {
 	body, _ := json.Marshal(map[string]string{"message": d.Message})
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Amzn-Errortype", d.Type)
@@ -409,7 +409,7 @@ func (g *Gate) Open(workspaceID string) http.Handler {
 			http.Redirect(w, r, "/vmui/", http.StatusFound)
 			return
 		case !ok, !page && !(api && readable.MatchString(path) && (r.Method == http.MethodGet || r.Method == http.MethodPost)):
-			deny(w, &Denial{Status: http.StatusNotFound, Type: "UnknownOperationException", Message: fmt.Sprintf("no such operation: %s %s", r.Method, r.URL.Path)})
+			deny(w, &DeniedError{Status: http.StatusNotFound, Type: "UnknownOperationException", Message: fmt.Sprintf("no such operation: %s %s", r.Method, r.URL.Path)})
 			return
 		}
 		body, err := io.ReadAll(io.LimitReader(r.Body, g.Limits.withDefaults().Body))
@@ -417,7 +417,7 @@ func (g *Gate) Open(workspaceID string) http.Handler {
 			err = g.forward(w, r, space, r.URL.Path, body)
 		}
 		if err != nil {
-			deny(w, &Denial{Status: http.StatusServiceUnavailable, Type: "ServiceUnavailableException", Message: "the metrics store does not answer"})
+			deny(w, &DeniedError{Status: http.StatusServiceUnavailable, Type: "ServiceUnavailableException", Message: "the metrics store does not answer"})
 		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/textproto"
@@ -37,18 +38,18 @@ type Verifier struct {
 	Lookup          func(id string) (Key, error) // of an access key ID; any error: unknown
 }
 
-// Denial is a request that is not let in. Its message is that of AWS, and names no key: clients log it.
-type Denial struct {
+// DeniedError is a request that is not let in, and the answer to it. Its message is that of AWS, and names no key: clients log it.
+type DeniedError struct {
 	Status  int
 	Type    string // AWS's name of the error
 	Reason  string // ours, for counters
 	Message string
 }
 
-func (d *Denial) Error() string { return d.Message }
+func (d *DeniedError) Error() string { return d.Message }
 
 func forbid(kind, reason, format string, args ...any) error {
-	return &Denial{Status: http.StatusForbidden, Type: kind, Reason: reason, Message: fmt.Sprintf(format, args...)}
+	return &DeniedError{Status: http.StatusForbidden, Type: kind, Reason: reason, Message: fmt.Sprintf(format, args...)}
 }
 
 // Reasons of denial by signature.
@@ -90,36 +91,36 @@ func parseAuthorization(header string) (authorization, error) {
 	}
 	for _, name := range []string{"Credential", "SignedHeaders", "Signature"} {
 		if parts[name] == "" {
-			return a, fmt.Errorf("Authorization header requires '%s' parameter", name)
+			return a, fmt.Errorf("the Authorization header requires the parameter '%s'", name)
 		}
 	}
 	if len(parts) != 3 {
-		return a, fmt.Errorf("unexpected parts beside Credential, SignedHeaders and Signature")
+		return a, errors.New("unexpected parts beside Credential, SignedHeaders and Signature")
 	}
 	scope := strings.Split(parts["Credential"], "/")
 	if len(scope) != 5 || slices.Contains(scope, "") || scope[4] != terminator {
-		return a, fmt.Errorf("Credential must be ID/DATE/REGION/SERVICE/%s", terminator)
+		return a, fmt.Errorf("the Credential must be ID/DATE/REGION/SERVICE/%s", terminator)
 	}
 	a.keyID, a.day, a.region, a.service = scope[0], scope[1], scope[2], scope[3]
 	a.signed = strings.Split(parts["SignedHeaders"], ";")
 	if !slices.IsSorted(a.signed) || len(slices.Compact(slices.Clone(a.signed))) != len(a.signed) {
-		return a, fmt.Errorf("SignedHeaders must be sorted, each name once")
+		return a, errors.New("the SignedHeaders must be sorted, each name once")
 	}
 	for _, name := range a.signed {
 		if name == "" || name != strings.ToLower(name) || strings.ContainsAny(name, " \t") {
-			return a, fmt.Errorf("SignedHeaders must be lower-case names")
+			return a, errors.New("the SignedHeaders must be lower-case names")
 		}
 	}
 	signature, err := hex.DecodeString(parts["Signature"])
 	if err != nil || len(signature) != sha256.Size || parts["Signature"] != strings.ToLower(parts["Signature"]) {
-		return a, fmt.Errorf("Signature must be %d lower-case hexadecimal digits", 2*sha256.Size)
+		return a, fmt.Errorf("the Signature must be %d lower-case hexadecimal digits", 2*sha256.Size)
 	}
 	a.signature = signature
 	return a, nil
 }
 
 // Verify checks the signature of a request with this body and returns the ID of the access key that made it. Its error is
-// a *Denial.
+// a *DeniedError.
 func (v Verifier) Verify(r *http.Request, body []byte) (string, error) {
 	headers := r.Header.Values("Authorization")
 	if len(headers) == 0 {

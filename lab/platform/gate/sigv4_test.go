@@ -114,7 +114,7 @@ func signSDK(t *testing.T, r *http.Request, body string, key Key, region, servic
 }
 
 func reason(err error) string {
-	var d *Denial
+	var d *DeniedError
 	switch {
 	case err == nil:
 		return ""
@@ -305,7 +305,7 @@ func TestSignaturesThatDoNotHold(t *testing.T) {
 		if got := reason(err); got != tc.reason {
 			t.Errorf("%s: %q (%v), want %q", tc.name, got, err, tc.reason)
 		}
-		var d *Denial
+		var d *DeniedError
 		if errors.As(err, &d) {
 			if d.Status != http.StatusForbidden {
 				t.Errorf("%s: status %d, want 403", tc.name, d.Status)

@@ -46,7 +46,7 @@ func unpack(r *http.Request, body []byte, limit int64) ([]byte, error) {
 }
 
 func refuse(status int, kind, reason, format string, args ...any) error {
-	return &Denial{Status: status, Type: kind, Reason: reason, Message: fmt.Sprintf(format, args...)}
+	return &DeniedError{Status: status, Type: kind, Reason: reason, Message: fmt.Sprintf(format, args...)}
 }
 
 // Fields of prometheus.WriteRequest and what is in it.

@@ -18,6 +18,7 @@ import (
 	"helm.sh/helm/v3/pkg/release"
 	"helm.sh/helm/v3/pkg/releaseutil"
 	"helm.sh/helm/v3/pkg/storage/driver"
+	helmtime "helm.sh/helm/v3/pkg/time"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/client-go/dynamic"
@@ -50,6 +51,7 @@ const (
 	maxHistory      = 10 // as helm
 	defaultTimeout  = 5 * time.Minute
 	defaultGrace    = 10 * time.Minute
+	pingTimeout     = 15 * time.Second
 	storageTimeout  = 30 * time.Second
 	cleanupTimeout  = 30 * time.Second
 	defaultPolling  = time.Second
@@ -176,6 +178,15 @@ func (e *Engine) connect() (*clients, error) {
 	}
 	e.clients = &clients{config: config, typed: typed, dynamic: dyn, mapper: mapper}
 	return e.clients, nil
+}
+
+// ping asks the API server for its version, which needs no permission beyond being known. Everything later would wait for
+// an API server that does not answer as long as the network does.
+func (e *Engine) ping(ctx context.Context, c *clients) error {
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
+	_, err := c.typed.Discovery().RESTClient().Get().AbsPath("/version").DoRaw(ctx)
+	return explain("ask the API server at "+c.config.Host, err)
 }
 
 // helm is Helm's configuration for one operation: objects obey ctx, the release's record does not (see the package
@@ -312,6 +323,7 @@ func (e *Engine) markFailed(ctx context.Context, revision int, reason string) er
 			return false
 		}
 		r.SetStatus(release.StatusFailed, reason)
+		r.Info.Deleted = helmtime.Time{} // of an uninstall that did not get to its end
 		return true
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -38,6 +39,7 @@ type server struct {
 	client     kubernetes.Interface
 	dynamic    dynamic.Interface
 	stop       func()
+	rounds     atomic.Int64 // of control
 }
 
 var (
@@ -122,6 +124,7 @@ func (s *server) control(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
+		s.rounds.Add(1)
 		namespaces, err := s.client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{})
 		if err != nil {
 			continue
@@ -137,6 +140,13 @@ func (s *server) control(ctx context.Context) {
 				s.makeReady(ctx, ns.Name, ns.Labels[brokenNamespace] != "")
 			}
 		}
+	}
+}
+
+// pass waits until control has made a round with what is there now.
+func (s *server) pass() {
+	for begun := s.rounds.Load(); s.rounds.Load() < begun+2; {
+		time.Sleep(time.Millisecond)
 	}
 }
 

@@ -159,6 +159,7 @@ type planner struct {
 	secret *corev1.Secret // the live one, nil when there is none
 	// ignored are stored values that the chart does not know. The schema does not see them: they must not block adoption.
 	ignored []string
+	known   *known
 }
 
 // Plan says what Apply would do, and checks that it can. It writes nothing. When a check fails the plan comes back with a
@@ -175,7 +176,7 @@ func (e *Engine) plan(ctx context.Context, request Request, c *chart.Chart) (*Pl
 	if request.Timeout <= 0 {
 		request.Timeout = defaultTimeout
 	}
-	p := &planner{Engine: e, ctx: ctx, Plan: &Plan{Operation: request.Operation, request: request, source: c}}
+	p := &planner{Engine: e, ctx: ctx, Plan: &Plan{Operation: request.Operation, Changes: []Change{}, Checks: []event.Check{}, request: request, source: c}}
 	err := e.step("preflight", "Checking the cluster and what would change", func() (event.Outcome, string, error) {
 		err := p.run()
 		return event.OK, p.Plan.String(), err
@@ -326,6 +327,7 @@ func (p *planner) mergeValues() error {
 	if err != nil {
 		return err
 	}
+	p.known = k
 	given := merge(p.request.Values, nil)
 	if unknown := k.unknown(given); len(unknown) > 0 {
 		return &UnknownValuesError{Values: unknown}
@@ -426,7 +428,10 @@ func (p *planner) moveCredentials() error {
 	p.credentials, p.CredentialKeys = data, sortedKeys(data)
 	p.writesSecret = p.secret == nil || !maps.EqualFunc(data, p.secret.Data, slices.Equal)
 	refer(p.values, data)
-	set(p.values, "nops.credentialsRevision", revisionOf(data, p.uid))
+	const revision = "nops.credentialsRevision" // ours; a chart published before it refuses it
+	if _, known := slices.BinarySearch(p.known.paths, revision); known {
+		set(p.values, revision, revisionOf(data, p.uid))
+	}
 	return nil
 }
 

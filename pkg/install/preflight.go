@@ -81,9 +81,7 @@ func (p *planner) check(id string, outcome event.Outcome, message, hint string) 
 
 // reachable asks for the version, which needs no permission beyond being known.
 func (p *planner) reachable() error {
-	// Discovery takes no context, and an API server that does not answer must not outlive Ctrl-C.
-	if _, err := p.typed.Discovery().RESTClient().Get().AbsPath("/version").DoRaw(p.ctx); err != nil {
-		err = explain("ask the API server at "+p.config.Host, err)
+	if err := p.ping(p.ctx, p.clients); err != nil {
 		hint := ""
 		var h interface{ Hint() string }
 		if errors.As(err, &h) {

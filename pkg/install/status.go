@@ -82,8 +82,8 @@ func (e *Engine) Status(ctx context.Context) (*Status, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := c.typed.Discovery().RESTClient().Get().AbsPath("/version").DoRaw(ctx); err != nil {
-		return nil, explain("ask the API server at "+c.config.Host, err)
+	if err := e.ping(ctx, c); err != nil {
+		return nil, err
 	}
 	s := &Status{SchemaVersion: 1, Context: e.Context, Server: c.config.Host, Namespace: e.Namespace, Health: Unknown}
 	problem := func(what string, err error) { s.Problems = append(s.Problems, what+": "+reason(err)) }

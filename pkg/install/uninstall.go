@@ -58,7 +58,10 @@ func (e *Engine) Uninstall(ctx context.Context, request UninstallRequest) (*Resu
 	defer cancel()
 	r := &remover{Engine: e, clients: c, request: request, result: result, ctx: bounded}
 	from := ""
-	h, err := e.history(bounded)
+	var h history
+	if err = e.ping(bounded, c); err == nil {
+		h, err = e.history(bounded)
+	}
 	if err == nil && h.last() != nil {
 		r.records, result.Revision = h, h.last().Version
 		if m := h.last().Chart; m != nil && m.Metadata != nil {

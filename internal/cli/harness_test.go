@@ -40,6 +40,8 @@ var update = flag.Bool("update", false, "rewrite golden files")
 
 var randomID = regexp.MustCompile(`\b(key|test)-[0-9a-f]{12}`)
 
+var durations = regexp.MustCompile(`"duration_ns": \d+`)
+
 const (
 	demoARN   = "arn:aws:eks:us-east-1:123456789012:cluster/demo"
 	personKey = "4242.0123456789abcdef0123456789abcdef"
@@ -61,6 +63,7 @@ type world struct {
 	f        *Factory
 	in       string
 	tty      bool
+	raw      bool // write around the redactor, to show that leaks would be found
 
 	streams     *iostreams.Streams
 	out, errOut *iostreams.Buffer
@@ -123,6 +126,9 @@ func (w *world) runContext(ctx context.Context, args ...string) int {
 	w.t.Helper()
 	w.streams, w.out, w.errOut = iostreams.Test(w.in)
 	w.streams.SetTTY(w.tty, false, w.tty)
+	if w.raw {
+		w.streams.Out, w.streams.ErrOut = w.out, w.errOut
+	}
 	w.f = NewFactory(w.streams, func(k string) string { return w.env[k] })
 	w.f.Now = w.clock.Now
 	w.f.Version = func() version.Info {

@@ -45,7 +45,7 @@ func runWith(ctx context.Context, f *Factory, args []string) error {
 	// Whatever fails later, even the parsing of flags, must not repeat it.
 	f.IO.Redactor().Add(f.Env(EnvAPIKey), f.Env(EnvAMPSecretKey))
 	root := newRootCommand(f)
-	root.SetArgs(args)
+	root.SetArgs(append([]string{}, args...)) // nil would mean the process's own
 	root.SetIn(f.IO.In)
 	root.SetOut(f.IO.Out)
 	root.SetErr(f.IO.ErrOut)

@@ -85,6 +85,19 @@ func (f *Factory) open(c clusterFlags, observe event.Func) (*session, error) {
 	return s, err
 }
 
+// learn makes the stored credentials known to the redactor: an error, an event or a log line of the cluster may repeat
+// one. Who may not read them sees none of them here either.
+func (s *session) learn(ctx context.Context, f *Factory) map[string][]byte {
+	stored, err := s.engine.Credentials(ctx)
+	if err != nil {
+		return nil
+	}
+	for _, v := range stored {
+		f.IO.Redactor().Add(string(v))
+	}
+	return stored
+}
+
 // keyFlags say where the API key and the platform are.
 type keyFlags struct {
 	key      string

@@ -85,12 +85,13 @@ func statusRun(ctx context.Context, o *statusOptions) error {
 	if err != nil {
 		return err
 	}
+	stored := s.learn(ctx, o.f)
 	status, err := s.engine.Status(ctx)
 	if err != nil {
 		return err
 	}
 	arn := first(status.ClusterARN, s.facts.ClusterARN)
-	answer := statusAnswer{Status: status, Platform: o.platform(ctx, key, s, arn)}
+	answer := statusAnswer{Status: status, Platform: o.platform(ctx, key, stored, arn)}
 	if ctx.Err() != nil {
 		return ctx.Err() //nolint:wrapcheck // Exit looks for exactly this
 	}
@@ -123,9 +124,9 @@ func verdict(s *install.Status) error {
 }
 
 // platform asks what the platform has seen. It is an addition: that it does not answer is told, not failed.
-func (o *statusOptions) platform(ctx context.Context, key apiKey, s *session, arn string) platformStatus {
+func (o *statusOptions) platform(ctx context.Context, key apiKey, stored map[string][]byte, arn string) platformStatus {
 	p := platformStatus{Host: o.f.hostOf(o.key)}
-	client, _, why, err := o.f.reader(ctx, o.key, key, s)
+	client, _, why, err := o.f.reader(o.key, key, stored)
 	switch {
 	case err != nil:
 		p.Reason = err.Error()
@@ -317,5 +318,11 @@ func printPlatform(w io.Writer, s plain.Style, p platformStatus) {
 }
 
 func old(at *seenAt) string {
-	return plain.Elapsed(time.Duration(max(1, at.AgeSeconds))*time.Second) + " ago"
+	if at.AgeSeconds < 1 {
+		return "just now"
+	}
+	if at.AgeSeconds < 60 {
+		return fmt.Sprintf("%ds ago", at.AgeSeconds)
+	}
+	return plain.Elapsed(time.Duration(at.AgeSeconds)*time.Second) + " ago"
 }

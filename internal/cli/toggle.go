@@ -89,6 +89,7 @@ func toggleRun(ctx context.Context, o *toggleOptions) error {
 	if err != nil {
 		return err
 	}
+	s.learn(ctx, o.f)
 	// Disabling removes what runs: without a yes there is nothing to plan for when nobody can be asked.
 	mustAsk := !o.enable && !o.dryRun
 	if mustAsk && !o.yes && !o.f.IO.CanPrompt() {

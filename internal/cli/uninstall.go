@@ -69,6 +69,7 @@ func uninstallRun(ctx context.Context, o *uninstallOptions) error {
 	if err != nil {
 		return err
 	}
+	s.learn(ctx, o.f)
 	if !o.yes {
 		if err := o.say(ctx, s); err != nil {
 			return err

@@ -64,6 +64,17 @@ func (r Report) Failed() (event.Check, bool) {
 // Passed says whether data flow is proven: nothing failed and nothing that was looked at stayed unknown.
 func (r Report) Passed() bool { return r.Outcome == event.OK || r.Outcome == event.Warned }
 
+// Untested lists the legs in which nothing was looked at.
+func (r Report) Untested() []Leg {
+	var legs []Leg
+	for _, l := range r.Legs {
+		if l.Outcome == event.Skipped {
+			legs = append(legs, l.Leg)
+		}
+	}
+	return legs
+}
+
 func (r *Report) finish() {
 	for i := range r.Legs {
 		r.Legs[i].Outcome = worst(r.Legs[i].Checks)

@@ -334,7 +334,7 @@ func (f *Face) evidence(e event.Evidence) {
 	}
 }
 
-// Elapsed is a duration as people say it: 0.3s, 12s, 1m05s.
+// Elapsed is a duration as people say it: 0.3s, 12s, 1m05s, 3h20m, 4 days.
 func Elapsed(d time.Duration) string {
 	switch {
 	case d < time.Millisecond:
@@ -345,8 +345,13 @@ func Elapsed(d time.Duration) string {
 		return fmt.Sprintf("%.1fs", d.Seconds())
 	case d < time.Minute:
 		return fmt.Sprintf("%ds", int(d.Round(time.Second).Seconds()))
-	default:
+	case d < time.Hour:
 		d = d.Round(time.Second)
 		return fmt.Sprintf("%dm%02ds", int(d.Minutes()), int(d.Seconds())%60)
+	case d < 48*time.Hour:
+		d = d.Round(time.Minute)
+		return fmt.Sprintf("%dh%02dm", int(d.Hours()), int(d.Minutes())%60)
+	default:
+		return fmt.Sprintf("%d days", int(d.Hours())/24)
 	}
 }

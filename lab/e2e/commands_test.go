@@ -42,7 +42,7 @@ func (w *world) commands() map[string]command {
 		"beats-complete":     w.beatsComplete,
 		"samples-complete":   w.samplesComplete,
 		"remember-time":      w.rememberTime,
-		"wait":               w.wait,
+		"pause":              w.pause,
 		"empty-cluster":      w.emptyCluster,
 		"adoptable-values":   w.adoptableValues,
 		"remember":           remember,
@@ -354,7 +354,7 @@ func (w *world) api(ts *testscript.TestScript, neg bool, args []string) {
 	fmt.Fprintf(ts.Stdout(), "%d %s\n", status, body)
 }
 
-func (w *world) wait(ts *testscript.TestScript, _ bool, args []string) {
+func (w *world) pause(ts *testscript.TestScript, _ bool, args []string) {
 	time.Sleep(duration(ts, append(args, "")))
 }
 

@@ -194,11 +194,17 @@ func waiting(what string, v probe.Delivery) string {
 	return what
 }
 
+// firstScrapes is how long a vmagent may run before a target that was never scraped says something: the longest interval of
+// the chart is a minute, over which it spreads the first scrapes.
+const firstScrapes = 75 // seconds
+
 func (r *run) targets(v probe.Delivery) {
 	message := fmt.Sprintf("%d of %d up", v.TargetsUp, v.TargetsTotal)
 	switch {
 	case v.State == probe.Unknown:
 		r.skip("", "vmagent could not be asked", AMPTargets)
+	case v.TargetsUp < v.TargetsTotal && v.UptimeSeconds > 0 && v.UptimeSeconds < firstScrapes:
+		r.skip("", fmt.Sprintf("%s so far; vmagent started %d s ago, and the first scrape of each takes up to a minute", message, v.UptimeSeconds), AMPTargets)
 	case v.TargetsTotal == 0:
 		r.check(AMPTargets, "", event.Failed, "vmagent has found nothing to scrape", 0)
 	case v.TargetsUp == 0:

@@ -134,12 +134,14 @@ func pauseTarball(cache, program string) (string, error) {
 	return path, images.Export(path, pauseRef, image) //nolint:wrapcheck // names the image
 }
 
-// pushImages builds our agents and puts every image of the chart into the lab's registry, under its published name.
+// pushImages builds our agents and puts every image of the chart, and the chart, into the lab's registry under their
+// published names.
 func (g *global) pushImages(ctx context.Context, b build.Builder, bin, registry string, bundle []byte) error {
 	list, err := embeddedchart.Images()
 	if err != nil {
 		return err //nolint:wrapcheck // names the list
 	}
+	r, memo := images.Registry{Host: registry, Insecure: true}, filepath.Join(b.Cache, "images")
 	programs := map[string]string{"vmagent": "vmagent", "node-exporter": "node_exporter", "kube-state-metrics": "kube-state-metrics"}
 	for _, p := range build.Agents() {
 		if err := b.Build(ctx, p, filepath.Join(b.Cache, "agents", p.Name)); err != nil {
@@ -160,15 +162,16 @@ func (g *global) pushImages(ctx context.Context, b build.Builder, bin, registry 
 			return fmt.Errorf("image of %s: nobody knows how to build it", component)
 		}
 		spec := images.Spec{Repository: strings.TrimPrefix(i.Repository, "public.ecr.aws/"), Tag: i.Tag, Program: program, Name: name, Bundle: bundle, Ours: i.Ours}
-		image, err := images.Build(spec)
-		if err != nil {
-			return err //nolint:wrapcheck // names the image
-		}
-		if _, err := images.Push(ctx, registry, spec, image); err != nil {
+		if _, _, err := r.Ensure(ctx, spec, memo); err != nil {
 			return err //nolint:wrapcheck // names the image
 		}
 	}
-	return nil
+	chart, err := embeddedchart.FS()
+	if err != nil {
+		return err //nolint:wrapcheck // names the chart
+	}
+	_, _, _, err = r.PushChart(ctx, "nops", chart)
+	return err //nolint:wrapcheck // names the chart
 }
 
 func newDown(g *global) *cobra.Command {

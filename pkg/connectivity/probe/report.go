@@ -74,4 +74,5 @@ type Delivery struct {
 	DroppedPackets uint64            `json:"dropped_packets"`
 	TargetsUp      int               `json:"targets_up"`
 	TargetsTotal   int               `json:"targets_total"`
+	UptimeSeconds  uint64            `json:"uptime_seconds,omitempty"` // of vmagent; a target counts as down until its first scrape
 }

@@ -28,6 +28,7 @@ type Counters struct {
 	Retries          uint64
 	TargetsUp        int
 	TargetsTotal     int
+	UptimeSeconds    uint64 // 0: not told
 }
 
 // ErrNotVmagent is returned for a page that holds no metric of vmagent's remote write.
@@ -42,7 +43,7 @@ func ParseVmagent(r io.Reader) (Counters, error) {
 	for lines.Scan() {
 		line := lines.Text()
 		// Nearly every line of the page is something else.
-		if !strings.HasPrefix(line, "vmagent_remotewrite_") && !strings.HasPrefix(line, "vm_promscrape_targets") {
+		if !strings.HasPrefix(line, "vmagent_remotewrite_") && !strings.HasPrefix(line, "vm_promscrape_targets") && !strings.HasPrefix(line, "vm_app_uptime_seconds") {
 			continue
 		}
 		name, labels, value, ok := parseSample(line)
@@ -69,6 +70,8 @@ func ParseVmagent(r io.Reader) (Counters, error) {
 		case "vmagent_remotewrite_retries_count_total":
 			known++
 			c.Retries = sum(c.Retries, value)
+		case "vm_app_uptime_seconds":
+			c.UptimeSeconds = value
 		case "vm_promscrape_targets":
 			n := int(min(value, math.MaxInt32))
 			switch labels["status"] {
@@ -307,6 +310,6 @@ func (d Delivery) fill(first, second Counters) Delivery {
 	d.RecentByStatus = Between(first, second)
 	d.WindowMillis = second.At.Sub(first.At).Milliseconds()
 	d.QueueBytes, d.DroppedPackets = second.QueueBytes, second.DroppedPackets
-	d.TargetsUp, d.TargetsTotal = second.TargetsUp, second.TargetsTotal
+	d.TargetsUp, d.TargetsTotal, d.UptimeSeconds = second.TargetsUp, second.TargetsTotal, second.UptimeSeconds
 	return d
 }

@@ -136,7 +136,7 @@ func classify(ctx context.Context, err error, now time.Time, timeout time.Durati
 func whereOf(err error) string {
 	inner := errors.Unwrap(err)
 	var op *net.OpError
-	if inner == nil || errors.As(err, &op) && err == error(op) {
+	if inner == nil || errors.As(err, &op) && err == error(op) { //nolint:errorlint // asks whether it is this very error, not one around it
 		return ""
 	}
 	where, found := strings.CutSuffix(err.Error(), inner.Error())

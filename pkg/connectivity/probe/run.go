@@ -242,7 +242,7 @@ func (r *run) tunnel(ctx context.Context, detail string) (string, error) {
 	}
 	// One byte at a time: what follows the proxy's answer belongs to the host.
 	br := bufio.NewReaderSize(&singleByte{io.LimitReader(r.conn, maxHead)}, 16)
-	resp, err := http.ReadResponse(br, connect)
+	resp, err := http.ReadResponse(br, connect) //nolint:bodyclose // the answer to CONNECT has no body: what follows is the tunnel
 	if err != nil {
 		return "", fmt.Errorf("proxy %s: %w", r.proxy.Hostname(), httpErr(err))
 	}

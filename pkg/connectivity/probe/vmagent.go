@@ -111,7 +111,7 @@ func sum(a, b uint64) uint64 {
 
 // parseSample splits one line of the text exposition format. Values that are no counts (negative, NaN) do not parse.
 func parseSample(line string) (name string, labels map[string]string, value uint64, ok bool) {
-	rest := line
+	var rest string
 	if i := strings.IndexAny(line, "{ "); i < 0 {
 		return "", nil, 0, false
 	} else if name, rest = line[:i], line[i:]; rest[0] == '{' {

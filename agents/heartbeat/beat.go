@@ -98,7 +98,7 @@ func statuses(summaries []workload.Summary) []nopsapi.ComponentStatus {
 // pipelineStatus puts the pipeline on the wire.
 func pipelineStatus(p pipeline) *nopsapi.PipelineStatus {
 	s := &nopsapi.PipelineStatus{
-		State: pipelineState(p), QueueBytes: int64(min(p.counters.QueueBytes, 1<<62)), DroppedPackets: p.counters.DroppedPackets, //nolint:gosec // bounded just here
+		State: pipelineState(p), QueueBytes: int64(min(p.counters.QueueBytes, 1<<62)), DroppedPackets: p.counters.DroppedPackets,
 		RequestsByStatus: p.counters.RequestsByStatus, TargetsUp: p.counters.TargetsUp, TargetsTotal: p.counters.TargetsTotal, LastError: p.lastError,
 	}
 	if !p.lastSuccess.IsZero() {

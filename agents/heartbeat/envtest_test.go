@@ -92,7 +92,7 @@ func populate(t *testing.T, client kubernetes.Interface, nodes int) {
 		}
 		must(client.CoreV1().Pods(agenttest.Namespace).UpdateStatus(ctx, p, metav1.UpdateOptions{}))(t)
 	}
-	made.Status = appsv1.DaemonSetStatus{ObservedGeneration: 1, DesiredNumberScheduled: int32(nodes), CurrentNumberScheduled: int32(nodes), NumberReady: int32(nodes), NumberAvailable: int32(nodes), UpdatedNumberScheduled: int32(nodes)} //nolint:gosec // a few dozen
+	made.Status = appsv1.DaemonSetStatus{ObservedGeneration: 1, DesiredNumberScheduled: int32(nodes), CurrentNumberScheduled: int32(nodes), NumberReady: int32(nodes), NumberAvailable: int32(nodes), UpdatedNumberScheduled: int32(nodes)}
 	must(client.AppsV1().DaemonSets(agenttest.Namespace).UpdateStatus(ctx, made, metav1.UpdateOptions{}))(t)
 }
 

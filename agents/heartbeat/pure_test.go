@@ -278,8 +278,10 @@ func TestEventIsValid(t *testing.T) {
 func TestBucket(t *testing.T) {
 	b := bucket{capacity: 2, every: 10 * time.Second}
 	now := epoch
-	if !b.take(now) || !b.take(now) || b.take(now) {
-		t.Error("a bucket of two gives two")
+	for i, want := range []bool{true, true, false} {
+		if got := b.take(now); got != want {
+			t.Errorf("take %d of a bucket of two: %v, want %v", i+1, got, want)
+		}
 	}
 	if w := b.wait(now); w != 10*time.Second {
 		t.Errorf("the next in %s", w)

@@ -482,7 +482,7 @@ func TestServerGuards(t *testing.T) {
 		}
 	}
 	c.Advance(time.Minute)
-	if res := call("GET", nopsapi.PathWhoAmI(), adminKey, "", nil); res.StatusCode != 200 {
+	if res := call("GET", nopsapi.PathWhoAmI(), adminKey, "", nil); res.StatusCode != http.StatusOK {
 		t.Errorf("a minute later: %d", res.StatusCode)
 	}
 }

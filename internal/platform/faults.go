@@ -98,7 +98,7 @@ func (f *Faults) apply(w http.ResponseWriter, r *http.Request, id string) bool {
 	if fault.Status == http.StatusTooManyRequests {
 		code = nopsapi.CodeRateLimited
 	}
-	body, _ := json.Marshal(nopsapi.ErrorBody{Error: nopsapi.ErrorDetail{Code: code, Message: "injected fault", RequestID: id}})
+	body, _ := json.Marshal(nopsapi.ErrorBody{Error: nopsapi.ErrorDetail{Code: code, Message: "injected fault", RequestID: id}}) //nolint:errchkjson // three strings
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(fault.Status)
 	_, _ = w.Write(body)

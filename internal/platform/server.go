@@ -385,7 +385,7 @@ func (s *Server) answerError(w http.ResponseWriter, _ *http.Request, err error) 
 	if r.retryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(r.retryAfter.Seconds()+0.999)))
 	}
-	body, _ := json.Marshal(nopsapi.ErrorBody{Error: nopsapi.ErrorDetail{Code: r.code, Message: r.message, RequestID: w.Header().Get(nopsapi.RequestIDHeader)}})
+	body, _ := json.Marshal(nopsapi.ErrorBody{Error: nopsapi.ErrorDetail{Code: r.code, Message: r.message, RequestID: w.Header().Get(nopsapi.RequestIDHeader)}}) //nolint:errchkjson // three strings
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(r.status)
 	_, _ = w.Write(body)

@@ -87,9 +87,9 @@ func cgroupRoots() ([]string, error) {
 		if err != nil || !info.IsDir() {
 			continue
 		}
-		real, err := filepath.EvalSymlinks(filepath.Join(top, e.Name()))
-		if err == nil && real == filepath.Join(top, e.Name()) {
-			roots = append(roots, real)
+		path, err := filepath.EvalSymlinks(filepath.Join(top, e.Name()))
+		if err == nil && path == filepath.Join(top, e.Name()) {
+			roots = append(roots, path)
 		}
 	}
 	if len(roots) == 0 {

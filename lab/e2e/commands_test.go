@@ -132,10 +132,10 @@ func (w *world) eventuallyMatch(ts *testscript.TestScript, neg bool, args []stri
 		var out string
 		if args[2] == "query" {
 			lines, err := w.ask(args[3])
+			out = strings.Join(lines, "\n")
 			if err != nil {
 				out = err.Error()
 			}
-			out = strings.Join(lines, "\n")
 		} else {
 			program, rest := w.resolve(ts, args[2:])
 			_ = ts.Exec(program, rest...)

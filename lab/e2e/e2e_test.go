@@ -29,7 +29,6 @@ type world struct {
 	bin    string // the repository's bin directory
 	name   string
 	status labStatus
-	other  string // API key of another customer
 }
 
 func TestStories(t *testing.T)   { run(t, "stories", 10) }

@@ -38,13 +38,13 @@ import (
 // TestMain lets this test binary be what the lab's binary is: the program that the platform starts again.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == platform.Subcommand {
-		if err := platform.Main(context.Background(), os.Args[2:], os.Stderr); err != nil { //nolint:forbidigo // this is a main
-			fmt.Fprintln(os.Stderr, err) //nolint:forbidigo // this is a main
-			os.Exit(1)                   //nolint:forbidigo // this is a main
+		if err := platform.Main(context.Background(), os.Args[2:], os.Stderr); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
 		}
-		os.Exit(0) //nolint:forbidigo // this is a main
+		os.Exit(0)
 	}
-	os.Exit(m.Run()) //nolint:forbidigo // this is a main
+	os.Exit(m.Run())
 }
 
 const arn = "arn:aws:eks:us-east-1:123456789012:cluster/demo"

@@ -300,7 +300,7 @@ func (a *recorder) replay(w http.ResponseWriter) {
 }
 
 func registryError(w http.ResponseWriter, status int, code, message string) {
-	body, _ := json.Marshal(map[string]any{"errors": []any{map[string]string{"code": code, "message": message}}})
+	body, _ := json.Marshal(map[string]any{"errors": []any{map[string]string{"code": code, "message": message}}}) //nolint:errchkjson // strings
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_, _ = w.Write(body)
@@ -328,7 +328,7 @@ func anonymous(host, token string, next http.Handler) http.Handler {
 		}
 		if r.Header.Get("Authorization") != "Bearer "+token {
 			w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
-			w.Header().Set("Www-Authenticate", fmt.Sprintf("Bearer realm=%q,service=%q,scope=%q", "https://"+host+"/token/", host, "aws"))
+			w.Header().Set("WWW-Authenticate", fmt.Sprintf("Bearer realm=%q,service=%q,scope=%q", "https://"+host+"/token/", host, "aws"))
 			registryError(w, http.StatusUnauthorized, "DENIED", "Not Authorized")
 			return
 		}

@@ -59,9 +59,6 @@ func (c *child) end() {
 	c.stop = nil
 }
 
-// running is the program's process, or 0.
-func (c *child) running() int { return int(c.pid.Load()) }
-
 func (c *child) keep(ctx context.Context, done chan struct{}) {
 	defer close(done)
 	// The parent-death signal follows the thread that started the child, so this goroutine stays on one.

@@ -137,14 +137,28 @@ type Evidence struct {
 }
 
 // Kind implements Event.
-func (OperationStarted) Kind() Kind  { return KindOperationStarted }
-func (OperationFinished) Kind() Kind { return KindOperationFinished } // Kind implements Event.
-func (StepStarted) Kind() Kind       { return KindStepStarted }       // Kind implements Event.
-func (StepFinished) Kind() Kind      { return KindStepFinished }      // Kind implements Event.
-func (Component) Kind() Kind         { return KindComponent }         // Kind implements Event.
-func (Warning) Kind() Kind           { return KindWarning }           // Kind implements Event.
-func (Check) Kind() Kind             { return KindCheck }             // Kind implements Event.
-func (Evidence) Kind() Kind          { return KindEvidence }          // Kind implements Event.
+func (OperationStarted) Kind() Kind { return KindOperationStarted }
+
+// Kind implements Event.
+func (OperationFinished) Kind() Kind { return KindOperationFinished }
+
+// Kind implements Event.
+func (StepStarted) Kind() Kind { return KindStepStarted }
+
+// Kind implements Event.
+func (StepFinished) Kind() Kind { return KindStepFinished }
+
+// Kind implements Event.
+func (Component) Kind() Kind { return KindComponent }
+
+// Kind implements Event.
+func (Warning) Kind() Kind { return KindWarning }
+
+// Kind implements Event.
+func (Check) Kind() Kind { return KindCheck }
+
+// Kind implements Event.
+func (Evidence) Kind() Kind { return KindEvidence }
 
 func (OperationStarted) sealed()  {}
 func (OperationFinished) sealed() {}

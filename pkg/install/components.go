@@ -218,7 +218,7 @@ func switches(c *chart.Chart, config map[string]any) (map[string]switched, error
 	if err != nil {
 		return nil, err
 	}
-	values := map[string]any(config)
+	values := config
 	if c != nil {
 		all, err := chartutil.CoalesceValues(c, config)
 		if err != nil {

@@ -358,11 +358,8 @@ func hostPorts(spec map[string]any) []int64 {
 }
 
 func number(v any) (int64, bool) {
-	switch v := normal(v).(type) {
-	case int64:
-		return v, true
-	}
-	return 0, false
+	n, ok := normal(v).(int64)
+	return n, ok
 }
 
 func (p *planner) ports() {

@@ -374,22 +374,46 @@ func clusterPath(arn string, rest ...string) string {
 	return strings.Join(append([]string{Base, "clusters", url.PathEscape(arn)}, rest...), "/")
 }
 
-// Paths of the contract.
-func PathWhoAmI() string                  { return Base + "/api-keys/whoami" }
-func PathAPIKeys() string                 { return Base + "/api-keys" }                       // PathAPIKeys lists and creates keys.
-func PathAPIKey(id string) string         { return PathAPIKeys() + "/" + url.PathEscape(id) } // PathAPIKey is one key.
-func PathAPIKeyRotate(id string) string   { return PathAPIKey(id) + "/rotate" }               // PathAPIKeyRotate replaces its secret.
-func PathClusters() string                { return Base + "/clusters" }                       // PathClusters lists clusters.
-func PathCluster(arn string) string       { return clusterPath(arn) }                         // PathCluster is one cluster.
-func PathInstallConfig(arn string) string { return clusterPath(arn, "install-config") }       // PathInstallConfig is what an installation needs.
-func PathAgentKey(arn string) string      { return clusterPath(arn, "agent-key") }            // PathAgentKey mints a key for agents.
-func PathHeartbeats(arn string) string    { return clusterPath(arn, "heartbeats") }           // PathHeartbeats takes and lists beats.
-func PathWarnings(arn string) string      { return clusterPath(arn, "warnings") }             // PathWarnings lists warnings.
-func PathConnectivity(arn string) string  { return clusterPath(arn, "connectivity") }         // PathConnectivity is the platform's view.
-func PathTests(arn string) string         { return clusterPath(arn, "connectivity-tests") }   // PathTests starts a test.
+// PathWhoAmI says what a key is.
+func PathWhoAmI() string { return Base + "/api-keys/whoami" }
+
+// PathAPIKeys lists and creates keys.
+func PathAPIKeys() string { return Base + "/api-keys" }
+
+// PathAPIKey is one key.
+func PathAPIKey(id string) string { return PathAPIKeys() + "/" + url.PathEscape(id) }
+
+// PathAPIKeyRotate replaces its secret.
+func PathAPIKeyRotate(id string) string { return PathAPIKey(id) + "/rotate" }
+
+// PathClusters lists clusters.
+func PathClusters() string { return Base + "/clusters" }
+
+// PathCluster is one cluster.
+func PathCluster(arn string) string { return clusterPath(arn) }
+
+// PathInstallConfig is what an installation needs.
+func PathInstallConfig(arn string) string { return clusterPath(arn, "install-config") }
+
+// PathAgentKey mints a key for agents.
+func PathAgentKey(arn string) string { return clusterPath(arn, "agent-key") }
+
+// PathHeartbeats takes and lists beats.
+func PathHeartbeats(arn string) string { return clusterPath(arn, "heartbeats") }
+
+// PathWarnings lists warnings.
+func PathWarnings(arn string) string { return clusterPath(arn, "warnings") }
+
+// PathConnectivity is the platform's view.
+func PathConnectivity(arn string) string { return clusterPath(arn, "connectivity") }
+
+// PathTests starts a test.
+func PathTests(arn string) string { return clusterPath(arn, "connectivity-tests") }
+
+// PathTest is the view of a test.
 func PathTest(arn, id string) string {
 	return clusterPath(arn, "connectivity-tests", url.PathEscape(id))
-} // PathTest is the view of a test.
+}
 
 // PathObservations takes the nonce of a test.
 func PathObservations(arn, id string) string { return PathTest(arn, id) + "/observations" }

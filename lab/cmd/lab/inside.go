@@ -163,7 +163,7 @@ func newDeps(g *global) *cobra.Command {
 				fmt.Fprintln(g.out, line)
 				return nil
 			case os.Geteuid() != 0:
-				return fmt.Errorf("Debian packages are missing; as root: %s", line) //nolint:staticcheck // a name of its own
+				return fmt.Errorf("Debian packages are missing; as root: %s", line)
 			}
 			fmt.Fprintf(g.err, "· %s …\n", line)
 			for _, args := range [][]string{{"apt-get", "update", "-qq"}, append([]string{"apt-get", "install", "-y", "-qq", "--no-install-recommends"}, missing...)} {

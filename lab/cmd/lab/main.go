@@ -19,14 +19,17 @@ func main() {
 		os.Exit(finish(newRoot(streams{os.Stdout, os.Stderr}).ExecuteContext(context.Background())))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	var err error
 	switch {
 	case len(os.Args) == 3 && os.Args[1] == "__init":
-		os.Exit(finish(cluster.RunInit(ctx, os.Args[2])))
+		err = cluster.RunInit(ctx, os.Args[2])
 	case len(os.Args) > 1 && os.Args[1] == platform.Subcommand:
-		os.Exit(finish(platform.Main(ctx, os.Args[2:], os.Stderr)))
+		err = platform.Main(ctx, os.Args[2:], os.Stderr)
+	default:
+		err = newRoot(streams{os.Stdout, os.Stderr}).ExecuteContext(ctx)
 	}
-	os.Exit(finish(newRoot(streams{os.Stdout, os.Stderr}).ExecuteContext(ctx)))
+	stop()
+	os.Exit(finish(err))
 }
 
 // exitStatus is the end of a program that ran inside.

@@ -39,7 +39,7 @@ func (g *global) status(ctx context.Context) (Status, error) {
 	s := Status{SchemaVersion: 1, Name: g.name, State: "down", Faults: map[string]string{}}
 	c, err := cluster.Find(l)
 	if err != nil {
-		return s, nil //nolint:nilerr // not running is an answer
+		return s, nil // not running is an answer
 	}
 	s.State, s.PID = "starting", c.PID
 	if !c.Ready() {

@@ -64,7 +64,7 @@ func (g *global) up(ctx context.Context) error {
 	if err != nil {
 		return err //nolint:wrapcheck // says what it reads
 	}
-	if err := os.WriteFile(l.Path("bundle.pem"), bundle, 0o644); err != nil { //nolint:gosec // certificates are public
+	if err := os.WriteFile(l.Path("bundle.pem"), bundle, 0o644); err != nil {
 		return fmt.Errorf("write the certificates of the lab: %w", err)
 	}
 	if err := os.WriteFile(l.Path("bin"), []byte(bin+"\n"), 0o600); err != nil {
@@ -170,8 +170,8 @@ func (g *global) pushImages(ctx context.Context, b build.Builder, bin, registry 
 	if err != nil {
 		return err //nolint:wrapcheck // names the chart
 	}
-	_, _, _, err = r.PushChart(ctx, "nops", chart)
-	return err //nolint:wrapcheck // names the chart
+	_, _, _, err = r.PushChart(ctx, "nops", chart) //nolint:dogsled // only whether it is there
+	return err                                     //nolint:wrapcheck // names the chart
 }
 
 func newDown(g *global) *cobra.Command {

@@ -188,7 +188,7 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // deny answers as the service does.
 func deny(w http.ResponseWriter, d *DeniedError) {
-	body, _ := json.Marshal(map[string]string{"message": d.Message})
+	body, _ := json.Marshal(map[string]string{"message": d.Message}) //nolint:errchkjson // strings
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Amzn-Errortype", d.Type)
 	w.WriteHeader(d.Status)

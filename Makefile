@@ -51,7 +51,7 @@ test-unit: deps ## Unit, import law, chart, contract and API-server tests of the
 	@bin/lab build
 	@assets=$$(bin/lab assets) && export KUBEBUILDER_ASSETS=$$assets NOPSCTL_HELM3=$$assets/helm NOPSCTL_VMAGENT=$$assets/vmagent NOPSCTL_VICTORIAMETRICS=$$assets/victoria-metrics && \
 	go test -count=1 ./internal/archtest && \
-	for m in $(MODULES); do (cd $$m && $(GOTEST) $$(go list ./... | grep -v -e /internal/archtest -e /lab/e2e)); done
+	./lab/parallel $(foreach m,$(MODULES),"cd $(m) && $(GOTEST) \$$(go list ./... | grep -v -e /internal/archtest -e /lab/e2e)")
 
 .PHONY: test-stories
 test-stories: deps ## The stories: the real binaries in one shared lab

@@ -8,14 +8,14 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
-	"encoding/base64"
+	"crypto/subtle"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"strconv"
 	"strings"
@@ -36,47 +36,130 @@ type Customer struct {
 	ID                string            `json:"id"` // digits; the part of its keys before the dot
 	AMP               nopsapi.AMPConfig `json:"amp"`
 	ChartVersion      string            `json:"chart_version,omitempty"`
+	DatadogAPIKey     string            `json:"datadog_api_key,omitempty"`
 	HeartbeatInterval int               `json:"heartbeat_interval,omitempty"` // seconds, 60 when 0
 }
+
+// String never shows a credential.
+func (c Customer) String() string { return "customer " + c.ID }
+
+// GoString never shows a credential.
+func (c Customer) GoString() string { return "Customer{" + c.ID + "}" }
+
+// LogValue never shows a credential.
+func (c Customer) LogValue() slog.Value { return slog.StringValue(c.String()) }
 
 // Server is the platform, an http.Handler. Its zero value works: in memory, with no customers. Set fields before serving.
 type Server struct {
 	Store   Store            // nil means memory
 	Metrics MetricsView      // nil means that samples are not looked at
 	Now     func() time.Time // nil means time.Now
-	Faults  *Faults          // nil means none
-	// RatePerMinute bounds the requests of one key; 0 means 600.
+	Log     *slog.Logger     // nil means silence
+	Faults  *Faults          // nil means none, until FaultControl sets some
+	// FaultControl serves FaultsPath, where keys of the scope admin set the faults of the whole server. For labs only.
+	FaultControl bool
+	// RatePerMinute bounds the requests of one key; 0 means 600. As many may come at once.
 	RatePerMinute int
+	// Retention is how long heartbeats and closed warnings are kept; 0 means 30 days.
+	Retention time.Duration
 
 	once   sync.Once
 	memory Memory
+	faults Faults
 	mux    *http.ServeMux
+	since  time.Time  // when this process began to listen: before, nobody could be heard
 	mu     sync.Mutex // serialises what reads and then writes
-	rates  map[string]*window
+	rates  rates
 }
 
-type window struct {
-	start time.Time
-	count int
+// start is called once, before the first request or look.
+func (s *Server) start() {
+	s.since = s.now()
+	s.routes()
 }
 
-// key is a stored API key: its hash, never itself.
-type key struct {
-	nopsapi.APIKey
-	Hash       string `json:"hash"`
-	CustomerID string `json:"customer_id"`
+func (s *Server) store() Store {
+	if s.Store == nil {
+		return &s.memory
+	}
+	return s.Store
 }
 
-// cluster is a stored cluster and whose it is.
-type cluster struct {
-	nopsapi.Cluster
-	CustomerID string `json:"customer_id"`
+func (s *Server) knobs() *Faults {
+	if s.Faults == nil {
+		return &s.faults
+	}
+	return s.Faults
+}
+
+func (s *Server) log() *slog.Logger {
+	if s.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return s.Log
+}
+
+func (s *Server) now() time.Time {
+	now := time.Now()
+	if s.Now != nil {
+		now = s.Now()
+	}
+	return now.Add(s.knobs().clock()).UTC()
+}
+
+// AddCustomer makes or changes a customer.
+func (s *Server) AddCustomer(ctx context.Context, c Customer) error {
+	if err := nopsapi.ValidateClientID(c.ID); err != nil {
+		return err
+	}
+	change, err := document(kindCustomer, "", c.ID, c)
+	if err != nil {
+		return err
+	}
+	return s.store().Write(ctx, change)
+}
+
+// AddKey makes a key with a secret that is given, as a host does when it seeds a platform. Like every key it begins with the
+// ID of its customer.
+func (s *Server) AddKey(ctx context.Context, customerID, name, secret string, scopes ...nopsapi.Scope) error {
+	if err := nopsapi.ValidateKey(secret); err != nil {
+		return err
+	}
+	if !strings.HasPrefix(secret, customerID+".") {
+		return fmt.Errorf("the key %q is not one of customer %s: its part before the dot is another", name, customerID)
+	}
+	k := key{APIKey: nopsapi.APIKey{ID: "key-" + hash(secret)[:12], Name: name, Scopes: scopes, CreatedAt: s.now()}, Hash: hash(secret), CustomerID: customerID}
+	change, err := k.document()
+	if err != nil {
+		return err
+	}
+	return s.store().Write(ctx, change)
+}
+
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.once.Do(s.start)
+	id := randomHex(8)
+	w.Header().Set(nopsapi.RequestIDHeader, id)
+	w.Header().Set("Date", s.now().Format(http.TimeFormat))
+	w.Header().Set(nopsapi.VersionHeader, strconv.Itoa(nopsapi.Version))
+	if r.URL.Path == FaultsPath && s.FaultControl {
+		s.mux.ServeHTTP(w, r) // faults do not bar the way to mending them
+		return
+	}
+	if w = s.knobs().apply(w, r, id); w != nil {
+		s.mux.ServeHTTP(w, r)
+		if dropped, ok := w.(*lost); ok {
+			dropped.cut()
+		}
+	}
 }
 
 // caller is who makes a request.
 type caller struct {
 	key      key
 	customer Customer
+	secret   string
 }
 
 func (c caller) whoAmI() nopsapi.WhoAmI {
@@ -97,99 +180,101 @@ func refuse(status int, code, format string, args ...any) error {
 	return &refusal{status: status, code: code, message: fmt.Sprintf(format, args...)}
 }
 
-func (s *Server) store() Store {
-	if s.Store == nil {
-		return &s.memory
-	}
-	return s.Store
+func invalid(err error) error {
+	return refuse(http.StatusBadRequest, nopsapi.CodeInvalidRequest, "%v", err)
 }
 
-func (s *Server) now() time.Time {
-	now := time.Now()
-	if s.Now != nil {
-		now = s.Now()
-	}
-	return now.Add(s.Faults.clock()).UTC()
+// result is what a handler answers and what it wants written. Both come to be, or neither.
+type result struct {
+	status  int
+	answer  any
+	changes []Change
+	secret  bool // the answer holds one: it is never stored in the clear
 }
 
-// AddCustomer makes or changes a customer.
-func (s *Server) AddCustomer(ctx context.Context, c Customer) error {
-	return put(ctx, s.store(), kindCustomer, "", c.ID, c)
-}
+func found(answer any) result { return result{status: http.StatusOK, answer: answer} }
 
-// AddKey makes a key with a secret that is given, as a host does when it seeds a platform.
-func (s *Server) AddKey(ctx context.Context, customerID, name, secret string, scopes ...nopsapi.Scope) error {
-	if err := nopsapi.ValidateKey(secret); err != nil {
-		return err
-	}
-	return s.putKey(ctx, key{APIKey: nopsapi.APIKey{ID: "key-" + hash(secret)[:12], Name: name, Scopes: scopes, CreatedAt: s.now()}, Hash: hash(secret), CustomerID: customerID})
-}
-
-func (s *Server) putKey(ctx context.Context, k key) error {
-	return put(ctx, s.store(), kindKey, k.CustomerID, k.Hash, k)
-}
-
-// hash is what is stored of a secret. Keys are random, so a plain digest cannot be searched.
-func hash(secret string) string {
-	sum := sha256.Sum256([]byte("nops-api-key:" + secret))
-	return hex.EncodeToString(sum[:])
-}
-
-// ServeHTTP implements http.Handler.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	s.once.Do(s.routes)
-	id := randomHex(8)
-	w.Header().Set(nopsapi.RequestIDHeader, id)
-	w.Header().Set("Date", s.now().Format(http.TimeFormat))
-	w.Header().Set(nopsapi.VersionHeader, strconv.Itoa(nopsapi.Version))
-	if s.Faults.apply(w, r, id) {
-		return
-	}
-	s.mux.ServeHTTP(w, r)
-}
-
-// handler answers with a status and a document, or with an error.
-type handler func(ctx context.Context, c caller, r *request) (int, any, error)
+// handler answers a request. It reads the store and leaves writing to its caller.
+type handler func(ctx context.Context, c caller, r *request) (result, error)
 
 // request is what a handler sees of one.
 type request struct {
 	*http.Request
 	body []byte
 	arn  string
+	home string // where the store keeps the documents of this customer's cluster
+}
+
+// id is the one in the path.
+func (r *request) id() string { return r.PathValue("id") }
+
+type route struct {
+	pattern string // method and path, below nopsapi.Base unless it is a whole path
+	scopes  []nopsapi.Scope
+	handler handler
+}
+
+func (s *Server) table() []route {
+	type scopes = []nopsapi.Scope
+	anyKey, admin, install, agent, read := scopes(nil), scopes{nopsapi.ScopeAdmin}, scopes{nopsapi.ScopeInstall}, scopes{nopsapi.ScopeAgent}, scopes{nopsapi.ScopeRead}
+	return []route{
+		{"GET /api-keys/whoami", anyKey, s.whoAmI},
+		{"GET /api-keys", admin, s.listKeys},
+		{"POST /api-keys", admin, s.createKey},
+		{"POST /api-keys/{id}/rotate", admin, s.rotateKey},
+		{"DELETE /api-keys/{id}", admin, s.revokeKey},
+		{"GET /clusters", read, s.listClusters},
+		{"PUT /clusters/{arn}", install, s.registerCluster},
+		{"GET /clusters/{arn}", read, s.getCluster},
+		{"GET /clusters/{arn}/install-config", install, s.installConfig},
+		{"POST /clusters/{arn}/agent-key", install, s.agentKey},
+		{"POST /clusters/{arn}/heartbeats", agent, s.heartbeat},
+		{"GET /clusters/{arn}/heartbeats", read, s.listHeartbeats},
+		{"GET /clusters/{arn}/warnings", read, s.listWarnings},
+		{"POST /clusters/{arn}/warnings/{id}/acknowledge", install, s.acknowledge},
+		{"GET /clusters/{arn}/connectivity", read, s.connectivity},
+		{"POST /clusters/{arn}/connectivity-tests", install, s.startTest},
+		{"GET /clusters/{arn}/connectivity-tests/{id}", read, s.testView},
+		{"POST /clusters/{arn}/connectivity-tests/{id}/observations", scopes{nopsapi.ScopeInstall, nopsapi.ScopeAgent}, s.observe},
+		{"GET " + nopsapi.PublicClustersPath + "{$}", read, s.publicClusters},
+	}
 }
 
 func (s *Server) routes() {
 	s.mux = http.NewServeMux()
-	route := func(pattern string, scope nopsapi.Scope, h handler) {
-		method, path, _ := strings.Cut(pattern, " ")
-		s.mux.Handle(method+" "+nopsapi.Base+path, s.handle(scope, h))
+	methods := map[string][]string{} // of a path
+	for _, r := range s.table() {
+		method, path, _ := strings.Cut(r.pattern, " ")
+		if !strings.HasPrefix(path, "/svc/") {
+			path = nopsapi.Base + path
+		}
+		s.mux.Handle(method+" "+path, s.handle(r.scopes, r.handler))
+		methods[path] = append(methods[path], method)
 	}
-	route("GET /api-keys/whoami", "", s.whoAmI)
-	route("GET /api-keys", nopsapi.ScopeAdmin, s.listKeys)
-	route("POST /api-keys", nopsapi.ScopeAdmin, s.createKey)
-	route("POST /api-keys/{id}/rotate", nopsapi.ScopeAdmin, s.rotateKey)
-	route("DELETE /api-keys/{id}", nopsapi.ScopeAdmin, s.revokeKey)
-	route("GET /clusters", nopsapi.ScopeRead, s.listClusters)
-	route("PUT /clusters/{arn}", nopsapi.ScopeInstall, s.registerCluster)
-	route("GET /clusters/{arn}", nopsapi.ScopeRead, s.getCluster)
-	route("GET /clusters/{arn}/install-config", nopsapi.ScopeInstall, s.installConfig)
-	route("POST /clusters/{arn}/agent-key", nopsapi.ScopeInstall, s.agentKey)
-	route("POST /clusters/{arn}/heartbeats", nopsapi.ScopeAgent, s.heartbeat)
-	route("GET /clusters/{arn}/heartbeats", nopsapi.ScopeRead, s.listHeartbeats)
-	route("GET /clusters/{arn}/warnings", nopsapi.ScopeRead, s.listWarnings)
-	route("POST /clusters/{arn}/warnings/{id}/acknowledge", nopsapi.ScopeInstall, s.acknowledge)
-	route("GET /clusters/{arn}/connectivity", nopsapi.ScopeRead, s.connectivity)
-	route("POST /clusters/{arn}/connectivity-tests", nopsapi.ScopeInstall, s.startTest)
-	route("GET /clusters/{arn}/connectivity-tests/{id}", nopsapi.ScopeRead, s.testView)
-	route("POST /clusters/{arn}/connectivity-tests/{id}/observations", "", s.observe)
-	s.mux.Handle("GET "+nopsapi.PublicClustersPath, s.handle(nopsapi.ScopeRead, s.publicClusters))
+	for path, served := range methods {
+		allow := strings.Join(served, ", ")
+		for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
+			if strings.Contains(allow, method) {
+				continue
+			}
+			s.mux.HandleFunc(method+" "+path, func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Allow", allow)
+				s.answerError(w, r, refuse(http.StatusMethodNotAllowed, nopsapi.CodeMethodNotAllowed, "%s is not for this path: %s", r.Method, allow))
+			})
+		}
+	}
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		s.answerError(w, r, refuse(http.StatusNotFound, nopsapi.CodeNotFound, "no such path: %s %s", r.Method, r.URL.Path))
+		s.answerError(w, r, refuse(http.StatusNotFound, nopsapi.CodeNotOffered, "this platform does not offer %s %s", r.Method, r.URL.Path))
 	})
+	if s.FaultControl {
+		for _, method := range []string{http.MethodGet, http.MethodPut, http.MethodDelete} {
+			s.mux.Handle(method+" "+FaultsPath, s.handle([]nopsapi.Scope{nopsapi.ScopeAdmin}, s.controlFaults))
+		}
+	}
 }
 
 // handle does for every route what every route needs.
-func (s *Server) handle(scope nopsapi.Scope, h handler) http.Handler {
+func (s *Server) handle(scopes []nopsapi.Scope, h handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx := r.Context()
 		c, err := s.authenticate(ctx, r)
@@ -198,7 +283,8 @@ func (s *Server) handle(scope nopsapi.Scope, h handler) http.Handler {
 			return
 		}
 		req := &request{Request: r, arn: r.PathValue("arn")}
-		if err := s.admit(c, scope, req); err != nil {
+		req.home = home(c.customer.ID, req.arn)
+		if err := s.admit(c, scopes, req); err != nil {
 			s.answerError(w, r, err)
 			return
 		}
@@ -206,13 +292,44 @@ func (s *Server) handle(scope nopsapi.Scope, h handler) http.Handler {
 			s.answerError(w, r, err)
 			return
 		}
-		status, answer, err := s.replayed(ctx, c, req, h)
+		res, err := s.run(ctx, c, req, h)
 		if err != nil {
 			s.answerError(w, r, err)
 			return
 		}
-		s.answer(w, r, status, answer)
+		s.log().Debug("served", "method", r.Method, "path", r.URL.Path, "status", res.status, "key_id", c.key.ID, "request_id", w.Header().Get(nopsapi.RequestIDHeader))
+		s.answer(w, r, res)
 	})
+}
+
+// run calls a handler. Reads run side by side; writes one after another, once per idempotency key, and whole.
+func (s *Server) run(ctx context.Context, c caller, r *request, h handler) (result, error) {
+	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+		return h(ctx, c, r)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	again, err := s.replayed(ctx, c, r)
+	if err != nil || again != nil {
+		return deref(again), err
+	}
+	res, err := h(ctx, c, r)
+	if err != nil {
+		return res, err
+	}
+	if remember, err := s.remember(c, r, res); err != nil {
+		return res, err
+	} else if remember != nil {
+		res.changes = append(res.changes, *remember)
+	}
+	return res, s.store().Write(ctx, res.changes...)
+}
+
+func deref(r *result) result {
+	if r == nil {
+		return result{}
+	}
+	return *r
 }
 
 func (s *Server) authenticate(ctx context.Context, r *http.Request) (caller, error) {
@@ -220,34 +337,40 @@ func (s *Server) authenticate(ctx context.Context, r *http.Request) (caller, err
 	if secret == "" {
 		return caller{}, refuse(http.StatusUnauthorized, nopsapi.CodeMissingCredentials, "no API key: send it in the header %s", nopsapi.KeyHeader)
 	}
-	// A look-up by digest leaks no timing of the secret itself.
-	k, err := read[key](ctx, s.store(), kindKey, hash(secret))
-	if errors.Is(err, ErrNoDocument) || err == nil && k.RevokedAt != nil {
+	// What is looked up is a digest: how long that takes tells nothing of a stored secret.
+	digest := hash(secret)
+	k, err := read[key](ctx, s.store(), kindKey, digest)
+	switch {
+	case errors.Is(err, ErrNoDocument), err == nil && (k.RevokedAt != nil || subtle.ConstantTimeCompare([]byte(k.Hash), []byte(digest)) != 1):
 		return caller{}, refuse(http.StatusUnauthorized, nopsapi.CodeInvalidCredentials, "this API key is not valid")
-	} else if err != nil {
+	case err != nil:
 		return caller{}, err
 	}
 	customer, err := read[Customer](ctx, s.store(), kindCustomer, k.CustomerID)
 	if err != nil {
 		return caller{}, fmt.Errorf("customer of key %s: %w", k.ID, err)
 	}
-	return caller{k, customer}, nil
+	return caller{k, customer, secret}, nil
 }
 
 // admit checks the rate, the scope and, for agent keys, the cluster.
-func (s *Server) admit(c caller, scope nopsapi.Scope, r *request) error {
-	if wait := s.overRate(c.key.ID); wait > 0 {
+func (s *Server) admit(c caller, scopes []nopsapi.Scope, r *request) error {
+	if wait := s.rates.take(c.key.ID, s.RatePerMinute, s.now()); wait > 0 {
 		return &refusal{http.StatusTooManyRequests, nopsapi.CodeRateLimited, "too many requests with this key", wait}
 	}
 	who := c.whoAmI()
-	if scope != "" && !who.Allows(scope) {
-		return refuse(http.StatusForbidden, nopsapi.CodeForbiddenScope, "this key has the scopes %v, %s %s needs %q", who.Scopes, r.Method, r.URL.Path, scope)
+	allowed := len(scopes) == 0
+	for _, scope := range scopes {
+		allowed = allowed || who.Allows(scope)
+	}
+	if !allowed {
+		return refuse(http.StatusForbidden, nopsapi.CodeForbiddenScope, "this key has the scopes %v, %s %s needs %v", who.Scopes, r.Method, r.URL.Path, scopes)
 	}
 	if r.arn == "" {
 		return nil
 	}
 	if _, err := nopsapi.ParseARN(r.arn); err != nil {
-		return refuse(http.StatusBadRequest, nopsapi.CodeInvalidRequest, "%v", err)
+		return invalid(err)
 	}
 	if c.key.ClusterARN != "" && c.key.ClusterARN != r.arn {
 		return errNoCluster(r.arn) // another cluster does not exist for this key
@@ -259,34 +382,15 @@ func errNoCluster(arn string) error {
 	return refuse(http.StatusNotFound, nopsapi.CodeNotFound, "no cluster %s is registered with this customer", arn)
 }
 
-func (s *Server) overRate(keyID string) time.Duration {
-	limit := s.RatePerMinute
-	if limit == 0 {
-		limit = 600
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := s.now()
-	if s.rates == nil {
-		s.rates = map[string]*window{}
-	}
-	w := s.rates[keyID]
-	if w == nil || now.Sub(w.start) >= time.Minute {
-		w = &window{start: now}
-		s.rates[keyID] = w
-	}
-	w.count++
-	if w.count <= limit {
-		return 0
-	}
-	return max(time.Second, time.Minute-now.Sub(w.start))
-}
-
 func readBody(r *http.Request) ([]byte, error) {
 	limit := int64(nopsapi.MaxBody)
-	zipped := r.Header.Get("Content-Encoding") == "gzip"
-	if zipped {
-		limit = nopsapi.MaxHeartbeatCompressed
+	zipped := false
+	switch encoding := r.Header.Get("Content-Encoding"); encoding {
+	case "", "identity":
+	case "gzip":
+		zipped, limit = true, nopsapi.MaxHeartbeatCompressed
+	default:
+		return nil, refuse(http.StatusBadRequest, nopsapi.CodeInvalidRequest, "Content-Encoding %q: gzip or none", encoding)
 	}
 	data, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
 	switch {
@@ -311,123 +415,57 @@ func readBody(r *http.Request) ([]byte, error) {
 	return plain, nil
 }
 
-// replay is the stored answer of a write with an idempotency key.
-type replay struct {
-	Request string          `json:"request"` // digest of method, path and body
-	Status  int             `json:"status"`
-	Answer  json.RawMessage `json:"answer"`
-}
-
-// replayed runs a write once per idempotency key: repeated, it answers as before; with another body, it conflicts. Answers
-// that hold a secret are not kept: such a repeat makes a new key, and the old one stays valid until it is revoked.
-func (s *Server) replayed(ctx context.Context, c caller, r *request, h handler) (int, any, error) {
-	given := r.Header.Get(nopsapi.IdempotencyHeader)
-	if r.Method == http.MethodGet || given == "" {
-		return h(ctx, c, r)
-	}
-	sum := sha256.Sum256([]byte(r.Method + " " + r.URL.EscapedPath() + "\n" + string(r.body)))
-	digest := hex.EncodeToString(sum[:])
-	id := c.customer.ID + "/" + r.arn + "/" + given
-	// A beat is resent with a new sent_at; its own identity is checked by the handler.
-	beat := strings.HasSuffix(r.URL.Path, "/heartbeats")
-	old, err := read[replay](ctx, s.store(), kindReplay, id)
-	switch {
-	case err == nil && old.Request != digest && !beat:
-		return 0, nil, refuse(http.StatusConflict, nopsapi.CodeConflict, "idempotency key %q was used for another request", given)
-	case err == nil && !beat:
-		return old.Status, old.Answer, nil
-	case err != nil && !errors.Is(err, ErrNoDocument):
-		return 0, nil, err
-	}
-	status, answer, err := h(ctx, c, r)
-	if err != nil || beat || secretive(answer) {
-		return status, answer, err
-	}
-	data, err := json.Marshal(answer)
-	if err != nil {
-		return 0, nil, fmt.Errorf("keep the answer: %w", err)
-	}
-	return status, answer, put(ctx, s.store(), kindReplay, c.customer.ID, id, replay{digest, status, data})
-}
-
-func secretive(answer any) bool {
-	switch answer.(type) {
-	case nopsapi.APIKeyCreated, nopsapi.AgentKey:
-		return true
-	}
-	return false
-}
-
-func (s *Server) answer(w http.ResponseWriter, r *http.Request, status int, answer any) {
-	data, err := json.Marshal(answer)
+func (s *Server) answer(w http.ResponseWriter, r *http.Request, res result) {
+	data, err := json.Marshal(res.answer)
 	if err != nil {
 		s.answerError(w, r, fmt.Errorf("encode the answer: %w", err))
 		return
 	}
-	if r.Method == http.MethodGet {
+	w.Header().Set("Cache-Control", "no-store")
+	if r.Method == http.MethodGet || r.Method == http.MethodHead {
 		sum := sha256.Sum256(data)
 		etag := `"` + hex.EncodeToString(sum[:8]) + `"`
 		w.Header().Set("ETag", etag)
-		if r.Header.Get("If-None-Match") == etag {
+		if matches(r.Header.Get("If-None-Match"), etag) {
 			w.WriteHeader(http.StatusNotModified)
 			return
 		}
 	}
 	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(status)
+	w.WriteHeader(res.status)
 	_, _ = w.Write(data)
 }
 
-func (s *Server) answerError(w http.ResponseWriter, _ *http.Request, err error) {
-	r := &refusal{status: http.StatusInternalServerError, code: nopsapi.CodeInternal, message: "the platform could not do this"}
-	errors.As(err, &r)
-	if r.retryAfter > 0 {
-		w.Header().Set("Retry-After", strconv.Itoa(int(r.retryAfter.Seconds()+0.999)))
+// matches reads a list of tags; a proxy that compresses makes them weak.
+func matches(header, etag string) bool {
+	for _, tag := range strings.Split(header, ",") {
+		if tag = strings.TrimPrefix(strings.TrimSpace(tag), "W/"); tag == etag || tag == "*" {
+			return true
+		}
 	}
-	body, _ := json.Marshal(nopsapi.ErrorBody{Error: nopsapi.ErrorDetail{Code: r.code, Message: r.message, RequestID: w.Header().Get(nopsapi.RequestIDHeader)}}) //nolint:errchkjson // three strings
+	return false
+}
+
+func (s *Server) answerError(w http.ResponseWriter, r *http.Request, err error) {
+	id := w.Header().Get(nopsapi.RequestIDHeader)
+	refused := &refusal{status: http.StatusInternalServerError, code: nopsapi.CodeInternal, message: "the platform could not do this"}
+	switch {
+	case errors.As(err, &refused):
+		s.log().Debug("refused", "method", r.Method, "path", r.URL.Path, "status", refused.status, "code", refused.code, "request_id", id)
+	case r.Context().Err() != nil:
+		s.log().Debug("the caller is gone", "method", r.Method, "path", r.URL.Path, "request_id", id)
+	default:
+		s.log().Error("not served", "method", r.Method, "path", r.URL.Path, "error", err, "request_id", id)
+	}
+	if refused.retryAfter > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(seconds(refused.retryAfter)))
+	}
+	body, _ := json.Marshal(nopsapi.ErrorBody{Error: nopsapi.ErrorDetail{Code: refused.code, Message: refused.message, RequestID: id}})
 	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(r.status)
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(refused.status)
 	_, _ = w.Write(body)
 }
 
-// own returns a cluster of the caller's customer. A cluster of another customer does not exist for this one.
-func (s *Server) own(ctx context.Context, c caller, arn string) (cluster, error) {
-	found, err := read[cluster](ctx, s.store(), kindCluster, arn)
-	if errors.Is(err, ErrNoDocument) || err == nil && found.CustomerID != c.customer.ID {
-		return cluster{}, errNoCluster(arn)
-	}
-	return found, err
-}
-
-func read[T any](ctx context.Context, store Store, kind Kind, id string) (T, error) {
-	var doc T
-	data, err := store.Get(ctx, kind, id)
-	if err != nil {
-		return doc, err //nolint:wrapcheck // stores name what they read
-	}
-	if err := json.Unmarshal(data, &doc); err != nil {
-		return doc, fmt.Errorf("stored %s %s: %w", kind, id, err)
-	}
-	return doc, nil
-}
-
-func put(ctx context.Context, store Store, kind Kind, parent, id string, doc any) error {
-	data, err := json.Marshal(doc)
-	if err != nil {
-		return fmt.Errorf("store %s: %w", kind, err)
-	}
-	return store.Put(ctx, kind, parent, Document{id, data}) //nolint:wrapcheck // stores name what they write
-}
-
-func randomHex(n int) string {
-	raw := make([]byte, n)
-	_, _ = rand.Read(raw) // never fails (crypto/rand)
-	return hex.EncodeToString(raw)
-}
-
-// clusterID looks like the public examples, "D/M7Yj" and "a+ABC1": six characters of the base64 alphabet.
-func clusterID(arn string) string {
-	sum := sha256.Sum256([]byte("cluster-id:" + arn))
-	return base64.StdEncoding.EncodeToString(sum[:])[:6]
-}
+// seconds rounds up: who comes back after them is not too early.
+func seconds(d time.Duration) int { return int((d + time.Second - 1) / time.Second) }

@@ -9,11 +9,7 @@
 package nopsapi
 
 import (
-	"encoding/json"
-	"fmt"
-	"net/url"
-	"regexp"
-	"strings"
+	"log/slog"
 	"time"
 )
 
@@ -41,10 +37,22 @@ const PublicClustersPath = "/svc/karpenter_manager/clusters/"
 
 // Limits of the contract.
 const (
-	MaxHeartbeatCompressed = 16 << 10 // bytes of a gzip-compressed heartbeat
-	MaxBody                = 1 << 20  // bytes of any other body, and of a heartbeat unpacked
+	MaxHeartbeatCompressed = 16 << 10 // bytes of a body that is gzip-compressed, as heartbeats are
+	MaxBody                = 1 << 20  // bytes of any other body and of any answer, and of a heartbeat unpacked
 	MinHeartbeatInterval   = 15       // seconds
 	MaxHeartbeatInterval   = 900      // seconds
+	MaxBootID              = 128      // bytes
+	MaxComponents          = 256      // of a heartbeat
+	MaxKeyName             = 100      // bytes
+	MaxIdempotencyKey      = 200      // bytes
+	MaxHeartbeatsPerAnswer = 2000     // of a list; the rest comes with HeartbeatList.Next
+)
+
+// Lifetimes of the contract.
+const (
+	TestLifetime   = 15 * time.Minute // of a connectivity test
+	ReplayLifetime = 24 * time.Hour   // of the stored answer to a write with an idempotency key
+	ReopenWithin   = 10 * time.Minute // what goes wrong again within it is the same warning, not another one
 )
 
 // Scope is what a key may do.
@@ -101,6 +109,15 @@ type APIKeyCreated struct {
 	Key string `json:"key"`
 }
 
+// String never shows the secret.
+func (k APIKeyCreated) String() string { return "API key " + k.ID }
+
+// GoString never shows the secret.
+func (k APIKeyCreated) GoString() string { return "APIKeyCreated{" + k.ID + "}" }
+
+// LogValue never shows the secret.
+func (k APIKeyCreated) LogValue() slog.Value { return slog.StringValue(k.String()) }
+
 // APIKeyList is GET /api-keys.
 type APIKeyList struct {
 	APIKeys []APIKey `json:"api_keys"`
@@ -111,6 +128,15 @@ type AgentKey struct {
 	ID  string `json:"id"`
 	Key string `json:"key"`
 }
+
+// String never shows the secret.
+func (k AgentKey) String() string { return "agent key " + k.ID }
+
+// GoString never shows the secret.
+func (k AgentKey) GoString() string { return "AgentKey{" + k.ID + "}" }
+
+// LogValue never shows the secret.
+func (k AgentKey) LogValue() slog.Value { return slog.StringValue(k.String()) }
 
 // Cluster is a registered cluster: PUT and GET /clusters/{arn}.
 type Cluster struct {
@@ -146,6 +172,9 @@ func (a AMPConfig) String() string { return "workspace " + a.WorkspaceID + " in 
 // GoString never shows a credential.
 func (a AMPConfig) GoString() string { return "AMPConfig{" + a.String() + "}" }
 
+// LogValue never shows a credential.
+func (a AMPConfig) LogValue() slog.Value { return slog.StringValue(a.String()) }
+
 // InstallConfig is all an installation needs besides the key: GET /clusters/{arn}/install-config.
 type InstallConfig struct {
 	ClusterARN               string    `json:"cluster_arn"`
@@ -155,6 +184,17 @@ type InstallConfig struct {
 	DatadogAPIKey            string    `json:"datadog_api_key,omitempty"`
 	HeartbeatIntervalSeconds int       `json:"heartbeat_interval_seconds"`
 }
+
+// String never shows a credential.
+func (c InstallConfig) String() string {
+	return "install configuration of " + c.ClusterARN + ": " + c.AMP.String()
+}
+
+// GoString never shows a credential.
+func (c InstallConfig) GoString() string { return "InstallConfig{" + c.String() + "}" }
+
+// LogValue never shows a credential.
+func (c InstallConfig) LogValue() slog.Value { return slog.StringValue(c.String()) }
 
 // Component states of a heartbeat, those of internal/workload.
 const (
@@ -264,6 +304,7 @@ type HeartbeatReceived struct {
 // HeartbeatList is GET /clusters/{arn}/heartbeats?since=RFC3339, by time of observation.
 type HeartbeatList struct {
 	Heartbeats []HeartbeatReceived `json:"heartbeats"`
+	Next       string              `json:"next,omitempty"`   // there are more: ask again with after=Next
 	Latest     *Heartbeat          `json:"latest,omitempty"` // components merged to the full state
 }
 
@@ -272,6 +313,12 @@ const (
 	WarningMissedHeartbeats = "missed-heartbeats"
 	WarningComponent        = "component-failing"
 	WarningPipeline         = "pipeline-broken"
+)
+
+// States of a warning.
+const (
+	WarningOpen   = "open"
+	WarningClosed = "closed"
 )
 
 // Warning is something wrong with a cluster. It opens once and closes on recovery.
@@ -299,6 +346,12 @@ type ConnectivityTest struct {
 	CreatedAt time.Time `json:"created_at"`
 	ExpiresAt time.Time `json:"expires_at"`
 }
+
+// Where an observation is made.
+const (
+	FromHere    = "here"    // the machine of the person who tests
+	FromCluster = "cluster" // a pod of the cluster
+)
 
 // Observation says that somebody with the nonce reached the platform: POST /clusters/{arn}/connectivity-tests/{id}/observations.
 type Observation struct {
@@ -360,7 +413,8 @@ const (
 	CodeMissingCredentials = "missing_credentials" // 401
 	CodeInvalidCredentials = "invalid_credentials" // 401
 	CodeForbiddenScope     = "forbidden_scope"     // 403
-	CodeNotFound           = "not_found"           // 404
+	CodeNotFound           = "not_found"           // 404: the thing is not there
+	CodeNotOffered         = "not_offered"         // 404: the path is not of the version that this platform serves
 	CodeMethodNotAllowed   = "method_not_allowed"  // 405
 	CodeConflict           = "conflict"            // 409
 	CodeTooLarge           = "too_large"           // 413
@@ -368,122 +422,3 @@ const (
 	CodeInternal           = "internal"            // 500
 	CodeUnavailable        = "unavailable"         // 503
 )
-
-// Path of a cluster: the ARN is one escaped segment.
-func clusterPath(arn string, rest ...string) string {
-	return strings.Join(append([]string{Base, "clusters", url.PathEscape(arn)}, rest...), "/")
-}
-
-// PathWhoAmI says what a key is.
-func PathWhoAmI() string { return Base + "/api-keys/whoami" }
-
-// PathAPIKeys lists and creates keys.
-func PathAPIKeys() string { return Base + "/api-keys" }
-
-// PathAPIKey is one key.
-func PathAPIKey(id string) string { return PathAPIKeys() + "/" + url.PathEscape(id) }
-
-// PathAPIKeyRotate replaces its secret.
-func PathAPIKeyRotate(id string) string { return PathAPIKey(id) + "/rotate" }
-
-// PathClusters lists clusters.
-func PathClusters() string { return Base + "/clusters" }
-
-// PathCluster is one cluster.
-func PathCluster(arn string) string { return clusterPath(arn) }
-
-// PathInstallConfig is what an installation needs.
-func PathInstallConfig(arn string) string { return clusterPath(arn, "install-config") }
-
-// PathAgentKey mints a key for agents.
-func PathAgentKey(arn string) string { return clusterPath(arn, "agent-key") }
-
-// PathHeartbeats takes and lists beats.
-func PathHeartbeats(arn string) string { return clusterPath(arn, "heartbeats") }
-
-// PathWarnings lists warnings.
-func PathWarnings(arn string) string { return clusterPath(arn, "warnings") }
-
-// PathConnectivity is the platform's view.
-func PathConnectivity(arn string) string { return clusterPath(arn, "connectivity") }
-
-// PathTests starts a test.
-func PathTests(arn string) string { return clusterPath(arn, "connectivity-tests") }
-
-// PathTest is the view of a test.
-func PathTest(arn, id string) string {
-	return clusterPath(arn, "connectivity-tests", url.PathEscape(id))
-}
-
-// PathObservations takes the nonce of a test.
-func PathObservations(arn, id string) string { return PathTest(arn, id) + "/observations" }
-
-// PathAcknowledge marks a warning as seen by a person.
-func PathAcknowledge(arn, id string) string {
-	return clusterPath(arn, "warnings", url.PathEscape(id), "acknowledge")
-}
-
-var (
-	arnForm = regexp.MustCompile(`^arn:aws(-cn|-us-gov)?:eks:([a-z]{2}(-[a-z]+)+-\d):(\d{12}):cluster/([0-9A-Za-z][A-Za-z0-9_-]{0,99})$`)
-	keyForm = regexp.MustCompile(`^\d{1,8}\.[0-9a-zA-Z]{32}$`)
-)
-
-// ARN is an EKS cluster's ARN taken apart.
-type ARN struct{ Region, Account, Name string }
-
-// ParseARN reads arn:aws:eks:<region>:<account>:cluster/<name>.
-func ParseARN(arn string) (ARN, error) {
-	m := arnForm.FindStringSubmatch(arn)
-	if m == nil {
-		return ARN{}, fmt.Errorf("cluster ARN %q: expected arn:aws:eks:<region>:<account>:cluster/<name>", arn)
-	}
-	return ARN{Region: m[2], Account: m[4], Name: m[5]}, nil
-}
-
-// ValidateKey says what is wrong with the form of an API key, without repeating it.
-func ValidateKey(key string) error {
-	switch {
-	case key == "":
-		return fmt.Errorf("API key is empty")
-	case !keyForm.MatchString(key):
-		return fmt.Errorf("API key has %d characters in an unexpected form: expected <client id>.<32 hexadecimal digits>", len(key))
-	}
-	return nil
-}
-
-// Validate says what is wrong with a heartbeat.
-func (h Heartbeat) Validate() error {
-	switch {
-	case h.SchemaVersion != Version:
-		return fmt.Errorf("schema_version %d: this platform speaks %d", h.SchemaVersion, Version)
-	case h.BootID == "":
-		return fmt.Errorf("boot_id is empty")
-	case h.Seq == 0:
-		return fmt.Errorf("seq is 0: the first beat of a boot is 1")
-	case h.ObservedAt.IsZero():
-		return fmt.Errorf("observed_at is missing")
-	}
-	for _, c := range h.Components {
-		switch c.State {
-		case StateReady, StateProgressing, StateDegraded, StateFailed, StateIdle:
-		default:
-			return fmt.Errorf("component %s: unknown state %q", c.Name, c.State)
-		}
-		if c.Name == "" {
-			return fmt.Errorf("a component has no name")
-		}
-	}
-	return nil
-}
-
-// Decode reads one JSON document and refuses trailing data. Unknown fields are allowed: a newer peer may send more.
-func Decode(data []byte, into any) error {
-	dec := json.NewDecoder(strings.NewReader(string(data)))
-	if err := dec.Decode(into); err != nil {
-		return fmt.Errorf("JSON: %w", err)
-	}
-	if dec.More() {
-		return fmt.Errorf("JSON: data after the document")
-	}
-	return nil
-}

@@ -1,5 +1,9 @@
 // Package nopsclient is the one HTTP client of the contract: authentication, retries with jittered backoff, idempotency,
 // redaction. The command-line tool and the agents use it.
+//
+// A call is tried again when that can help (no answer, 5xx, 429) and cannot harm: reads, and writes that carry an
+// idempotency key, which all of this client do. It waits as long as Retry-After says, otherwise a random part of a doubling
+// bound, and returns an *Error that says what failed, where, and in Hint what to do.
 package nopsclient
 
 import (
@@ -14,7 +18,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/big"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -39,6 +45,25 @@ type Options struct {
 	Jitter    func() float64                                   // in [0,1); random when nil
 }
 
+// String never shows the key.
+func (o Options) String() string { return "nOps API at " + o.Host }
+
+// GoString never shows the key.
+func (o Options) GoString() string { return "Options{" + o.String() + "}" }
+
+// LogValue never shows the key.
+func (o Options) LogValue() slog.Value { return slog.StringValue(o.String()) }
+
+const (
+	// longestWait is what a caller stands still for between two attempts. A longer Retry-After is handed to the caller, who
+	// has other things to do.
+	longestWait = 30 * time.Second
+	// Bounds of the backoff.
+	firstWait, lastWait = 500 * time.Millisecond, 8 * time.Second
+	// maxCached bounds the answers that are kept for their ETag.
+	maxCached = 32
+)
+
 // Client speaks the contract. It is safe for concurrent use.
 type Client struct {
 	o    Options
@@ -62,9 +87,8 @@ func New(o Options) (*Client, error) {
 	if !strings.Contains(o.Host, "://") {
 		o.Host = "https://" + o.Host
 	}
-	u, err := url.Parse(o.Host)
-	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
-		return nil, fmt.Errorf("nOps host %q: expected a URL such as %s", o.Host, nopsapi.DefaultHost)
+	if err := checkHost(o.Host); err != nil {
+		return nil, err
 	}
 	o.Host = strings.TrimRight(o.Host, "/")
 	if o.UserAgent == "" {
@@ -87,6 +111,7 @@ func New(o Options) (*Client, error) {
 	}
 	transport := o.Transport
 	if transport == nil {
+		var err error
 		if transport, err = Transport(o.CABundle); err != nil {
 			return nil, err
 		}
@@ -98,11 +123,40 @@ func New(o Options) (*Client, error) {
 	}}, nil
 }
 
+// checkHost refuses what the key must not be sent to. Over plain HTTP it would be readable on its way.
+func checkHost(host string) error {
+	u, err := url.Parse(host)
+	switch {
+	case err != nil: // its text would repeat the URL, a password in it included
+		return fmt.Errorf("nOps host: not a URL; expected one such as %s", nopsapi.DefaultHost)
+	case u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.RawQuery != "" || u.Fragment != "":
+		return fmt.Errorf("nOps host %q: expected a URL such as %s", u.Redacted(), nopsapi.DefaultHost)
+	case u.User != nil:
+		return fmt.Errorf("nOps host %q: a user or password has no place in it, the API key authenticates", u.Redacted())
+	case u.Scheme == "http" && !loopback(u.Hostname()):
+		return fmt.Errorf("nOps host %q: the API key would cross the network in the clear; use https://", u.Redacted())
+	}
+	return nil
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
 // Transport trusts the system's roots and those of a PEM bundle, and uses the proxy of the environment.
 func Transport(bundle []byte) (http.RoundTripper, error) {
 	t := &http.Transport{
 		Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, MaxIdleConns: 4, IdleConnTimeout: 90 * time.Second,
 		TLSHandshakeTimeout: 10 * time.Second, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12},
+		// A connection that died silently, as behind a NAT that forgot it, is found out instead of waited for.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second},
+		OnProxyConnectResponse: func(_ context.Context, proxy *url.URL, _ *http.Request, res *http.Response) error {
+			if res.StatusCode != http.StatusOK {
+				return &proxyRefusal{proxy: proxy.Host, status: res.StatusCode}
+			}
+			return nil
+		},
 	}
 	if len(bundle) > 0 {
 		pool, err := x509.SystemCertPool()
@@ -119,6 +173,15 @@ func Transport(bundle []byte) (http.RoundTripper, error) {
 
 // Host is where this client speaks to.
 func (c *Client) Host() string { return c.o.Host }
+
+// String never shows the key.
+func (c *Client) String() string { return c.o.String() }
+
+// GoString never shows the key.
+func (c *Client) GoString() string { return "Client{" + c.o.String() + "}" }
+
+// LogValue never shows the key.
+func (c *Client) LogValue() slog.Value { return c.o.LogValue() }
 
 // Skew is how far the platform's clock is ahead of ours, as of the last answer.
 func (c *Client) Skew() time.Duration {
@@ -142,14 +205,15 @@ func (c *Client) CreateAPIKey(ctx context.Context, key nopsapi.NewAPIKey) (nopsa
 	return send[nopsapi.APIKeyCreated](ctx, c, http.MethodPost, nopsapi.PathAPIKeys(), key, false)
 }
 
-// RotateAPIKey replaces the secret of a key.
+// RotateAPIKey replaces the secret of a key. Rotate the key of this very client with another one: should the answer be lost,
+// the old secret is void and cannot ask again.
 func (c *Client) RotateAPIKey(ctx context.Context, id string) (nopsapi.APIKeyCreated, error) {
 	return send[nopsapi.APIKeyCreated](ctx, c, http.MethodPost, nopsapi.PathAPIKeyRotate(id), struct{}{}, false)
 }
 
 // RevokeAPIKey ends a key.
 func (c *Client) RevokeAPIKey(ctx context.Context, id string) error {
-	_, err := send[struct{}](ctx, c, http.MethodDelete, nopsapi.PathAPIKey(id), nil, false)
+	_, err := send[nopsapi.APIKey](ctx, c, http.MethodDelete, nopsapi.PathAPIKey(id), nil, false)
 	return err
 }
 
@@ -185,17 +249,42 @@ func (c *Client) CreateAgentKey(ctx context.Context, arn string) (nopsapi.AgentK
 
 // SendHeartbeat delivers a beat. Boot and sequence number make it idempotent.
 func (c *Client) SendHeartbeat(ctx context.Context, arn string, beat nopsapi.Heartbeat) (nopsapi.HeartbeatAck, error) {
+	if beat.Components == nil {
+		beat.Components = []nopsapi.ComponentStatus{} // the contract wants a list
+	}
 	return send[nopsapi.HeartbeatAck](ctx, c, http.MethodPost, nopsapi.PathHeartbeats(arn), beat, true)
 }
 
-// Heartbeats lists the beats that arrived, by time of observation.
+// Heartbeats lists all beats that were observed since then and arrived, by time of observation.
 func (c *Client) Heartbeats(ctx context.Context, arn string, since time.Time) (nopsapi.HeartbeatList, error) {
-	return get[nopsapi.HeartbeatList](ctx, c, nopsapi.PathHeartbeats(arn)+"?since="+url.QueryEscape(since.UTC().Format(time.RFC3339Nano)))
+	query := url.Values{}
+	if !since.IsZero() {
+		query.Set("since", since.UTC().Format(time.RFC3339Nano))
+	}
+	var all nopsapi.HeartbeatList
+	for {
+		page, err := get[nopsapi.HeartbeatList](ctx, c, nopsapi.PathHeartbeats(arn)+"?"+query.Encode())
+		if err != nil {
+			return nopsapi.HeartbeatList{}, err
+		}
+		all.Heartbeats, all.Latest = append(all.Heartbeats, page.Heartbeats...), page.Latest
+		if page.Next == "" {
+			return all, nil
+		}
+		if len(page.Heartbeats) == 0 || page.Next == query.Get("after") {
+			return all, &Error{Kind: KindProtocol, Host: c.host(), Message: "the list of heartbeats does not end"}
+		}
+		query.Set("after", page.Next)
+	}
 }
 
 // Warnings lists a cluster's warnings; state is "open", "closed" or empty for both.
 func (c *Client) Warnings(ctx context.Context, arn, state string) (nopsapi.WarningList, error) {
-	return get[nopsapi.WarningList](ctx, c, nopsapi.PathWarnings(arn)+"?state="+url.QueryEscape(state))
+	path := nopsapi.PathWarnings(arn)
+	if state != "" {
+		path += "?state=" + url.QueryEscape(state)
+	}
+	return get[nopsapi.WarningList](ctx, c, path)
 }
 
 // AcknowledgeWarning marks a warning as seen by a person.
@@ -210,7 +299,7 @@ func (c *Client) StartConnectivityTest(ctx context.Context, arn string) (nopsapi
 
 // Observe shows the nonce to the platform; from is "here" or "cluster".
 func (c *Client) Observe(ctx context.Context, arn, id, nonce, from string) (nopsapi.Observation, error) {
-	return send[nopsapi.Observation](ctx, c, http.MethodPost, nopsapi.PathObservations(arn, id), nopsapi.Observation{Nonce: nonce, From: from}, false)
+	return send[nopsapi.Observation](ctx, c, http.MethodPost, nopsapi.PathObservations(arn, id), nopsapi.Observation{Nonce: nonce, From: from, At: c.o.Now().UTC()}, false)
 }
 
 // ConnectivityTest is what the platform has seen, and of this test's nonce.
@@ -227,7 +316,7 @@ func get[T any](ctx context.Context, c *Client, path string) (T, error) {
 	return send[T](ctx, c, http.MethodGet, path, nil, false)
 }
 
-// send makes one call of the contract. Every method of it is safe to repeat: reads by nature, writes by their key.
+// send makes one call of the contract.
 func send[T any](ctx context.Context, c *Client, method, path string, body any, compress bool) (T, error) {
 	var answer T
 	var payload []byte
@@ -236,20 +325,27 @@ func send[T any](ctx context.Context, c *Client, method, path string, body any, 
 	if body != nil {
 		var err error
 		if payload, err = encode(body, compress); err != nil {
-			return answer, fmt.Errorf("nOps API %s: %w", path, err)
+			return answer, &Error{Kind: KindProtocol, Host: c.host(), Message: method + " " + path + ": " + err.Error(), Err: err}
 		}
 		header.Set("Content-Type", "application/json")
 		if compress {
 			header.Set("Content-Encoding", "gzip")
 		}
+	}
+	if method != http.MethodGet {
 		header.Set(nopsapi.IdempotencyHeader, idempotencyKey(body))
 	}
 	data, err := c.retry(ctx, method, path, header, payload)
-	if err != nil || len(data) == 0 {
+	if err != nil {
 		return answer, err
 	}
-	if err := nopsapi.Decode(data, &answer); err != nil {
-		return answer, &Error{Kind: KindProtocol, Host: c.host(), Message: "the answer is not of this contract: " + err.Error(), Err: err}
+	err = nopsapi.Decode(data, &answer)
+	if v, ok := any(answer).(interface{ Validate() error }); ok && err == nil {
+		err = v.Validate()
+	}
+	if err != nil {
+		var none T
+		return none, &Error{Kind: KindProtocol, Host: c.host(), Message: c.line("the answer to " + method + " " + bare(path) + " is not of this contract: " + err.Error()), Err: err}
 	}
 	return answer, nil
 }
@@ -286,34 +382,43 @@ func idempotencyKey(body any) string {
 	return hex.EncodeToString(raw)
 }
 
+// repeatable says whether a call may be made twice.
+func repeatable(method string, header http.Header) bool {
+	return method == http.MethodGet || header.Get(nopsapi.IdempotencyHeader) != ""
+}
+
 // retry repeats a call while that can help: the platform unreachable, 5xx or 429.
 func (c *Client) retry(ctx context.Context, method, path string, header http.Header, payload []byte) ([]byte, error) {
 	for attempt := 1; ; attempt++ {
 		data, err := c.attempt(ctx, method, path, header, payload)
 		var e *Error
-		if err == nil || !errors.As(err, &e) || !e.Temporary() || attempt >= c.o.Attempts || ctx.Err() != nil {
+		if err == nil || !errors.As(err, &e) || !e.Temporary() || !repeatable(method, header) || attempt >= c.o.Attempts || ctx.Err() != nil {
 			return data, err
 		}
 		wait := e.RetryAfter
 		if wait == 0 {
 			// Full jitter: a random part of a doubling bound, so that many clients do not return together.
-			wait = time.Duration(c.o.Jitter() * float64(min(500*time.Millisecond<<(attempt-1), 8*time.Second)))
+			wait = time.Duration(c.o.Jitter() * float64(min(firstWait<<min(attempt-1, 10), lastWait)))
 		}
-		if wait > 30*time.Second {
-			return data, err // longer than a caller wants to stand still; it has RetryAfter to plan with
+		if wait > longestWait {
+			return data, err
 		}
 		if c.o.Sleep(ctx, wait) != nil {
-			return data, err
+			if errors.Is(ctx.Err(), context.Canceled) {
+				return data, c.transportError(ctx, ctx.Err())
+			}
+			return data, err // time is up: what went wrong says more than that
 		}
 	}
 }
 
 func (c *Client) attempt(ctx context.Context, method, path string, header http.Header, payload []byte) ([]byte, error) {
+	outer := ctx
 	ctx, cancel := context.WithTimeout(ctx, c.o.Timeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, c.o.Host+path, bytes.NewReader(payload))
 	if err != nil {
-		return nil, &Error{Kind: KindProtocol, Host: c.host(), Message: "the request cannot be made", Err: err}
+		return nil, &Error{Kind: KindProtocol, Host: c.host(), Message: c.line("the request cannot be made: " + rootCause(err)), Err: err}
 	}
 	req.Header = header.Clone()
 	req.Header.Set("User-Agent", c.o.UserAgent)
@@ -324,19 +429,23 @@ func (c *Client) attempt(ctx context.Context, method, path string, header http.H
 	}
 	res, err := c.http.Do(req)
 	if err != nil {
-		return nil, c.transportError(err)
+		return nil, c.transportError(outer, err)
 	}
 	defer res.Body.Close()
 	c.observeClock(res)
+	if res.StatusCode == http.StatusNotModified && ok {
+		return known.body, nil
+	}
 	data, err := io.ReadAll(io.LimitReader(res.Body, nopsapi.MaxBody+1))
 	switch {
 	case err != nil:
-		return nil, c.transportError(err)
+		return nil, c.transportError(outer, err)
 	case len(data) > nopsapi.MaxBody:
 		return nil, &Error{Kind: KindProtocol, Host: c.host(), Status: res.StatusCode, Message: fmt.Sprintf("the answer is larger than %d bytes", nopsapi.MaxBody)}
-	case res.StatusCode == http.StatusNotModified && ok:
-		return known.body, nil
 	case res.StatusCode >= 200 && res.StatusCode < 300:
+		if page(res) {
+			return nil, c.refusal(res, data)
+		}
 		c.remember(method, path, res.Header.Get("ETag"), data)
 		return data, nil
 	}
@@ -354,11 +463,14 @@ func (c *Client) known(method, path string) (cached, bool) {
 }
 
 func (c *Client) remember(method, path, etag string, body []byte) {
-	if method != http.MethodGet || etag == "" {
-		return
+	if method != http.MethodGet || etag == "" || strings.Contains(path, "?") {
+		return // what is asked for with a query is asked for once
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if _, known := c.etag[path]; !known && len(c.etag) >= maxCached {
+		return
+	}
 	c.etag[path] = cached{etag, body}
 }
 

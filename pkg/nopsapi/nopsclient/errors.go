@@ -6,12 +6,15 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"mime"
 	"net"
 	"net/http"
-	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/nopsctl/nopsctl/pkg/nopsapi"
 )
@@ -26,12 +29,12 @@ const (
 	KindUnauthorized Kind = "unauthorized" // 401
 	KindForbidden    Kind = "forbidden"    // 403
 	KindNotFound     Kind = "not-found"    // 404 of this contract: the thing is not there
-	KindNotOffered   Kind = "not-offered"  // 404 or 405 of a server that does not know this contract
+	KindNotOffered   Kind = "not-offered"  // a server that does not know this path of the contract
 	KindConflict     Kind = "conflict"
 	KindRateLimited  Kind = "rate-limited"
-	KindRefused      Kind = "refused" // any other 4xx
-	KindServer       Kind = "server"  // 5xx
-	KindProtocol     Kind = "protocol"
+	KindRefused      Kind = "refused"  // any other 4xx
+	KindServer       Kind = "server"   // 5xx
+	KindProtocol     Kind = "protocol" // an answer that is not of this contract; also a call that was cancelled
 )
 
 // Error is a call that failed. Its text is one line, names the host, and never holds the key.
@@ -116,21 +119,27 @@ func (c *Client) refusal(res *http.Response, data []byte) error {
 	var body nopsapi.ErrorBody
 	ours := nopsapi.Decode(data, &body) == nil && body.Error.Code != ""
 	if ours {
-		e.Code, e.Message = body.Error.Code, c.redact(body.Error.Message)
+		e.Code, e.Message = body.Error.Code, body.Error.Message
 		if body.Error.RequestID != "" {
 			e.RequestID = body.Error.RequestID
 		}
 	}
 	switch s := res.StatusCode; {
+	case s < 300 || s == http.StatusNotImplemented:
+		e.Kind, e.Message = KindNotOffered, "the platform does not offer "+path(res)
+		if s < 300 {
+			e.Message += ": a web page answers"
+		}
+	case s < 400:
+		e.Kind, e.Message = KindRefused, "it redirects "+path(res)+to(res)+"; the API key was not sent there"
 	case s == http.StatusUnauthorized:
 		e.Kind = KindUnauthorized
 	case s == http.StatusForbidden:
 		e.Kind = KindForbidden
-	case s == http.StatusNotFound && ours:
+	case s == http.StatusNotFound && ours && e.Code != nopsapi.CodeNotOffered:
 		e.Kind = KindNotFound
-	case s == http.StatusNotFound, s == http.StatusMethodNotAllowed && !ours:
-		e.Kind = KindNotOffered
-		e.Message = "the platform does not offer " + path(res)
+	case s == http.StatusNotFound, s == http.StatusMethodNotAllowed:
+		e.Kind, e.Message = KindNotOffered, "the platform does not offer "+path(res)
 	case s == http.StatusConflict:
 		e.Kind = KindConflict
 	case s == http.StatusTooManyRequests:
@@ -145,7 +154,23 @@ func (c *Client) refusal(res *http.Response, data []byte) error {
 	if e.Message == "" {
 		e.Message = strings.ToLower(http.StatusText(res.StatusCode))
 	}
+	e.Message, e.Code, e.RequestID = c.line(e.Message), c.line(e.Code), c.line(e.RequestID)
 	return e
+}
+
+// page says whether a web page answers where JSON was asked for, as applications do for paths they do not know.
+func page(res *http.Response) bool {
+	kind, _, err := mime.ParseMediaType(res.Header.Get("Content-Type"))
+	return err == nil && (kind == "text/html" || kind == "application/xhtml+xml")
+}
+
+// to names where a redirect leads, without its query.
+func to(res *http.Response) string {
+	target, err := res.Location()
+	if err != nil {
+		return ""
+	}
+	return " to " + target.Scheme + "://" + target.Host + target.Path
 }
 
 // path is the request's path without its query.
@@ -154,6 +179,12 @@ func path(res *http.Response) string {
 		return "this"
 	}
 	return res.Request.Method + " " + res.Request.URL.Path
+}
+
+// bare is a path without its query.
+func bare(path string) string {
+	path, _, _ = strings.Cut(path, "?")
+	return path
 }
 
 // retryAfter reads both forms of the header: seconds and a date.
@@ -168,44 +199,75 @@ func retryAfter(res *http.Response, now time.Time) time.Duration {
 	return 0
 }
 
-// transportError names what kept the answer away, in words that do not change from one try to the next.
-func (c *Client) transportError(err error) error {
+// proxyRefusal is a proxy that does not connect us.
+type proxyRefusal struct {
+	proxy  string
+	status int
+}
+
+func (p *proxyRefusal) Error() string {
+	text := fmt.Sprintf("the proxy %s does not connect us: HTTP %d %s", p.proxy, p.status, strings.ToLower(http.StatusText(p.status)))
+	return strings.TrimSpace(text)
+}
+
+// transportError names what kept the answer away, in words that do not change from one try to the next. outer is the
+// caller's context: its end is not the host's fault.
+func (c *Client) transportError(outer context.Context, err error) error {
 	e := &Error{Kind: KindUnreachable, Host: c.host(), Err: err}
 	var (
 		dns       *net.DNSError
 		unknown   x509.UnknownAuthorityError
 		name      x509.HostnameError
 		invalid   x509.CertificateInvalidError
+		roots     x509.SystemRootsError
+		alert     tls.AlertError
 		record    tls.RecordHeaderError
+		proxy     *proxyRefusal
 		operation *net.OpError
-		urlError  *url.Error
 	)
 	switch {
+	case errors.Is(err, context.Canceled):
+		e.Kind, e.Message = KindProtocol, "cancelled"
+	case errors.As(err, &proxy):
+		e.Message = proxy.Error()
+	case errors.As(err, &operation) && operation.Op == "proxyconnect":
+		e.Message = "the proxy cannot be reached: " + rootCause(operation)
 	case errors.As(err, &unknown):
 		e.Kind, e.Message = KindTLS, "its certificate is signed by an authority that is not trusted here"
+	case errors.As(err, &roots):
+		e.Kind, e.Message = KindTLS, "no authority is trusted here: there is no bundle of root certificates"
 	case errors.As(err, &name):
 		e.Kind, e.Message = KindTLS, "its certificate is for another name"
 	case errors.As(err, &invalid):
-		e.Kind, e.Message = KindTLS, "its certificate is not valid: "+invalid.Error()
-	case errors.As(err, &record):
+		e.Kind, e.Message = KindTLS, "its certificate is not valid: "+why(invalid)
+	case errors.As(err, &alert):
+		e.Kind, e.Message = KindTLS, "the TLS handshake failed: "+alert.Error()
+	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
 		e.Kind, e.Message = KindTLS, "it does not speak TLS"
 	case errors.As(err, &dns):
 		e.Message = "no address for this name"
 		if dns.IsTimeout {
 			e.Message = "looking up this name timed out"
 		}
-	case errors.Is(err, context.Canceled):
-		e.Kind, e.Message = KindProtocol, "cancelled"
+	case errors.Is(outer.Err(), context.DeadlineExceeded):
+		e.Message = "no answer in the time that was left"
 	case errors.Is(err, context.DeadlineExceeded):
 		e.Message = fmt.Sprintf("no answer within %s", c.o.Timeout)
 	case errors.As(err, &operation) && operation.Op == "dial":
 		e.Message = "cannot connect: " + rootCause(operation)
-	case errors.As(err, &urlError):
-		e.Message = "no answer: " + c.redact(rootCause(urlError.Err))
 	default:
-		e.Message = "no answer: " + c.redact(rootCause(err))
+		e.Message = "no answer: " + rootCause(err)
 	}
+	e.Message = c.line(e.Message)
 	return e
+}
+
+// why is what is wrong with a certificate. For an expired one the library's text holds the current time.
+func why(err x509.CertificateInvalidError) string {
+	if err.Reason == x509.Expired {
+		return "it has expired or is not valid yet; check the clocks, too"
+	}
+	return err.Error()
 }
 
 func rootCause(err error) string {
@@ -218,10 +280,18 @@ func rootCause(err error) string {
 	}
 }
 
-// redact blanks the key, should a server or a library repeat it.
-func (c *Client) redact(text string) string {
-	if c.o.Key == "" {
-		return text
+var userinfo = regexp.MustCompile(`//[^/@\s"]+@`)
+
+// line is what a server or a library says as one line that is not endless and does not hold the key.
+func (c *Client) line(text string) string {
+	const most = 400
+	text = strings.Join(strings.FieldsFunc(text, func(r rune) bool { return unicode.IsControl(r) || r == utf8.RuneError }), " ")
+	text = userinfo.ReplaceAllString(text, "//[redacted]@") // a proxy's URL may hold a password
+	if c.o.Key != "" {
+		text = strings.ReplaceAll(text, c.o.Key, "[API key]")
 	}
-	return strings.ReplaceAll(text, c.o.Key, "[API key]")
+	if len(text) > most {
+		text = strings.ToValidUTF8(text[:most], "") + "…"
+	}
+	return text
 }

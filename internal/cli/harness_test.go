@@ -394,7 +394,7 @@ func (w *world) beat() {
 	must(w.t, err)
 	agent, err := nopsclient.New(nopsclient.Options{Host: w.server.URL, Key: key.Key})
 	must(w.t, err)
-	_, err = agent.SendHeartbeat(w.t.Context(), demoARN, nopsapi.Heartbeat{SchemaVersion: 1, BootID: "boot", Seq: 1, ObservedAt: w.clock.Now(), SentAt: w.clock.Now(), Full: true, Agent: nopsapi.AgentInfo{Name: "heartbeat", Version: "0.1.0"}})
+	_, err = agent.SendHeartbeat(w.t.Context(), demoARN, nopsapi.Heartbeat{SchemaVersion: 1, BootID: w.clock.Now().String(), Seq: 1, ObservedAt: w.clock.Now(), SentAt: w.clock.Now(), Full: true, Agent: nopsapi.AgentInfo{Name: "heartbeat", Version: "0.1.0"}})
 	must(w.t, err)
 	w.engine.credentials = map[string][]byte{install.KeyAPI: []byte(key.Key), install.KeyAMPSecret: []byte(ampSecret)}
 }

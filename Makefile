@@ -59,7 +59,7 @@ test-stories: deps ## The stories: the real binaries in one shared lab
 
 .PHONY: test-scenarios
 test-scenarios: deps ## The long ones
-	cd lab && go test -count=1 -timeout 60m -v -run TestScenarios ./e2e
+	cd lab && go test -count=1 -timeout 60m -v -run "TestScenarios|TestLabs" ./e2e
 
 ##@ Regulations
 .PHONY: generate

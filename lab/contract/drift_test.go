@@ -31,7 +31,7 @@ func renders(t *testing.T) map[string][]string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		all[filepath.Base(path)] = strings.Split(string(data), "---\n")
+		all[filepath.Base(path)] = strings.Split("\n"+string(data), "\n---\n")
 	}
 	if len(all) < 6 {
 		t.Fatalf("only %d golden renders", len(all))

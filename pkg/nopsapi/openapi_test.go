@@ -1,9 +1,14 @@
 package nopsapi_test
 
 import (
+	"bytes"
 	"encoding/json"
+	"fmt"
+	"maps"
+	"net/url"
 	"os"
 	"reflect"
+	"slices"
 	"sort"
 	"strings"
 	"testing"
@@ -16,6 +21,13 @@ import (
 )
 
 type schema struct {
+	Enum       []string          `json:"enum"`
+	Const      any               `json:"const"`
+	MaxLength  int               `json:"maxLength"`
+	MaxItems   int               `json:"maxItems"`
+	Minimum    int               `json:"minimum"`
+	Maximum    int               `json:"maximum"`
+	Pattern    string            `json:"pattern"`
 	Ref        string            `json:"$ref"`
 	Type       string            `json:"type"`
 	Format     string            `json:"format"`
@@ -41,23 +53,43 @@ type operation struct {
 }
 
 type document struct {
+	OpenAPI string `json:"openapi"`
+	Info    struct {
+		Version     string `json:"version"`
+		Description string `json:"description"`
+	} `json:"info"`
+	Servers []struct {
+		URL string `json:"url"`
+	} `json:"servers"`
 	Paths      map[string]map[string]operation `json:"paths"`
 	Components struct {
-		Schemas map[string]schema `json:"schemas"`
+		Schemas    map[string]schema `json:"schemas"`
+		Parameters map[string]struct {
+			Name   string `json:"name"`
+			Schema schema `json:"schema"`
+		} `json:"parameters"`
+		SecuritySchemes map[string]struct {
+			Name string `json:"name"`
+		} `json:"securitySchemes"`
 	} `json:"components"`
 }
 
 func read(t *testing.T) document {
 	t.Helper()
-	data, err := os.ReadFile("openapi.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
 	var d document
-	if err := yaml.Unmarshal(data, &d); err != nil {
+	if err := yaml.Unmarshal(mustRead(t, "openapi.yaml"), &d); err != nil {
 		t.Fatal(err)
 	}
 	return d
+}
+
+func mustRead(t *testing.T, name string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
 }
 
 // messages are the types of the wire, by the name of their schema.
@@ -111,37 +143,35 @@ func fields(t reflect.Type) (names, required []string, types map[string]reflect.
 	return names, required, types
 }
 
-// TestSchemas holds every schema against its Go type: names, what is required, kinds.
+// TestSchemas holds every schema against its Go type.
 func TestSchemas(t *testing.T) {
 	schemas := read(t).Components.Schemas
-	if len(schemas) != len(messages()) {
-		t.Errorf("openapi.yaml has %d schemas, the package %d messages", len(schemas), len(messages()))
+	if diff := cmp.Diff(slices.Sorted(maps.Keys(messages())), slices.Sorted(maps.Keys(schemas))); diff != "" {
+		t.Errorf("messages of the package and schemas of openapi.yaml differ:\n%s", diff)
 	}
 	for name, message := range messages() {
-		s, ok := schemas[name]
-		if !ok {
-			t.Errorf("no schema %s", name)
-			continue
-		}
-		names, required, types := fields(reflect.TypeOf(message))
-		var have []string
-		for p := range s.Properties {
-			have = append(have, p)
-		}
-		sort.Strings(have)
-		sort.Strings(s.Required)
-		if diff := cmp.Diff(names, have); diff != "" {
-			t.Errorf("%s: properties:\n%s", name, diff)
-		}
-		if len(required)+len(s.Required) > 0 && !cmp.Equal(required, s.Required) {
-			t.Errorf("%s: required:\n%s", name, cmp.Diff(required, s.Required))
-		}
-		for p, typ := range types {
-			if got, want := describe(s.Properties[p]), kind(typ); got != want {
-				t.Errorf("%s.%s: schema says %s, Go says %s", name, p, got, want)
-			}
+		for _, problem := range compare(name, schemas[name], message) {
+			t.Error(problem)
 		}
 	}
+}
+
+// compare says what differs between a schema and a type: names, what is required, kinds.
+func compare(name string, s schema, message any) (problems []string) {
+	names, required, types := fields(reflect.TypeOf(message))
+	if diff := cmp.Diff(names, slices.Sorted(maps.Keys(s.Properties))); diff != "" {
+		problems = append(problems, fmt.Sprintf("%s: properties:\n%s", name, diff))
+	}
+	want := slices.Sorted(slices.Values(s.Required))
+	if len(required)+len(want) > 0 && !cmp.Equal(required, want) {
+		problems = append(problems, fmt.Sprintf("%s: required:\n%s", name, cmp.Diff(required, want)))
+	}
+	for p, typ := range types {
+		if got, want := describe(s.Properties[p]), kind(typ); got != want {
+			problems = append(problems, fmt.Sprintf("%s.%s: schema says %s, Go says %s", name, p, got, want))
+		}
+	}
+	return problems
 }
 
 func describe(s schema) string {
@@ -180,7 +210,7 @@ func kind(t reflect.Type) string {
 
 // TestExamples reads every example into its Go type and writes it again: nothing is lost and nothing is made up.
 func TestExamples(t *testing.T) {
-	types := messages()
+	types, allowed := messages(), checker(t)
 	seen := 0
 	check := func(op string, m media) {
 		t.Helper()
@@ -200,6 +230,9 @@ func TestExamples(t *testing.T) {
 		if err := nopsapi.Decode(m.Example, value.Interface()); err != nil {
 			t.Errorf("%s: %v", op, err)
 			return
+		}
+		if err := allowed(name, m.Example); !many && err != nil {
+			t.Errorf("%s: the example of %s: %v", op, name, err)
 		}
 		again, err := json.Marshal(value.Interface())
 		if err != nil {
@@ -265,7 +298,9 @@ func TestValidateKeyNeverRepeatsTheKey(t *testing.T) {
 	}
 }
 
+// FuzzDecodeHeartbeat feeds the platform's side: whatever is accepted survives being stored.
 func FuzzDecodeHeartbeat(f *testing.F) {
+	f.Add(mustReadF(f, "testdata/messages/Heartbeat.json"))
 	f.Add([]byte(`{"schema_version":1,"boot_id":"b","seq":1,"observed_at":"2026-01-02T03:04:05Z","components":[{"name":"a","state":"ready"}]}`))
 	f.Add([]byte(`{}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -282,4 +317,62 @@ func FuzzDecodeHeartbeat(f *testing.F) {
 			t.Errorf("a valid heartbeat does not survive: %v", err)
 		}
 	})
+}
+
+// FuzzDecodeAnswers feeds the client's side: whatever is read is the same when it is written and read again.
+func FuzzDecodeAnswers(f *testing.F) {
+	all := messages()
+	names := slices.Sorted(maps.Keys(all))
+	for i, name := range names {
+		f.Add(i, mustReadF(f, "testdata/messages/"+name+".json"))
+	}
+	f.Fuzz(func(t *testing.T, i int, data []byte) {
+		if i < 0 {
+			return
+		}
+		typ := reflect.TypeOf(all[names[i%len(names)]])
+		first, second := reflect.New(typ), reflect.New(typ)
+		if nopsapi.Decode(data, first.Interface()) != nil {
+			return
+		}
+		again, err := json.Marshal(first.Interface())
+		if err != nil {
+			t.Skip("time out of the range that JSON can carry")
+		}
+		if err := nopsapi.Decode(again, second.Interface()); err != nil {
+			t.Fatalf("what was written cannot be read: %v", err)
+		}
+		third, err := json.Marshal(second.Interface())
+		if err != nil || !bytes.Equal(again, third) {
+			t.Errorf("written twice it differs: %v\n%s\n%s", err, again, third)
+		}
+	})
+}
+
+// FuzzParseARN feeds the path: whatever is an ARN comes back from the segment of a path as it was.
+func FuzzParseARN(f *testing.F) {
+	f.Add("arn:aws:eks:us-west-2:123456789012:cluster/my-sample-cluster")
+	f.Add("arn:aws:eks:us-west-2:123456789012:cluster/a/b")
+	f.Fuzz(func(t *testing.T, arn string) {
+		parts, err := nopsapi.ParseARN(arn)
+		if err != nil {
+			return
+		}
+		if parts.Name == "" || len(parts.Account) != 12 || parts.Region == "" {
+			t.Errorf("%q: %+v", arn, parts)
+		}
+		segment := strings.TrimPrefix(nopsapi.PathCluster(arn), nopsapi.Base+"/clusters/")
+		if back, err := url.PathUnescape(segment); err != nil || back != arn || strings.Contains(segment, "/") {
+			t.Errorf("%q as a segment is %q: %v", arn, segment, err)
+		}
+	})
+}
+
+func mustReadF(f *testing.F, name string) []byte {
+	f.Helper()
+	data, err := os.ReadFile(name)
+	if err != nil {
+		f.Fatal(err)
+	}
+	return data
 }

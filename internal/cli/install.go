@@ -147,8 +147,7 @@ func installRun(ctx context.Context, o *installOptions) error {
 		return in.showPlan(plan)
 	}
 	if !plan.NoOp {
-		o.f.announce("About to "+map[bool]string{true: "install", false: "upgrade"}[plan.Revision == 0]+" the nOps Kubernetes agent stack", in.session.facts, plan.Target)
-		fmt.Fprintf(o.f.IO.ErrOut, "  %-10s %s\n", "changes", changes(plan))
+		in.announce("About to "+map[bool]string{true: "install", false: "upgrade"}[plan.Revision == 0]+" the nOps Kubernetes agent stack", plan)
 		if err := o.f.confirm(ctx, o.yes, false, "install"); err != nil {
 			return err
 		}
@@ -168,6 +167,15 @@ func installRun(ctx context.Context, o *installOptions) error {
 		in.receipt(answer)
 	}
 	return err
+}
+
+// announce tells what is about to be touched: always before a question, otherwise unless quiet.
+func (in *installer) announce(what string, plan *install.Plan) {
+	if in.show.quiet && (in.yes || !in.f.IO.CanPrompt()) {
+		return
+	}
+	in.f.announce(what, in.session.facts, plan.Target)
+	fmt.Fprintf(in.f.IO.ErrOut, "  %-10s %s\n", "changes", changes(plan))
 }
 
 // inputs reads all that the command line names, so that a mistake in it is found before anything is asked or changed.
@@ -242,7 +250,7 @@ func (in *installer) whoAmI(ctx context.Context) error {
 		case nopsclient.IsKind(err, nopsclient.KindUnauthorized):
 			return "", &failure{class: "auth", reason: "the API key from " + in.key.source + " is not accepted", err: err, advice: "take a valid key from nOps under Settings → API Key; nothing was changed"}
 		}
-		return "", fmt.Errorf("check the API key: %w", err)
+		return "", fmt.Errorf("nothing was changed: %w", err)
 	})
 }
 
@@ -447,7 +455,9 @@ func (in *installer) credentials() (map[string][]byte, error) {
 			return nil, usage("--amp-secret-key-file %s is empty", in.amp.secretFile)
 		}
 	}
-	in.f.IO.Redactor().Add(secret)
+	if secret != placeholder { // which is no secret, and stands in the plan of a dry run
+		in.f.IO.Redactor().Add(secret)
+	}
 	credentials := map[string][]byte{}
 	for _, c := range []struct{ key, value, path string }{
 		{install.KeyAPI, in.agentKey, "nops.apiKey"},

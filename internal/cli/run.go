@@ -70,9 +70,10 @@ func Exit(streams *iostreams.Streams, err error) int {
 	return int(code)
 }
 
-// message is the error in one line. Checks that failed have been shown one by one already.
+// message is the error in one line. Checks that failed, and why a workload is not ready, have been shown already.
 func message(err error) string {
 	var preflight *install.PreflightError
+	var timeout *install.TimeoutError
 	switch {
 	case errors.As(err, &preflight):
 		ids := make([]string, 0, len(preflight.Failed))
@@ -80,8 +81,14 @@ func message(err error) string {
 			ids = append(ids, c.ID)
 		}
 		return fmt.Sprintf("preflight failed (%s): nothing was changed", strings.Join(ids, ", "))
+	case errors.As(err, &timeout) && len(timeout.Waiting) > 0:
+		waiting := make([]string, 0, len(timeout.Waiting))
+		for _, w := range timeout.Waiting {
+			waiting = append(waiting, strings.TrimSuffix(fmt.Sprintf("%s: %s", w.Object(), w.Reason), ": "))
+		}
+		return fmt.Sprintf("timed out after %s waiting for %s", timeout.After, strings.Join(waiting, ", "))
 	case err.Error() == context.Canceled.Error():
 		return string(event.Cancelled)
 	}
-	return strings.Join(strings.Fields(err.Error()), " ")
+	return plain.Shorten(strings.Join(strings.Fields(err.Error()), " "), 500)
 }

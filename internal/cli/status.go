@@ -113,10 +113,10 @@ func verdict(s *install.Status) error {
 	case install.Degraded, install.Failed:
 		for _, c := range s.Components {
 			if c.State == "degraded" || c.State == "failed" {
-				return &failure{class: "preflight", reason: fmt.Sprintf("%s is %s", c.Name, c.State), err: errors.New(first(c.Message, c.Reason, "no reason is known"))}
+				return &failure{class: "preflight", reason: fmt.Sprintf("%s is %s", c.Name, c.State), err: errors.New(plain.Shorten(first(c.Message, c.Reason, "no reason is known"), 240))}
 			}
 		}
-		return &failure{class: "preflight", reason: fmt.Sprintf("the release is %s: %s", s.Release.Status, s.Release.Description), advice: "run nopsctl install again: it goes on from here"}
+		return &failure{class: "preflight", reason: fmt.Sprintf("the release is %s: %s", s.Release.Status, plain.Shorten(s.Release.Description, 240)), advice: "run nopsctl install again: it goes on from here"}
 	case install.Unknown:
 		return &failure{class: "preflight", reason: "the state is not known: " + strings.Join(s.Problems, "; ")}
 	}
@@ -172,7 +172,7 @@ func printStatus(w io.Writer, s plain.Style, a statusAnswer, context, arn string
 		}
 		fmt.Fprintf(w, "%s  %s %s, revision %d, %s, %s\n", s.Bold(r.Name), r.Chart, r.ChartVersion, r.Revision, state, r.Updated.UTC().Format("2006-01-02 15:04 MST"))
 		if r.Status != "deployed" && r.Description != "" {
-			fmt.Fprintf(w, "    %s\n", r.Description)
+			fmt.Fprintf(w, "    %s\n", plain.Shorten(r.Description, 240))
 		}
 	}
 	if arn == "" {
@@ -259,7 +259,7 @@ func printWorkload(w io.Writer, s plain.Style, l workload.Summary) {
 	fmt.Fprintf(w, "      %s %-18s %-11s %d/%d  %-9s%s%s\n", s.Sign(outcome), l.Component, word, l.Ready, l.Desired, l.Version, s.Dim(digest), restarts)
 	if !l.State.Settled() {
 		if why := strings.Join(nonEmpty(l.Reason, l.Message), ": "); why != "" {
-			fmt.Fprintf(w, "          %s: %s\n", l.Object(), why)
+			fmt.Fprintf(w, "          %s: %s\n", l.Object(), plain.Shorten(why, 240))
 		}
 	}
 }

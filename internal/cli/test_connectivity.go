@@ -136,6 +136,8 @@ func testRun(ctx context.Context, o *testOptions) error {
 			verdict = "data flow is not proven"
 		case len(untested) > 0:
 			verdict = "what was tested works; not tested: " + untested[0].Title()
+		case withoutMetrics(report):
+			verdict = "heartbeats flow; no metrics are collected (container insights is disabled)"
 		}
 		fmt.Fprintf(o.f.IO.Out, "%s %s: %s\n", style.Sign(report.Outcome), style.Bold(verdict), counts(report.Counts))
 	}
@@ -155,6 +157,15 @@ func (f *Factory) reader(flags keyFlags, key apiKey, stored map[string][]byte) (
 	}
 	client, err = f.platform(flags, secret)
 	return client, secret, none, err
+}
+
+// withoutMetrics says whether the cluster was looked at and has no metrics pipeline.
+func withoutMetrics(r connectivity.Report) bool {
+	outcome := map[connectivity.ID]event.Outcome{}
+	for _, c := range r.Checks() {
+		outcome[connectivity.ID(c.ID)] = c.Outcome
+	}
+	return outcome[connectivity.ClusterPod] == event.OK && outcome[connectivity.AMPData] == event.Skipped
 }
 
 // notProven is the error of a test that did not pass.

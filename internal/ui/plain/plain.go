@@ -40,7 +40,8 @@ type Face struct {
 	steps      []*step // open ones, innermost last
 	components map[string]event.Component
 	leg        string
-	skipped    []event.Check // consecutive ones with one reason
+	skipped    []event.Check   // consecutive ones with one reason
+	told       map[string]bool // ends of messages that were shown: evidence does not repeat them
 	closed     bool
 }
 
@@ -63,7 +64,7 @@ func New(o Options) *Face {
 	if o.After == nil {
 		o.After = func(d time.Duration, f func()) func() bool { return time.AfterFunc(d, f).Stop }
 	}
-	return &Face{o: o, components: map[string]event.Component{}}
+	return &Face{o: o, components: map[string]event.Component{}, told: map[string]bool{}}
 }
 
 // Close implements ui.Face.
@@ -212,7 +213,8 @@ func (f *Face) component(e event.Component) {
 	f.say("  %s %-20s %d/%d %s", f.o.Style.Sign(outcome), e.Component, e.Ready, e.Desired, e.State)
 	if outcome != event.OK {
 		if why := join(": ", e.Reason, e.Message); why != "" {
-			f.say("      %s: %s", e.Object, why)
+			f.say("      %s: %s", e.Object, Shorten(why, longest))
+			f.told[e.Reason], f.told[end(e.Message)] = true, true
 		}
 	}
 }
@@ -322,7 +324,65 @@ func (f *Face) line(w io.Writer, s Style, e event.Check) {
 
 const maxEvidence = 20 // lines of one piece; the JSON face has all
 
+// longest is how much of a message is shown. The JSON faces have all of it.
+const longest = 240
+
+// Shorten cuts the middle out of a message that is longer than limit, at its colons: a container runtime's message begins
+// with what was done and ends with why it failed; between them it repeats itself.
+func Shorten(text string, limit int) string {
+	if len([]rune(text)) <= limit {
+		return text
+	}
+	parts := strings.Split(text, ": ")
+	if len(parts) < 3 {
+		return string([]rune(text)[:limit-1]) + "…"
+	}
+	head, tail := parts[0], parts[len(parts)-1]
+	used := map[int]bool{0: true, len(parts) - 1: true}
+	for i, j := 1, len(parts)-2; i <= j; i, j = i+1, j-1 {
+		if n := len([]rune(head)) + len([]rune(tail)) + len([]rune(parts[j])) + 5; !used[j] && n <= limit {
+			tail = parts[j] + ": " + tail
+			used[j] = true
+		}
+		if n := len([]rune(head)) + len([]rune(tail)) + len([]rune(parts[i])) + 5; !used[i] && n <= limit {
+			head += ": " + parts[i]
+			used[i] = true
+			continue
+		}
+		break
+	}
+	if len(used) == len(parts) {
+		return text
+	}
+	return head + ": … " + tail
+}
+
+// end is the part of a message that tells it from others.
+func end(message string) string {
+	message = strings.TrimSpace(message)
+	if i := strings.LastIndex(message, ": "); i >= 0 {
+		return message[i+2:]
+	}
+	return message
+}
+
+// repeats says whether a piece of evidence is what a component's line has told already, or an earlier piece.
+func (f *Face) repeats(e event.Evidence) bool {
+	if f.o.Verbose || e.Source == "log" {
+		return false
+	}
+	key := end(e.Text)
+	if key != "" && f.told[key] {
+		return true
+	}
+	f.told[key] = true
+	return false
+}
+
 func (f *Face) evidence(e event.Evidence) {
+	if f.repeats(e) {
+		return
+	}
 	f.say("  %s %s", f.o.Style.Bold(e.Object), f.o.Style.Dim(e.Source))
 	lines := strings.Split(strings.TrimRight(e.Text, "\n"), "\n")
 	if n := len(lines); n > maxEvidence {
@@ -330,7 +390,7 @@ func (f *Face) evidence(e event.Evidence) {
 		lines = lines[n-maxEvidence:]
 	}
 	for _, l := range lines {
-		f.say("      %s", l)
+		f.say("      %s", Shorten(l, longest))
 	}
 }
 

@@ -147,3 +147,43 @@ func TestElapsed(t *testing.T) {
 		}
 	}
 }
+
+func TestShorten(t *testing.T) {
+	long := `container heartbeat: failed to pull and unpack image "r/x:1": failed to resolve reference "r/x:1": failed to do request: Head "http://127.0.0.1:5001/v2/x/manifests/1": dial tcp 127.0.0.1:5001: connect: connection refused`
+	for _, tt := range []struct {
+		name, reason, text string
+		limit              int
+		want               string
+	}{
+		{"short", "left alone", "a: b", 10, "a: b"},
+		{"long", "what was done, and why it failed", long, 120, `container heartbeat: failed to pull and unpack image "r/x:1": … dial tcp 127.0.0.1:5001: connect: connection refused`},
+		{"no colons", "cut at the end", strings.Repeat("x", 30), 10, "xxxxxxxxx…"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got := Shorten(tt.text, tt.limit)
+			if got != tt.want {
+				t.Errorf("%q, want %q: %s", got, tt.want, tt.reason)
+			}
+		})
+	}
+}
+
+// TestEvidenceIsNotRepeated: what a component's line has told is not told again.
+func TestEvidenceIsNotRepeated(t *testing.T) {
+	var buf bytes.Buffer
+	f := New(Options{Progress: &buf, After: (&timers{}).after})
+	f.Observe(event.Component{Component: "vmagent", Object: "Deployment nops/nops-vmagent", State: "degraded", Reason: "ImagePullBackOff", Message: "pull x: connection refused"})
+	for _, e := range []event.Evidence{
+		{Object: "Pod nops/a", Source: "event", Text: "Failed: Error: ImagePullBackOff"},
+		{Object: "Pod nops/a", Source: "event", Text: "Failed: pull image x: connection refused"},
+		{Object: "Pod nops/a", Source: "event", Text: "Scheduled: odd node"},
+		{Object: "Pod nops/b", Source: "event", Text: "Scheduled: odd node"},
+		{Object: "Pod nops/a", Source: "log", Text: "connection refused"},
+	} {
+		f.Observe(e)
+	}
+	f.Close()
+	if got := buf.String(); strings.Count(got, "odd node") != 1 || strings.Count(got, "connection refused") != 2 || strings.Contains(got, "Failed:") {
+		t.Errorf("got:\n%s", got)
+	}
+}

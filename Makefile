@@ -63,8 +63,9 @@ test-scenarios: deps ## The long ones
 
 ##@ Regulations
 .PHONY: generate
-generate: ## Regenerate everything that is generated
-	go run ./internal/cli/gendocs
+generate: ## Regenerate golden files, docs and the dependency lists
+	go test $$(grep -rl 'flag.Bool("update"' --include=*_test.go embedded-chart internal pkg | xargs -n1 dirname | sort -u | sed 's,^,./,') -update
+	cd lab && go test ./cmd/lab -update
 	./lab/deps-txt
 
 .PHONY: lint

@@ -5,9 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -63,6 +66,15 @@ func serve(t *testing.T, store platform.Store) (*platform.Server, *clock, *httpt
 	t.Helper()
 	c := &clock{now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
 	s := &platform.Server{Store: store, Now: c.Now, Faults: &platform.Faults{}, Metrics: metrics{}}
+	seed(t, s)
+	h := httptest.NewServer(readPaper(t).checked(t, s))
+	t.Cleanup(h.Close)
+	return s, c, h
+}
+
+// seed makes two customers with a key each.
+func seed(t *testing.T, s *platform.Server) {
+	t.Helper()
 	for id, key := range map[string]string{"4242": adminKey, "4343": otherKey} {
 		if err := s.AddCustomer(t.Context(), platform.Customer{ID: id, AMP: nopsapi.AMPConfig{WorkspaceID: "ws-" + id, Region: "us-east-1", AccessKeyID: "AKIA" + id, SecretAccessKey: "secret-" + id}}); err != nil {
 			t.Fatal(err)
@@ -71,9 +83,89 @@ func serve(t *testing.T, store platform.Store) (*platform.Server, *clock, *httpt
 			t.Fatal(err)
 		}
 	}
-	h := httptest.NewServer(s)
+}
+
+// TestEveryPath makes every call of the client, and holds what was served against what the document has.
+func TestEveryPath(t *testing.T) {
+	s := &platform.Server{Metrics: metrics{}}
+	seed(t, s)
+	paper := readPaper(t)
+	h := httptest.NewServer(paper.checked(t, s))
 	t.Cleanup(h.Close)
-	return s, c, h
+	person, agent := installed(t, h.URL)
+	ctx := t.Context()
+	must[nopsapi.WhoAmI](t)(agent.WhoAmI(ctx))
+	made := must[nopsapi.APIKeyCreated](t)(person.CreateAPIKey(ctx, nopsapi.NewAPIKey{Name: "ci", Scopes: []nopsapi.Scope{nopsapi.ScopeRead}}))
+	must[nopsapi.APIKeyCreated](t)(person.RotateAPIKey(ctx, made.ID))
+	if err := person.RevokeAPIKey(ctx, made.ID); err != nil {
+		t.Fatal(err)
+	}
+	must[nopsapi.APIKeyList](t)(person.ListAPIKeys(ctx))
+	must[nopsapi.ClusterList](t)(person.ListClusters(ctx))
+	must[[]nopsapi.PublicCluster](t)(person.PublicClusters(ctx, 10))
+	must[nopsapi.Cluster](t)(person.Cluster(ctx, arn))
+	must[nopsapi.InstallConfig](t)(person.InstallConfig(ctx, arn))
+	sick := beat(1, time.Now(), true, component("vmagent", nopsapi.StateFailed))
+	must[nopsapi.HeartbeatAck](t)(agent.SendHeartbeat(ctx, arn, sick))
+	must[nopsapi.HeartbeatList](t)(person.Heartbeats(ctx, arn, time.Time{}))
+	open := must[nopsapi.WarningList](t)(person.Warnings(ctx, arn, nopsapi.WarningOpen))
+	must[nopsapi.Warning](t)(person.AcknowledgeWarning(ctx, arn, open.Warnings[0].ID))
+	started := must[nopsapi.ConnectivityTest](t)(person.StartConnectivityTest(ctx, arn))
+	must[nopsapi.Observation](t)(agent.Observe(ctx, arn, started.ID, started.Nonce, nopsapi.FromCluster))
+	must[nopsapi.ConnectivityView](t)(person.ConnectivityTest(ctx, arn, started.ID))
+	must[nopsapi.ConnectivityView](t)(person.Connectivity(ctx, arn))
+	if len(paper.ops) < 19 {
+		t.Errorf("the document has only %d operations", len(paper.ops))
+	}
+	for _, op := range paper.ops {
+		if !paper.seen[op] {
+			t.Errorf("%s is in the document; no call of the client was answered by it", op)
+		}
+	}
+}
+
+// TestOtherMethodsAreRefused tries every path with every method that the document does not have for it.
+func TestOtherMethodsAreRefused(t *testing.T) {
+	_, _, h := serve(t, nil)
+	paper := readPaper(t)
+	fill := strings.NewReplacer("{arn}", url.PathEscape(arn), "{id}", "x")
+	for _, op := range paper.ops {
+		_, path, _ := strings.Cut(op, " ")
+		for _, method := range []string{"GET", "POST", "PUT", "PATCH", "DELETE"} {
+			if slices.Contains(paper.ops, method+" "+path) {
+				continue
+			}
+			res, body := raw(t, h.URL, method, fill.Replace(path), adminKey, nil, nil)
+			if res.StatusCode != http.StatusMethodNotAllowed || res.Header.Get("Allow") == "" {
+				t.Errorf("%s %s: %d %s, Allow %q", method, path, res.StatusCode, body, res.Header.Get("Allow"))
+			}
+		}
+	}
+}
+
+// raw makes a request without the client.
+func raw(t *testing.T, host, method, path, key string, header map[string]string, body []byte) (*http.Response, []byte) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, host+path, bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if key != "" {
+		req.Header.Set(nopsapi.KeyHeader, key)
+	}
+	for k, v := range header {
+		req.Header.Set(k, v)
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	answer, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res, answer
 }
 
 func client(t *testing.T, host, key string, adjust ...func(*nopsclient.Options)) *nopsclient.Client {
@@ -462,19 +554,11 @@ func TestServerGuards(t *testing.T) {
 	s.RatePerMinute = 8
 	call := func(method, path, key, idempotency string, body []byte) *http.Response {
 		t.Helper()
-		req, err := http.NewRequestWithContext(t.Context(), method, h.URL+path, bytes.NewReader(body))
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set(nopsapi.KeyHeader, key)
+		header := map[string]string{}
 		if idempotency != "" {
-			req.Header.Set(nopsapi.IdempotencyHeader, idempotency)
+			header[nopsapi.IdempotencyHeader] = idempotency
 		}
-		res, err := http.DefaultClient.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		res.Body.Close()
+		res, _ := raw(t, h.URL, method, path, key, header, body)
 		if res.Header.Get("Date") != c.Now().Format(http.TimeFormat) || res.Header.Get(nopsapi.RequestIDHeader) == "" {
 			t.Errorf("%s %s: Date %q, request ID %q", method, path, res.Header.Get("Date"), res.Header.Get(nopsapi.RequestIDHeader))
 		}

@@ -118,7 +118,7 @@ func (f *Faults) apply(w http.ResponseWriter, r *http.Request, id string) http.R
 	if fault.RetryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(seconds(fault.RetryAfter)))
 	}
-	body, _ := json.Marshal(nopsapi.ErrorBody{Error: nopsapi.ErrorDetail{Code: codeOf(fault.Status), Message: "injected fault", RequestID: id}})
+	body, _ := json.Marshal(nopsapi.ErrorBody{Error: nopsapi.ErrorDetail{Code: codeOf(fault.Status), Message: "injected fault", RequestID: id}}) //nolint:errchkjson // three strings
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(fault.Status)
 	_, _ = w.Write(body)

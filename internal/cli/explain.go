@@ -31,9 +31,7 @@ func Explanations() []Explanation {
 	for _, d := range connectivity.Catalog() {
 		all = append(all, Explanation{1, string(d.ID), d.Title, "test-connectivity, " + d.Leg.Title(), d.Stage, d.About, d.Hint})
 	}
-	for _, w := range warningIDs() {
-		all = append(all, w)
-	}
+	all = append(all, warningIDs()...)
 	sort.SliceStable(all, func(i, j int) bool { return all[i].ID < all[j].ID })
 	return all
 }

@@ -224,6 +224,9 @@ type fakeEngine struct {
 	leak                                       string
 }
 
+// last is the request that was applied.
+func (e *fakeEngine) last() install.Request { return e.requests[len(e.requests)-1] }
+
 func (e *fakeEngine) target(r install.Request) event.Target {
 	return event.Target{Context: e.options.Context, Server: "https://127.0.0.1:6443", ClusterARN: r.ClusterARN, Namespace: e.options.Namespace, Release: e.options.Release, ToVersion: "0.1.0"}
 }

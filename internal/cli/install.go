@@ -120,6 +120,8 @@ type installer struct {
 	config   nopsapi.InstallConfig
 	offered  bool // the platform speaks the contract
 	agentKey string
+	mint     bool // the agents need a new key
+	muted    bool // the same checks twice are told once
 }
 
 func installRun(ctx context.Context, o *installOptions) error {
@@ -151,6 +153,9 @@ func installRun(ctx context.Context, o *installOptions) error {
 		if err := o.f.confirm(ctx, o.yes, false, "install"); err != nil {
 			return err
 		}
+	}
+	if plan, err = in.mintKey(ctx, plan); err != nil {
+		return err
 	}
 	result, err := in.session.engine.Apply(ctx, plan)
 	answer := installAnswer{SchemaVersion: 1, Plan: plan, Result: result}
@@ -200,7 +205,11 @@ func (in *installer) inputs(ctx context.Context) error {
 
 func (in *installer) open(context.Context) error {
 	var err error
-	in.session, err = in.f.open(in.cluster, in.face.Observe)
+	in.session, err = in.f.open(in.cluster, func(e event.Event) {
+		if !in.muted {
+			in.face.Observe(e)
+		}
+	})
 	return err
 }
 
@@ -341,7 +350,7 @@ func region(arn string) string {
 	return a.Region
 }
 
-// agents finds the key the agents use: the one they have, while it is good for this cluster; else a new one.
+// agents finds the key the agents use: the one they have, while it is good for this cluster; else a new one, later.
 func (in *installer) agents(ctx context.Context) error {
 	if customersKeys(in.given) {
 		return nil
@@ -368,11 +377,17 @@ func (in *installer) agents(ctx context.Context) error {
 			return nil
 		}
 	}
-	if in.dryRun {
-		in.agentKey = placeholder
-		return nil
+	in.agentKey, in.mint = placeholder, true
+	return nil
+}
+
+// mintKey makes the agents' key and plans anew with it. It comes after preflight and the question: a key that was made for
+// nothing stays valid, and the person's key may not be allowed to revoke it.
+func (in *installer) mintKey(ctx context.Context, plan *install.Plan) (*install.Plan, error) {
+	if !in.mint {
+		return plan, nil
 	}
-	return in.step("agent-key", "Making a key for the agents of this cluster", func() (string, error) {
+	err := in.step("agent-key", "Making a key for the agents of this cluster", func() (string, error) {
 		key, err := in.platform.CreateAgentKey(ctx, in.arn)
 		if err != nil {
 			return "", fmt.Errorf("make a key for the agents of %s: %w", in.arn, err)
@@ -381,6 +396,16 @@ func (in *installer) agents(ctx context.Context) error {
 		in.agentKey = key.Key
 		return key.ID, nil
 	})
+	if err != nil {
+		return plan, err
+	}
+	request, err := in.request()
+	if err != nil {
+		return plan, err
+	}
+	in.muted = true
+	defer func() { in.muted = false }()
+	return in.session.engine.Plan(ctx, request)
 }
 
 // usable asks the platform whether the key the agents have still does.

@@ -18,13 +18,14 @@ import (
 	"github.com/nopsctl/nopsctl/pkg/connectivity/probe"
 	"github.com/nopsctl/nopsctl/pkg/event"
 	"github.com/nopsctl/nopsctl/pkg/install"
+	"github.com/nopsctl/nopsctl/pkg/nopsapi/nopsclient"
 )
 
 func TestInstall(t *testing.T) {
 	w := newWorld(t)
 	w.beforeBeat()
 	w.want(CodeOK, "install", "--api-key-file", w.keyFile(personKey))
-	r := w.engine.requests[0]
+	r := w.engine.last()
 	if r.ClusterARN != demoARN || !r.Wait || r.Images == nil || len(r.OwnImages) != 1 || r.OwnImages[0] != "k8s-heartbeat-agent" {
 		t.Errorf("request: %+v", r)
 	}
@@ -42,7 +43,7 @@ func TestInstall(t *testing.T) {
 	if got := string(r.Credentials[install.KeyAMPSecret]); got != ampSecret {
 		t.Errorf("secret key: %q", got)
 	}
-	if got := string(r.Credentials[install.KeyAPI]); got == "" || got == personKey {
+	if got := string(r.Credentials[install.KeyAPI]); got == "" || got == personKey || got == placeholder {
 		t.Errorf("the agents must get a key of their own, not the person's")
 	}
 	w.contains(w.out, "nops-kubernetes-agent 0.1.0 is installed in namespace nops (revision 1)", "proven", "nopsctl status")
@@ -75,13 +76,42 @@ func TestInstallReusesTheAgentsKey(t *testing.T) {
 	w.beat()
 	have := string(w.engine.credentials[install.KeyAPI])
 	w.want(CodeOK, "install", "--api-key", personKey, "--skip-connectivity")
-	if got := string(w.engine.requests[0].Credentials[install.KeyAPI]); got != have {
+	if got := string(w.engine.last().Credentials[install.KeyAPI]); got != have {
 		t.Error("a good key was replaced: pods restart for nothing, and keys pile up")
 	}
 	w.engine.credentials[install.KeyAPI] = []byte(wrongKey)
 	w.want(CodeOK, "install", "--api-key", personKey, "--skip-connectivity")
-	if got := string(w.engine.requests[1].Credentials[install.KeyAPI]); got == wrongKey || got == personKey {
+	if got := string(w.engine.last().Credentials[install.KeyAPI]); got == wrongKey || got == personKey || got == placeholder {
 		t.Error("a key that is not valid was kept")
+	}
+}
+
+// TestNoKeyIsMadeForNothing: refused by preflight or by the person, nothing is left on the platform that could be used.
+func TestNoKeyIsMadeForNothing(t *testing.T) {
+	keys := func(w *world) int {
+		c, err := nopsclient.New(nopsclient.Options{Host: w.server.URL, Key: personKey})
+		must(t, err)
+		list, err := c.ListAPIKeys(t.Context())
+		must(t, err)
+		return len(list.APIKeys)
+	}
+	w := newWorld(t)
+	before := keys(w)
+	w.engine.planErr = &install.PreflightError{}
+	w.want(CodeCheckFailed, "install", "--api-key", personKey)
+	w.engine.planErr = nil
+	w.tty, w.in = true, "n\n"
+	w.want(CodeCancelled, "install", "--api-key", personKey)
+	w.want(CodeOK, "install", "--api-key", personKey, "--dry-run")
+	if after := keys(w); after != before {
+		t.Errorf("%d keys were made", after-before)
+	}
+	w.want(CodeOK, "install", "--api-key", personKey, "--yes", "--skip-connectivity")
+	if after := keys(w); after != before+1 {
+		t.Errorf("%d keys were made, want one", after-before)
+	}
+	if strings.Count(w.errOut.String(), "Checking the cluster and what would change") != 1 {
+		t.Errorf("the second plan is told:\n%s", w.errOut)
 	}
 }
 
@@ -213,7 +243,7 @@ func TestInstallOnAPlatformWithoutTheContract(t *testing.T) {
 
 	w.engine.planErr = nil
 	w.want(CodeOK, "install", "--api-key", personKey, "--skip-connectivity", "--amp-id", "ws-mine", "--amp-region", "eu-west-1", "--amp-access-key", "AKIAMINE", "--amp-secret-key-file", secret, "--cluster-id", "D/M7Yj")
-	r := w.engine.requests[1]
+	r := w.engine.last()
 	if lookup(r.Values, "containerInsights.ampID") != "ws-mine" || lookup(r.Values, "karpenops.clusterId") != "D/M7Yj" {
 		t.Errorf("values: %v", r.Values)
 	}
@@ -232,7 +262,7 @@ func TestInstallValues(t *testing.T) {
 	w.contains(w.errOut, "no PEM certificate")
 	w.want(CodeOK, "install", "--api-key", personKey, "--skip-connectivity", "-f", file, "--set", "containerInsights.ampRegion=eu-west-1,heartbeat.enabled=true",
 		"--set-json", `prometheus.nodeExporter.resources={"limits":{"memory":"1Gi"}}`, "--set-string", "heartbeat.image.tag=1", "--registry-mirror", "public.ecr.aws=mirror.example/public")
-	values := w.engine.requests[0].Values
+	values := w.engine.last().Values
 	for path, want := range map[string]any{
 		"containerInsights.ampID": "ws-file", "containerInsights.ampRegion": "eu-west-1", "heartbeat.enabled": true, "heartbeat.image.tag": "1",
 		"heartbeat.labels.team": "sre", "prometheus.nodeExporter.resources.limits.memory": "1Gi", "nops.global.imageRegistry": "mirror.example/public",
@@ -246,7 +276,7 @@ func TestInstallValues(t *testing.T) {
 func TestInstallWithTheCustomersSecrets(t *testing.T) {
 	w := newWorld(t)
 	w.want(CodeOK, "install", "--api-key", personKey, "--skip-connectivity", "--set", "customerManagedSecrets.enabled=true,customerManagedSecrets.apiSecretName=mine,customerManagedSecrets.apiSecretKey=k")
-	if c := w.engine.requests[0].Credentials; c != nil {
+	if c := w.engine.last().Credentials; c != nil {
 		t.Errorf("credentials were given although the customer keeps them: %d", len(c))
 	}
 }

@@ -160,7 +160,7 @@ func expand(s string, env []corev1.EnvVar) string {
 func probeJob(heartbeat *appsv1.Deployment, name string, r ProbeRequest, remoteWrite string) (*batchv1.Job, error) {
 	template := heartbeat.Spec.Template.Spec
 	if len(template.Containers) == 0 {
-		return nil, fmt.Errorf("Deployment %s/%s has no container", heartbeat.Namespace, heartbeat.Name) //nolint:staticcheck // a kind's name is capital
+		return nil, fmt.Errorf("Deployment %s/%s has no container", heartbeat.Namespace, heartbeat.Name)
 	}
 	container := template.Containers[0]
 	for _, c := range template.Containers {

@@ -1,43 +1,58 @@
+{{/* How often a job is scraped: one interval for all, or each its own. */}}
+{{- define "nops.interval" -}}
+{{- .root.Values.victoriaMetrics.scrapeInterval | default (get .root.Values.victoriaMetrics.scrapeIntervals .job) -}}
+{{- end -}}
+
+{{/* What every job that asks kubelets has in common. */}}
+{{- define "nops.kubelet" -}}
+scheme: https
+bearer_token_file: /var/run/secrets/kubernetes.io/serviceaccount/token
+tls_config:
+  ca_file: /var/run/secrets/kubernetes.io/serviceaccount/ca.crt
+  {{- if .Values.victoriaMetrics.kubeletInsecureSkipVerify }}
+  insecure_skip_verify: true
+  {{- end }}
+kubernetes_sd_configs:
+  - role: node
+relabel_configs:
+  # Fargate nodes show no kubelet to others.
+  - action: drop
+    source_labels: [__meta_kubernetes_node_label_eks_amazonaws_com_compute_type]
+    regex: fargate
+  # The name alone: a node's labels are 20 to 40 on EKS. They are on kube_node_labels, for joins.
+  - source_labels: [__meta_kubernetes_node_name]
+    target_label: node
+{{- end -}}
+
 {{/* vmagent's configuration. The order of relabeling matters: rows are dropped while they can still be told apart. */}}
 {{- define "nops.scrapeConfig" -}}
 {{- $keep := .Files.Get "files/keep-list.yaml" | fromYaml -}}
-{{- $interval := .Values.victoriaMetrics.scrapeInterval -}}
 global:
-  scrape_interval: {{ $interval | default "60s" }}
-  scrape_timeout: {{ if $interval }}{{ $interval }}{{ else }}10s{{ end }}
+  scrape_interval: 60s
+  scrape_timeout: 10s
   external_labels:
     cluster: {{ include "nops.arn" . | quote }}
 scrape_configs:
   - job_name: cadvisor
-    scrape_interval: {{ $interval | default "30s" }}
-    scheme: https
+    scrape_interval: {{ include "nops.interval" (dict "root" . "job" "cadvisor") }}
     metrics_path: /metrics/cadvisor
-    bearer_token_file: /var/run/secrets/kubernetes.io/serviceaccount/token
-    tls_config:
-      ca_file: /var/run/secrets/kubernetes.io/serviceaccount/ca.crt
-      {{- if .Values.victoriaMetrics.kubeletInsecureSkipVerify }}
-      insecure_skip_verify: true
-      {{- end }}
     # cAdvisor's own time stamps are those of its housekeeping: old, and out of order for the store.
     honor_timestamps: false
-    kubernetes_sd_configs:
-      - role: node
-    relabel_configs:
-      # Fargate nodes show no kubelet to others.
-      - action: drop
-        source_labels: [__meta_kubernetes_node_label_eks_amazonaws_com_compute_type]
-        regex: fargate
-      - source_labels: [__meta_kubernetes_node_name]
-        target_label: node
+    {{- include "nops.kubelet" . | nindent 4 }}
     metric_relabel_configs:
       - action: keep
         source_labels: [__name__]
-        regex: {{ $keep.cadvisor | join "|" }}
-      # Sums of cgroups and pauses have no container; networks belong to the pod as a whole.
+        regex: {{ $keep.cadvisor | join "|" | quote }}
+      # Sums of cgroups have no container, pauses none or POD (Docker): their rows would merge into the containers' once the
+      # labels that tell them apart are gone.
       - action: drop
-        if: '{__name__!~"container_network_.+|machine_.+",container=""}'
+        if: '{__name__!~"container_network_.+|machine_.+",container=~"|POD"}'
+      # Networks belong to the pod as a whole; those without a pod are the node's.
       - action: drop
         if: '{__name__=~"container_network_.+",pod=""}'
+      - if: '{__name__=~"container_network_.+"}'
+        target_label: container
+        replacement: ""
       # The pod's UID from its cgroup, written either way (cgroupfs, systemd).
       - source_labels: [id]
         regex: .*pod([0-9a-f]{8})[-_]([0-9a-f]{4})[-_]([0-9a-f]{4})[-_]([0-9a-f]{4})[-_]([0-9a-f]{12}).*
@@ -45,14 +60,25 @@ scrape_configs:
         replacement: $1-$2-$3-$4-$5
       - action: labeldrop
         regex: id|name|image|boot_id|machine_id|system_uuid
+  {{- if .Values.victoriaMetrics.kubeletVolumeStats }}
+  - job_name: kubelet
+    scrape_interval: {{ include "nops.interval" (dict "root" . "job" "kubelet") }}
+    metrics_path: /metrics
+    {{- include "nops.kubelet" . | nindent 4 }}
+    metric_relabel_configs:
+      - action: keep
+        source_labels: [__name__]
+        regex: {{ $keep.kubelet | join "|" | quote }}
+  {{- end }}
   - job_name: node-exporter
+    scrape_interval: {{ include "nops.interval" (dict "root" . "job" "nodeExporter") }}
     kubernetes_sd_configs:
       - role: pod
         namespaces:
           own_namespace: true
         selectors:
           - role: pod
-            label: app.kubernetes.io/component=node-exporter
+            label: {{ printf "app.kubernetes.io/component=node-exporter,app.kubernetes.io/instance=%s" .Release.Name | quote }}
     relabel_configs:
       - action: keep
         source_labels: [__meta_kubernetes_pod_container_port_name]
@@ -62,8 +88,12 @@ scrape_configs:
     metric_relabel_configs:
       - action: keep
         source_labels: [__name__]
-        regex: {{ $keep.nodeExporter | join "|" }}
+        regex: {{ $keep.nodeExporter | join "|" | quote }}
   - job_name: kube-state-metrics
+    scrape_interval: {{ include "nops.interval" (dict "root" . "job" "kubeStateMetrics") }}
+    # One target speaks for the whole cluster: 3 MB for every thousand pods.
+    scrape_timeout: 30s
+    max_scrape_size: 512MiB
     # Its labels name the objects it speaks of, not itself.
     honor_labels: true
     static_configs:
@@ -71,13 +101,20 @@ scrape_configs:
     metric_relabel_configs:
       - action: keep
         source_labels: [__name__]
-        regex: {{ $keep.kubeStateMetrics.metrics | join "|" }}
+        regex: {{ $keep.kubeStateMetrics.metrics | join "|" | quote }}
   - job_name: vmagent
-    scrape_interval: {{ $interval | default "15s" }}
+    scrape_interval: {{ include "nops.interval" (dict "root" . "job" "vmagent") }}
     static_configs:
       - targets: [127.0.0.1:8429]
     metric_relabel_configs:
       - action: keep
         source_labels: [__name__]
-        regex: {{ $keep.vmagent | join "|" }}
+        regex: {{ $keep.vmagent | join "|" | quote }}
+{{- end -}}
+
+{{/* The last gate before samples leave: vmagent adds series about every scrape that no job's relabeling can reach. */}}
+{{- define "nops.remoteWriteRelabeling" -}}
+{{- $keep := .Files.Get "files/keep-list.yaml" | fromYaml -}}
+- action: drop
+  if: '{__name__=~"scrape_.+",__name__!~"{{ $keep.scrapes | join "|" }}"}'
 {{- end -}}

@@ -1,0 +1,95 @@
+package cli
+
+import (
+	"encoding/json"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/nopsctl/nopsctl/pkg/connectivity"
+)
+
+// answer is a document that a command writes with -o json.
+type answer struct {
+	Name    string // of the schema's file
+	Command string
+	About   string
+	Type    reflect.Type
+}
+
+func answers() []answer {
+	return []answer{
+		{"status", "nopsctl status -o json", "The release, its components with their workloads, and what the platform has seen.", reflect.TypeFor[statusAnswer]()},
+		{"test-connectivity", "nopsctl test-connectivity -o json", "Every check of the three legs, with its outcome, and the outcome of the whole.", reflect.TypeFor[connectivity.Report]()},
+		{"install", "nopsctl install -o json", "The plan; unless it was a dry run also the result and the connectivity test. Written on failure too, as far as it came.", reflect.TypeFor[installAnswer]()},
+		{"toggle", "nopsctl enable|disable COMPONENT -o json", "The component, the consequence, the plan and its result.", reflect.TypeFor[toggleAnswer]()},
+		{"uninstall", "nopsctl uninstall -o json", "What was removed and what was kept.", reflect.TypeFor[uninstallAnswer]()},
+		{"version", "nopsctl version -o json", "This build and the chart it carries.", reflect.TypeFor[versionAnswer]()},
+		{"explain", "nopsctl explain ID -o json", "What an ID means.", reflect.TypeFor[Explanation]()},
+	}
+}
+
+// schemaOf is the JSON Schema (draft 2020-12) of an answer. Unknown fields are allowed: a later build may add some within
+// a schema_version.
+func schemaOf(a answer) map[string]any {
+	s := typeSchema(a.Type)
+	s["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+	s["$id"] = "https://github.com/nopsctl/nopsctl/docs/schemas/" + a.Name + ".schema.json"
+	s["title"] = a.Command
+	s["description"] = a.About
+	return s
+}
+
+func typeSchema(t reflect.Type) map[string]any {
+	switch {
+	case t == reflect.TypeFor[time.Time]():
+		return map[string]any{"type": "string", "format": "date-time"}
+	case t.Implements(reflect.TypeFor[json.Marshaler]()):
+		return map[string]any{}
+	}
+	switch t.Kind() { //nolint:exhaustive // the kinds that answers have; the rest is anything
+	case reflect.Pointer:
+		return typeSchema(t.Elem())
+	case reflect.String:
+		return map[string]any{"type": "string"}
+	case reflect.Bool:
+		return map[string]any{"type": "boolean"}
+	case reflect.Int, reflect.Int32, reflect.Int64, reflect.Uint32, reflect.Uint64:
+		return map[string]any{"type": "integer"}
+	case reflect.Float64:
+		return map[string]any{"type": "number"}
+	case reflect.Slice:
+		return map[string]any{"type": []any{"array", "null"}, "items": typeSchema(t.Elem())}
+	case reflect.Map:
+		return map[string]any{"type": "object", "additionalProperties": typeSchema(t.Elem())}
+	case reflect.Struct:
+		properties, required := map[string]any{}, []any{}
+		structSchema(t, properties, &required)
+		return map[string]any{"type": "object", "properties": properties, "required": required}
+	}
+	return map[string]any{}
+}
+
+func structSchema(t reflect.Type, properties map[string]any, required *[]any) {
+	for i := range t.NumField() {
+		f := t.Field(i)
+		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
+		switch {
+		case f.Anonymous && name == "":
+			embedded := f.Type
+			if embedded.Kind() == reflect.Pointer {
+				embedded = embedded.Elem()
+			}
+			structSchema(embedded, properties, required)
+			continue
+		case !f.IsExported(), name == "-":
+			continue
+		case name == "":
+			name = f.Name
+		}
+		properties[name] = typeSchema(f.Type)
+		if !strings.Contains(options, "omitempty") && !strings.Contains(options, "omitzero") {
+			*required = append(*required, name)
+		}
+	}
+}

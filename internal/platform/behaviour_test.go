@@ -218,25 +218,6 @@ func TestManyBeatsComeInPages(t *testing.T) {
 	}
 }
 
-// TestTheClientFollowsPages makes more beats than one answer holds.
-func TestTheClientFollowsPages(t *testing.T) {
-	if testing.Short() {
-		t.Skip("makes two thousand requests")
-	}
-	s := &platform.Server{RatePerMinute: 1 << 20}
-	seed(t, s)
-	h := httptest.NewServer(s)
-	t.Cleanup(h.Close)
-	person, agent := installed(t, h.URL)
-	const many = nopsapi.MaxHeartbeatsPerAnswer + 3
-	for i := range uint64(many) {
-		send(t, agent, beat(i+1, time.Unix(int64(i), 0), true))
-	}
-	if list := must[nopsapi.HeartbeatList](t)(person.Heartbeats(t.Context(), arn, time.Time{})); len(list.Heartbeats) != many || list.Next != "" {
-		t.Errorf("%d beats, want %d", len(list.Heartbeats), many)
-	}
-}
-
 func TestWarningsDoNotFlap(t *testing.T) {
 	each(t, func(t *testing.T, store platform.Store) {
 		_, c, h := serve(t, store)

@@ -325,7 +325,8 @@ func send[T any](ctx context.Context, c *Client, method, path string, body any, 
 	if body != nil {
 		var err error
 		if payload, err = encode(body, compress); err != nil {
-			return answer, &Error{Kind: KindProtocol, Host: c.host(), Message: method + " " + path + ": " + err.Error(), Err: err}
+			// Refused before it is sent: trying the same again would fail the same way.
+			return answer, &Error{Kind: KindRefused, Host: c.host(), Code: nopsapi.CodeTooLarge, Message: c.line(method + " " + bare(path) + ": " + err.Error()), Err: err}
 		}
 		header.Set("Content-Type", "application/json")
 		if compress {

@@ -263,26 +263,31 @@ func (in *installer) whoAmI(ctx context.Context) error {
 	})
 }
 
-// notOffered says whether a host answers without knowing this contract.
+// notOffered says whether a host answers without knowing this contract. A call that was cancelled is no answer.
 func notOffered(err error) bool {
+	if errors.Is(err, context.Canceled) {
+		return false
+	}
 	return nopsclient.IsKind(err, nopsclient.KindNotOffered) || nopsclient.IsKind(err, nopsclient.KindProtocol)
 }
 
 // publicAPI checks the key with what is public, on a host that does not serve this project's contract.
 func (in *installer) publicAPI(ctx context.Context) (string, error) {
-	in.face.Observe(event.Warning{
-		ID: "NOPS-CLI-001", Message: in.platform.Host() + " does not offer this project's contract: it hands out no metrics workspace and no key for the agents",
-		Hint: "give --amp-id, --amp-region, --amp-access-key, --amp-secret-key-file and --cluster-id as nOps shows them for this cluster; the agents use the given API key",
-	})
 	_, err := in.platform.PublicClusters(ctx, 10)
 	switch {
 	case nopsclient.IsKind(err, nopsclient.KindUnauthorized):
 		return "", &failure{class: "auth", reason: "the API key from " + in.key.source + " is not accepted", err: err, advice: "take a valid key from nOps under Settings → API Key; nothing was changed"}
-	case err != nil && !notOffered(err):
-		return "", fmt.Errorf("check the API key: %w", err)
+	case notOffered(err):
+		// A captive portal, a proxy's error page, a typing mistake: a key must not be installed unchecked.
+		return "", &failure{class: "preflight", reason: "nothing was changed: " + in.platform.Host() + " answers neither as this project's contract nor as the public nOps API says", err: err,
+			advice: "check --host and " + EnvHost + ", and whether a proxy or portal answers in its place"}
 	case err != nil:
-		return "not checked: this host offers no way to", nil
+		return "", fmt.Errorf("nothing was changed: %w", err)
 	}
+	in.face.Observe(event.Warning{
+		ID: "NOPS-CLI-001", Message: in.platform.Host() + " does not offer this project's contract: it hands out no metrics workspace and no key for the agents",
+		Hint: "give --amp-id, --amp-region, --amp-access-key, --amp-secret-key-file and --cluster-id as nOps shows them for this cluster; the agents use the given API key",
+	})
 	return "accepted", nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -335,6 +336,34 @@ func TestInstallCancelled(t *testing.T) {
 	w.contains(w.errOut, "revision 1 of the release is failed", "run the same command again")
 	if w.prober.calls != 0 {
 		t.Error("the connectivity test ran after Ctrl-C")
+	}
+}
+
+// TestCancelledBeforeTheAnswer: a call that was cancelled is not a platform without the contract.
+func TestCancelledBeforeTheAnswer(t *testing.T) {
+	w := newWorld(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	slow := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { cancel(); time.Sleep(time.Millisecond) }))
+	t.Cleanup(slow.Close)
+	w.env[EnvHost] = slow.URL
+	if code := w.runContext(ctx, "install", "--api-key", personKey); code != int(CodeCancelled) {
+		t.Errorf("exit %d:\n%s", code, w.errOut)
+	}
+	if strings.Contains(w.errOut.String(), "NOPS-CLI-001") || w.engine.applied != 0 {
+		t.Errorf("taken for an answer:\n%s", w.errOut)
+	}
+}
+
+// TestPortal: what answers anything with a page is no platform; a key must not be installed unchecked.
+func TestPortal(t *testing.T) {
+	w := newWorld(t)
+	portal := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { fmt.Fprint(rw, "<html>please log in</html>") }))
+	t.Cleanup(portal.Close)
+	w.env[EnvHost] = portal.URL
+	w.want(CodeCheckFailed, "install", "--api-key", personKey, "--amp-id", "ws", "--amp-region", "us-east-1")
+	w.contains(w.errOut, "nothing was changed", "portal")
+	if len(w.engine.requests) != 0 {
+		t.Error("planned with a key that nobody checked")
 	}
 }
 

@@ -102,14 +102,14 @@ func statusRun(ctx context.Context, o *statusOptions) error {
 	} else {
 		printStatus(o.f.IO.Out, o.f.styleOut(), answer, s.facts.Context, arn)
 	}
-	return verdict(status)
+	return verdict(status, o.cluster.release)
 }
 
 // verdict is the exit of status: scripts ask "is it well?", and a block of text is no answer to them.
-func verdict(s *install.Status) error {
+func verdict(s *install.Status, release string) error {
 	switch s.Health { //nolint:exhaustive // the rest is well, or on its way
 	case install.NotInstalled:
-		return &failure{class: "preflight", err: &install.NotInstalledError{Release: defaultRelease, Namespace: s.Namespace}, advice: "nopsctl install installs it"}
+		return &failure{class: "preflight", err: &install.NotInstalledError{Release: release, Namespace: s.Namespace}, advice: "nopsctl install installs it"}
 	case install.Degraded, install.Failed:
 		for _, c := range s.Components {
 			if c.State == "degraded" || c.State == "failed" {

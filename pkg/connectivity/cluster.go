@@ -38,11 +38,11 @@ func (r *run) cluster(ctx context.Context) {
 	result, err := r.probe(ctx)
 	took := r.o.Now().Sub(start)
 	if err != nil {
-		outcome := event.Failed
+		outcome, message := event.Failed, err.Error()
 		if ctx.Err() != nil {
-			outcome = event.Cancelled
+			outcome, message = event.Cancelled, "the probe was removed from the cluster"
 		}
-		r.check(ClusterPod, "", outcome, err.Error(), took)
+		r.check(ClusterPod, "", outcome, message, took)
 		var advice interface{ Hint() string }
 		if errors.As(err, &advice) && advice.Hint() != "" {
 			leg := &r.report.Legs[len(r.report.Legs)-1]

@@ -12,7 +12,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -48,15 +50,24 @@ func refusal(status int, code, message string) answer {
 // script answers requests in turn, the last answer ever after, and keeps what it was asked.
 type script struct {
 	*httptest.Server
+	mu       sync.Mutex
 	requests []*http.Request
+}
+
+func (s *script) asked() []*http.Request {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.requests)
 }
 
 func play(t *testing.T, answers ...answer) *script {
 	t.Helper()
 	s := &script{}
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
 		s.requests = append(s.requests, r)
 		a := answers[min(len(s.requests), len(answers))-1]
+		s.mu.Unlock()
 		if a.cut {
 			panic(http.ErrAbortHandler)
 		}
@@ -137,8 +148,8 @@ func TestAnswers(t *testing.T) {
 			if diff := cmp.Diff(tt.waits, *w); diff != "" {
 				t.Errorf("%s: waits:\n%s", tt.reason, diff)
 			}
-			if len(s.requests) != tt.calls {
-				t.Errorf("%s: %d calls, want %d", tt.reason, len(s.requests), tt.calls)
+			if len(s.asked()) != tt.calls {
+				t.Errorf("%s: %d calls, want %d", tt.reason, len(s.asked()), tt.calls)
 			}
 			if tt.kind == "" {
 				if err != nil || who.CustomerID != "4242" {
@@ -336,8 +347,8 @@ func TestWritesCarryTheSameKeyEachTime(t *testing.T) {
 	if _, err := c.CreateAgentKey(t.Context(), arn); err != nil {
 		t.Fatal(err)
 	}
-	first := s.requests[0].Header.Get(nopsapi.IdempotencyHeader)
-	for i, r := range s.requests {
+	first := s.asked()[0].Header.Get(nopsapi.IdempotencyHeader)
+	for i, r := range s.asked() {
 		if got := r.Header.Get(nopsapi.IdempotencyHeader); got == "" || got != first {
 			t.Errorf("attempt %d has the idempotency key %q, the first %q", i+1, got, first)
 		}
@@ -345,7 +356,7 @@ func TestWritesCarryTheSameKeyEachTime(t *testing.T) {
 	if _, err := c.CreateAgentKey(t.Context(), arn); err != nil {
 		t.Fatal(err)
 	}
-	if again := s.requests[len(s.requests)-1].Header.Get(nopsapi.IdempotencyHeader); again == first {
+	if again := s.asked()[len(s.asked())-1].Header.Get(nopsapi.IdempotencyHeader); again == first {
 		t.Error("another write has the same idempotency key")
 	}
 }
@@ -366,7 +377,7 @@ func TestEveryWriteHasAnIdempotencyKeyAndNoReadHas(t *testing.T) {
 	_, _ = c.WhoAmI(ctx)
 	_, _ = c.Connectivity(ctx, arn)
 	writes := 0
-	for _, r := range s.requests {
+	for _, r := range s.asked() {
 		has := r.Header.Get(nopsapi.IdempotencyHeader) != ""
 		if has != (r.Method != http.MethodGet) {
 			t.Errorf("%s %s: idempotency key %q", r.Method, r.URL.Path, r.Header.Get(nopsapi.IdempotencyHeader))
@@ -381,10 +392,10 @@ func TestEveryWriteHasAnIdempotencyKeyAndNoReadHas(t *testing.T) {
 	if writes != 9 {
 		t.Errorf("%d writes", writes)
 	}
-	if got := s.requests[5].Header.Get(nopsapi.IdempotencyHeader); got != "b-7" {
+	if got := s.asked()[5].Header.Get(nopsapi.IdempotencyHeader); got != "b-7" {
 		t.Errorf("a heartbeat's idempotency key is %q", got)
 	}
-	if got := s.requests[1].URL.EscapedPath(); got != nopsapi.Base+"/api-keys/k%2F1/rotate" {
+	if got := s.asked()[1].URL.EscapedPath(); got != nopsapi.Base+"/api-keys/k%2F1/rotate" {
 		t.Errorf("path %s", got)
 	}
 }
@@ -395,7 +406,7 @@ func TestHeartbeatsAreCompressedAndBounded(t *testing.T) {
 	if _, err := c.SendHeartbeat(t.Context(), arn, nopsapi.Heartbeat{BootID: "b", Seq: 1}); err != nil {
 		t.Fatal(err)
 	}
-	if got := s.requests[0].Header.Get("Content-Encoding"); got != "gzip" {
+	if got := s.asked()[0].Header.Get("Content-Encoding"); got != "gzip" {
 		t.Errorf("Content-Encoding %q", got)
 	}
 	var big nopsapi.Heartbeat
@@ -407,7 +418,7 @@ func TestHeartbeatsAreCompressedAndBounded(t *testing.T) {
 	}
 	_, err := c.SendHeartbeat(t.Context(), arn, big)
 	check(t, s.URL, err, nopsclient.KindRefused, "the contract allows 16384")
-	if len(s.requests) != 1 {
+	if len(s.asked()) != 1 {
 		t.Error("it was sent nevertheless")
 	}
 }
@@ -436,7 +447,7 @@ func TestHeartbeatsInPages(t *testing.T) {
 		t.Fatalf("%+v, %v", list, err)
 	}
 	var queries []string
-	for _, r := range s.requests {
+	for _, r := range s.asked() {
 		queries = append(queries, r.URL.RawQuery)
 	}
 	const since = "since=2026-01-02T03%3A04%3A05.000000006Z"

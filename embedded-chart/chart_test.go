@@ -57,7 +57,11 @@ func load(t *testing.T) *chart.Chart {
 // render is what `helm template` does, for the version string of an EKS cluster.
 func render(t *testing.T, values object) (manifests []object, notes string, err error) {
 	t.Helper()
-	c := load(t)
+	return renderChart(t, load(t), values)
+}
+
+func renderChart(t *testing.T, c *chart.Chart, values object) (manifests []object, notes string, err error) {
+	t.Helper()
 	caps := chartutil.DefaultCapabilities.Copy()
 	caps.KubeVersion = chartutil.KubeVersion{Version: "v1.33.1-eks-595af52", Major: "1", Minor: "33+"}
 	if !chartutil.IsCompatibleRange(c.Metadata.KubeVersion, caps.KubeVersion.Version) {
@@ -360,11 +364,19 @@ func TestRefusals(t *testing.T) {
 		{"a typo at the top", "hearbeat.enabled=true", "hearbeat"},
 		{"a wrong type", "containerInsights.enabled=maybe", "containerInsights"},
 		{"a digest that is none", "heartbeat.image.digest=latest", "digest"},
+		{"a password in the address", "containerInsights.remoteWriteUrl=https://me:canary@store.example.com/write", "containerInsights.remoteWriteUrl holds a user"},
+		{"an interval without a unit", "victoriaMetrics.scrapeIntervals.cadvisor=30", "cadvisor"},
+		{"an interval of a job that is not there", "victoriaMetrics.scrapeIntervals.dcgm=30s", "dcgm"},
+		{"labels of what is not watched", "prometheus.kubeStateMetrics.metricLabels.secrets[0]=x", "prometheus.kubeStateMetrics.metricLabels names secrets"},
+		{"annotations of what is not watched", "prometheus.kubeStateMetrics.metricAnnotations.configmaps[0]=x", "prometheus.kubeStateMetrics.metricAnnotations names configmaps"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, _, err := render(t, base(tt.set))
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("%v, want a refusal that names %q", err, tt.want)
+			}
+			if err != nil && strings.Contains(err.Error(), "canary") {
+				t.Errorf("a credential in: %v", err)
 			}
 		})
 	}

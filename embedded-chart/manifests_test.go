@@ -1,0 +1,356 @@
+package embeddedchart_test
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"sigs.k8s.io/yaml"
+
+	embeddedchart "github.com/nopsctl/nopsctl/embedded-chart"
+)
+
+// each runs a check over every render of every case.
+func each(t *testing.T, check func(t *testing.T, values object, manifests []object, notes string)) {
+	t.Helper()
+	for caseName, values := range cases(t) {
+		t.Run(caseName, func(t *testing.T) {
+			manifests, notes, err := render(t, values)
+			if err != nil {
+				t.Fatal(err)
+			}
+			check(t, values, manifests, notes)
+		})
+	}
+}
+
+// TestTypes decodes every object as what it says it is: a misplaced field or a number for a string is refused here and not
+// by somebody's API server.
+func TestTypes(t *testing.T) {
+	each(t, func(t *testing.T, _ object, manifests []object, _ string) {
+		for _, o := range manifests {
+			typed, ok := map[string]any{
+				"v1/Secret": &corev1.Secret{}, "v1/ConfigMap": &corev1.ConfigMap{}, "v1/Service": &corev1.Service{}, "v1/ServiceAccount": &corev1.ServiceAccount{},
+				"apps/v1/Deployment": &appsv1.Deployment{}, "apps/v1/DaemonSet": &appsv1.DaemonSet{},
+				"rbac.authorization.k8s.io/v1/Role": &rbacv1.Role{}, "rbac.authorization.k8s.io/v1/RoleBinding": &rbacv1.RoleBinding{},
+				"rbac.authorization.k8s.io/v1/ClusterRole": &rbacv1.ClusterRole{}, "rbac.authorization.k8s.io/v1/ClusterRoleBinding": &rbacv1.ClusterRoleBinding{},
+			}[text(o, "apiVersion")+"/"+text(o, "kind")]
+			if !ok {
+				t.Errorf("%s: this test knows no such kind", name(o))
+				continue
+			}
+			data, err := yaml.Marshal(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := yaml.UnmarshalStrict(data, typed); err != nil {
+				t.Errorf("%s: %v", name(o), err)
+			}
+		}
+	})
+}
+
+// TestObjectsHangTogether: what is referred to is there, in the release's namespace, and reaches no further than it must.
+func TestObjectsHangTogether(t *testing.T) {
+	each(t, func(t *testing.T, values object, manifests []object, _ string) {
+		there := map[string]object{}
+		for _, o := range manifests {
+			if there[name(o)] != nil {
+				t.Errorf("%s: twice", name(o))
+			}
+			there[name(o)] = o
+			clusterWide := strings.HasPrefix(text(o, "kind"), "Cluster")
+			if ns := text(o, "metadata", "namespace"); (ns == "nops") == clusterWide {
+				t.Errorf("%s: namespace %s", name(o), ns)
+			}
+		}
+		for _, o := range manifests {
+			if ref := text(o, "roleRef", "name"); ref != "<nil>" {
+				if there[text(o, "roleRef", "kind")+"/"+ref] == nil {
+					t.Errorf("%s: role %s is not there", name(o), ref)
+				}
+				for _, s := range list(o, "subjects") {
+					if there["ServiceAccount/"+text(s, "name")] == nil || text(s, "namespace") != "nops" {
+						t.Errorf("%s: subject %v is not there", name(o), s)
+					}
+				}
+			}
+			if text(o, "kind") == "Service" {
+				selector, _ := get(o, "spec", "selector").(object)
+				if !slices.ContainsFunc(manifests, func(w object) bool {
+					labels, _ := get(w, "spec", "template", "metadata", "labels").(object)
+					return workload(w) && len(selector) == 3 && subset(selector, labels)
+				}) {
+					t.Errorf("%s: selects nothing: %v", name(o), selector)
+				}
+			}
+			if workload(o) {
+				podRefs(t, values, there, o)
+			}
+		}
+	})
+}
+
+func subset(a, b object) bool {
+	for k, v := range a {
+		if b[k] != v {
+			return false
+		}
+	}
+	return true
+}
+
+func podRefs(t *testing.T, values object, there map[string]object, o object) {
+	t.Helper()
+	pod, _ := get(o, "spec", "template", "spec").(object)
+	account := there["ServiceAccount/"+text(pod, "serviceAccountName")]
+	if account == nil || text(account, "automountServiceAccountToken") != "false" {
+		t.Errorf("%s: service account %s", name(o), text(pod, "serviceAccountName"))
+	}
+	exporter := name(o) == "DaemonSet/nops-node-exporter"
+	if host := text(pod, "hostNetwork") == "true" || text(pod, "hostPID") == "true"; host != exporter {
+		t.Errorf("%s: on the host: %v", name(o), host)
+	}
+	if token := text(pod, "automountServiceAccountToken") == "true"; token == exporter {
+		t.Errorf("%s: has a token: %v", name(o), token)
+	}
+	if linux := text(pod, "nodeSelector", "kubernetes.io/os") == "linux"; linux == exporter {
+		t.Errorf("%s: nodeSelector %v", name(o), pod["nodeSelector"])
+	}
+	if affinity := fmt.Sprint(pod["affinity"]); exporter && (!strings.Contains(affinity, "fargate") || !strings.Contains(affinity, "linux")) {
+		t.Errorf("%s: affinity %s", name(o), affinity)
+	}
+	volumes := map[string]bool{}
+	for _, v := range list(pod, "volumes") {
+		volumes[text(v, "name")] = true
+		if config := text(v, "configMap", "name"); config != "<nil>" && there["ConfigMap/"+config] == nil {
+			t.Errorf("%s: ConfigMap %s is not there", name(o), config)
+		}
+		if (get(v, "hostPath") != nil) != exporter {
+			t.Errorf("%s: volume %v", name(o), v)
+		}
+		if get(v, "emptyDir") != nil && get(v, "emptyDir", "sizeLimit") == nil {
+			t.Errorf("%s: volume %v may fill the node", name(o), v)
+		}
+	}
+	customer := get(values, "customerManagedSecrets", "enabled") == true
+	for _, c := range list(pod, "containers") {
+		for _, m := range list(c, "volumeMounts") {
+			if !volumes[text(m, "name")] || (exporter && text(m, "readOnly") != "true") {
+				t.Errorf("%s: mount %v", name(o), m)
+			}
+		}
+		for _, e := range list(c, "env") {
+			secret := text(e, "valueFrom", "secretKeyRef", "name")
+			if secret == "<nil>" {
+				continue
+			}
+			if own := there["Secret/"+secret]; customer == (own != nil) {
+				t.Errorf("%s: %s comes from Secret %s, customer-managed: %v", name(o), text(e, "name"), secret, customer)
+			} else if own != nil && get(own, "data", text(e, "valueFrom", "secretKeyRef", "key")) == nil {
+				t.Errorf("%s: %s: key %s is not in it", name(o), text(e, "name"), text(e, "valueFrom", "secretKeyRef", "key"))
+			}
+		}
+	}
+}
+
+// TestSameTwice: two renders are equal to the byte, or every upgrade would restart something.
+func TestSameTwice(t *testing.T) {
+	each(t, func(t *testing.T, values object, first []object, notes string) {
+		for range 5 {
+			again, notesAgain, err := render(t, values)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(first, again); diff != "" || notes != notesAgain {
+				t.Fatalf("two renders differ:\n%s", diff)
+			}
+		}
+	})
+}
+
+func find(t *testing.T, manifests []object, want string) object {
+	t.Helper()
+	for _, o := range manifests {
+		if name(o) == want {
+			return o
+		}
+	}
+	t.Fatalf("no %s", want)
+	return nil
+}
+
+// TestPermissions: who may what, in full. Growth of this table is a decision.
+func TestPermissions(t *testing.T) {
+	manifests, _, err := render(t, base())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string][]string{}
+	for _, o := range manifests {
+		for _, r := range list(o, "rules") {
+			s := fmt.Sprint(list(r, "apiGroups"), list(r, "resources"), list(r, "verbs"))
+			if names := list(r, "resourceNames"); names != nil {
+				s += fmt.Sprint(" ", names)
+			}
+			got[name(o)] = append(got[name(o)], s)
+		}
+	}
+	want := map[string][]string{
+		"Role/nops-heartbeat": {
+			"[] [pods] [list watch]", "[apps] [deployments daemonsets statefulsets] [list watch]", "[batch] [cronjobs jobs] [list watch]",
+			"[] [configmaps] [create]", "[] [configmaps] [get update] [nops-heartbeat-state]", "[] [events] [create]",
+		},
+		"ClusterRole/nops-kube-state-metrics": {
+			"[] [namespaces nodes persistentvolumeclaims persistentvolumes pods] [list watch]", "[apps] [daemonsets deployments replicasets statefulsets] [list watch]",
+			"[autoscaling] [horizontalpodautoscalers] [list watch]", "[batch] [cronjobs jobs] [list watch]", "[policy] [poddisruptionbudgets] [list watch]",
+		},
+		"ClusterRole/nops-container-insights": {"[] [nodes] [get list watch]", "[] [nodes/metrics] [get]"},
+		"Role/nops-container-insights":        {"[] [pods] [get list watch]"},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestImageReferences(t *testing.T) {
+	images, err := embeddedchart.Images()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const digest = "sha256:2222222222222222222222222222222222222222222222222222222222222222"
+	listed := images["kube-state-metrics"]
+	for _, tt := range []struct {
+		name, reason string
+		set          []string
+		want         string
+	}{
+		{"as listed", "", nil, listed.Repository + ":" + listed.Tag},
+		{"a tag", "who names a version gets it", []string{"prometheus.kubeStateMetrics.image.tag=v2.19.1"}, listed.Repository + ":v2.19.1"},
+		{"a digest", "bytes are more exact than a name", []string{"prometheus.kubeStateMetrics.image.digest=" + digest}, listed.Repository + "@" + digest},
+		{"a mirror", "the registry is replaced, not the path", []string{"nops.global.imageRegistry=mirror.example.com:5000/ecr/"}, "mirror.example.com:5000/ecr/nops/kube-state-metrics:" + listed.Tag},
+		{"a mirror of a path alone", "nops is a part of the path and no registry", []string{"nops.global.imageRegistry=mirror.example.com", "prometheus.kubeStateMetrics.image.registry="}, "mirror.example.com/nops/kube-state-metrics:" + listed.Tag},
+		{"a mirror of a local registry", "", []string{"nops.global.imageRegistry=mirror.example.com", "prometheus.kubeStateMetrics.image.registry=localhost:5000"}, "mirror.example.com/nops/kube-state-metrics:" + listed.Tag},
+		{"a registry", "", []string{"prometheus.kubeStateMetrics.image.registry=registry.example.com"}, "registry.example.com/nops/kube-state-metrics:" + listed.Tag},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			manifests, _, err := render(t, base(tt.set...))
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := list(find(t, manifests, "Deployment/nops-kube-state-metrics"), "spec", "template", "spec", "containers")[0]
+			if got := text(c, "image"); got != tt.want {
+				t.Errorf("%s, want %s (%s)", got, tt.want, tt.reason)
+			}
+		})
+	}
+}
+
+// TestListedDigestGivesWay: with digests pinned by a release, a user's tag still wins; the user's own digest stays.
+func TestListedDigestGivesWay(t *testing.T) {
+	const listed, own = "sha256:3333333333333333333333333333333333333333333333333333333333333333", "sha256:4444444444444444444444444444444444444444444444444444444444444444"
+	for _, tt := range []struct{ name, tag, digest, want string }{
+		{"pinned", "", listed, "@" + listed},
+		{"another tag", "v2.0.0", listed, ":v2.0.0"},
+		{"another tag and digest", "v2.0.0", own, "@" + own},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := load(t)
+			for _, f := range c.Templates {
+				if f.Name == "templates/validate.yaml" {
+					f.Data = nil
+				}
+			}
+			for _, f := range c.Files {
+				if f.Name == "files/images.yaml" {
+					f.Data = []byte(strings.ReplaceAll(string(f.Data), `digest: ""`, "digest: "+listed))
+				}
+			}
+			set := []string{"prometheus.kubeStateMetrics.image.digest=" + tt.digest}
+			if tt.tag != "" {
+				set = append(set, "prometheus.kubeStateMetrics.image.tag="+tt.tag)
+			}
+			manifests, _, err := renderChart(t, c, base(set...))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := text(list(find(t, manifests, "Deployment/nops-kube-state-metrics"), "spec", "template", "spec", "containers")[0], "image")
+			if !strings.HasSuffix(got, tt.want) {
+				t.Errorf("%s, want …%s", got, tt.want)
+			}
+		})
+	}
+}
+
+// TestSettingsStayWhereTheyBelong: merging one component's settings over the global ones must not change the global ones.
+func TestSettingsStayWhereTheyBelong(t *testing.T) {
+	components := map[string]string{"Deployment/nops-heartbeat": "heartbeat", "Deployment/nops-kube-state-metrics": "prometheus.kubeStateMetrics", "Deployment/nops-vmagent": "victoriaMetrics"}
+	set := []string{"nops.global.nodeSelector.all=yes", "nops.global.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].weight=1", "nops.global.annotations.all=yes", "nops.global.labels.all=yes"}
+	for _, c := range slices.Sorted(maps.Values(components)) {
+		own := strings.ReplaceAll(c, ".", "-")
+		set = append(set, c+".nodeSelector.own-"+own+"=yes", c+".affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.own-"+own+"=yes", c+".podAnnotations.own-"+own+"=yes", c+".labels.own-"+own+"=yes", c+".tolerations[0].key=own-"+own)
+	}
+	manifests, _, err := render(t, base(set...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for object, component := range components {
+		data, err := yaml.Marshal(find(t, manifests, object))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for other := range maps.Values(components) {
+			// Labels are on the object and on its pods; the others once.
+			want := 0
+			if other == component {
+				want = 6
+			}
+			if n := strings.Count(string(data), "own-"+strings.ReplaceAll(other, ".", "-")); n != want {
+				t.Errorf("%s holds %d settings of %s, want %d\n%s", object, n, other, want, data)
+			}
+		}
+	}
+}
+
+func TestNotes(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		set  []string
+		want []string
+		not  []string
+	}{
+		{"all", nil, []string{"Runs: heartbeat, vmagent, node-exporter, kube-state-metrics\n", "Not yet part of this release, whatever their values say: autoUpdater, containerRightsizing, dataFetcher, datadog, dcgmExporter, karpenops\n", "nopsctl status -n nops", "nopsctl test-connectivity -n nops", "stay readable in Helm's release Secrets"}, []string{"Off:", "WARNING"}},
+		{"no heartbeat", []string{"heartbeat.enabled=false"}, []string{"Runs: vmagent", "Off:  heartbeat"}, nil},
+		{"nothing", []string{"heartbeat.enabled=false", "containerInsights.enabled=false"}, []string{"Runs: nothing\n", "Off:  heartbeat", "Off:  container insights"}, nil},
+		{"references and keys", []string{"customerManagedSecrets.enabled=true", "customerManagedSecrets.apiSecretName=s", "customerManagedSecrets.apiSecretKey=k", "customerManagedSecrets.ampAccessName=s", "customerManagedSecrets.ampAccessKey=k", "customerManagedSecrets.ampSecretName=s", "customerManagedSecrets.ampSecretKey=k"}, []string{"The references win"}, []string{"stay readable"}},
+		{"role and keys", []string{`victoriaMetrics.serviceAccount.annotations.eks\.amazonaws\.com/role-arn=arn:aws:iam::1:role/x`}, []string{"The role is used"}, nil},
+		{"unverified kubelets", []string{"victoriaMetrics.kubeletInsecureSkipVerify=true"}, []string{"kubeletInsecureSkipVerify=true"}, nil},
+		{"the misspelling", []string{"autoUpater.enabled=false"}, []string{"misspelling of autoUpdater"}, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, notes, err := render(t, base(tt.set...))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, want := range tt.want {
+				if !strings.Contains(notes, want) {
+					t.Errorf("no %q in:\n%s", want, notes)
+				}
+			}
+			for _, not := range tt.not {
+				if strings.Contains(notes, not) {
+					t.Errorf("%q in:\n%s", not, notes)
+				}
+			}
+			if strings.Contains(notes, "canary") {
+				t.Errorf("a credential in:\n%s", notes)
+			}
+		})
+	}
+}

@@ -16,6 +16,7 @@ import (
 
 // labStatus is what `lab status -o json` says.
 type labStatus struct {
+	PID         int    `json:"pid"`
 	Kubeconfig  string `json:"kubeconfig"`
 	PlatformURL string `json:"platform_url"`
 	APIKey      string `json:"api_key"`

@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,17 +14,23 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// machine is what a lab could leave behind, seen from the host.
-func machine(t *testing.T) map[string][]string {
+// machine is what these labs could leave behind, seen from the host. Other labs may be up meanwhile: processes are told by
+// their PID namespace, and cgroups and state by the labs' names.
+func machine(t *testing.T, namespaces []string) map[string][]string {
 	t.Helper()
+	// A zombie runs nothing: it waits for the machine's own init to take note.
+	var wanted strings.Builder
+	for _, ns := range namespaces {
+		fmt.Fprintf(&wanted, "-e '%s' ", ns)
+	}
 	seen := map[string][]string{}
 	for what, command := range map[string]string{
 		"mounts":             `cut -d' ' -f2 /proc/self/mounts`,
 		"interfaces":         `ls /sys/class/net`,
 		"network namespaces": `ip netns list; ls /run/netns 2>/dev/null || true`,
-		"cgroups":            `find /sys/fs/cgroup -maxdepth 3 -type d -name '*nopsctl*' 2>/dev/null || true`,
-		"processes":          `for p in /proc/[0-9]*; do readlink $p/exe 2>/dev/null || true; done | grep -e /nopsctl/lab/ -e /bin/lab -e containerd || true`,
-		"files":              `find "${XDG_STATE_HOME:-$HOME/.local/state}" "$HOME/.kube" "$HOME/.config/helm" /var/lib/kubelet /var/lib/cni /run/containerd /var/log/pods /var/log/containers 2>/dev/null | sort || true`,
+		"cgroups":            `find /sys/fs/cgroup -maxdepth 3 -type d -name 'nopsctl-lab-left*' -o -maxdepth 3 -type d -name 'nopsctl-lab-right*' 2>/dev/null || true`,
+		"processes":          `for p in /proc/[0-9]*; do case "$(sed 's/.*) //; s/ .*//' $p/stat 2>/dev/null)" in Z | "") continue ;; esac; echo "$(readlink $p/ns/pid 2>/dev/null) $p"; done | grep -F -e none ` + wanted.String() + ` || true`,
+		"files":              `find "${XDG_STATE_HOME:-$HOME/.local/state}"/nopsctl/lab/left "${XDG_STATE_HOME:-$HOME/.local/state}"/nopsctl/lab/right "$HOME/.kube" "$HOME/.config/helm" /var/lib/kubelet /var/lib/cni /run/containerd /var/log/pods /var/log/containers 2>/dev/null | sort || true`,
 	} {
 		out, err := exec.CommandContext(t.Context(), "bash", "-c", command).Output()
 		if err != nil {
@@ -60,7 +67,7 @@ func TestLabs(t *testing.T) {
 	for _, name := range names {
 		run("down", "--name", name)
 	}
-	before := machine(t)
+	before := machine(t, nil)
 	status := map[string]labStatus{}
 	t.Cleanup(func() {
 		for _, name := range names {
@@ -103,6 +110,17 @@ func TestLabs(t *testing.T) {
 			t.Errorf("%s: a way out of the lab: %v: %s", name, err, out)
 		}
 	}
+	var namespaces []string
+	for _, s := range status {
+		ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", s.PID))
+		if err != nil {
+			t.Fatal(err)
+		}
+		namespaces = append(namespaces, ns)
+	}
+	if during := machine(t, namespaces); len(during["processes"]) < 20 || len(during["cgroups"]) == 0 || len(during["files"]) == 0 {
+		t.Fatalf("with two labs up this finds only %d words of processes, %d cgroups and %d files: it would find nothing left either", len(during["processes"]), len(during["cgroups"]), len(during["files"]))
+	}
 	// One is killed as by a crash, the other ends in order: both leave nothing.
 	if out, err := exec.CommandContext(t.Context(), "bash", "-c", `kill -9 $(`+filepath.Join(bin, "lab")+` status --name left -o json | sed -n 's/^ *"pid": \([0-9]*\),$/\1/p')`).CombinedOutput(); err != nil {
 		t.Fatalf("kill left's init: %v: %s", err, out)
@@ -110,7 +128,7 @@ func TestLabs(t *testing.T) {
 	for _, name := range names {
 		run("down", "--name", name)
 	}
-	if diff := cmp.Diff(before, machine(t)); diff != "" {
+	if diff := cmp.Diff(before, machine(t, namespaces)); diff != "" {
 		t.Errorf("the machine is not as it was:\n%s", diff)
 	}
 }

@@ -163,7 +163,7 @@ func podRefs(t *testing.T, values object, there map[string]object, o object) {
 // TestSameTwice: two renders are equal to the byte, or every upgrade would restart something.
 func TestSameTwice(t *testing.T) {
 	each(t, func(t *testing.T, values object, first []object, notes string) {
-		for range 5 {
+		for range 2 {
 			again, notesAgain, err := render(t, values)
 			if err != nil {
 				t.Fatal(err)

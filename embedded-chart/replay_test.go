@@ -266,7 +266,7 @@ func TestReplay(t *testing.T) {
 	program(t, "NOPSCTL_VMAGENT", "")
 	victoria := program(t, "NOPSCTL_VICTORIAMETRICS", "")
 	store := freeAddress()
-	start(t, nil, victoria, "-httpListenAddr="+store, "-storageDataPath="+t.TempDir(), "-search.latencyOffset=0s", "-search.disableCache")
+	start(t, nil, victoria, "-httpListenAddr="+store, "-storageDataPath="+t.TempDir(), "-search.latencyOffset=0s", "-search.disableCache", "-http.maxGracefulShutdownDuration=1s")
 	eventually(t, "the store", func() error { _, _, err := page(t, store, "/health"); return err })
 	x := startExporters(t)
 	began := time.Now()
@@ -321,7 +321,7 @@ func TestReplay(t *testing.T) {
 	} else if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("series (run with -update and read the change):\n%s", diff)
 	}
-	if len(self) > 60 {
+	if len(self) > 20 {
 		t.Errorf("vmagent says %d series of itself: %v", len(self), self)
 	}
 	if n := x.asked.Load(); n != 0 {

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"maps"
 	"os"
-	"path"
 	"path/filepath"
 	"slices"
 	"sort"
@@ -58,6 +57,33 @@ func load(t *testing.T) *chart.Chart {
 func render(t *testing.T, values object) (manifests []object, notes string, err error) {
 	t.Helper()
 	return renderChart(t, load(t), values)
+}
+
+// renderAll renders as if every component were part of this release: those whose programs are still to come are held against
+// the same laws.
+func renderAll(t *testing.T, values object) (manifests []object, notes string, err error) {
+	t.Helper()
+	return renderChart(t, withAll(t), values)
+}
+
+func withAll(t *testing.T) *chart.Chart {
+	t.Helper()
+	c := load(t)
+	for _, f := range c.Files {
+		if f.Name == "files/images.yaml" {
+			f.Data = bytes.ReplaceAll(f.Data, []byte("available: false"), []byte("available: true"))
+		}
+	}
+	return c
+}
+
+// renderCase renders a case of testdata/cases: those called all-… with every component.
+func renderCase(t *testing.T, name string, values object) (manifests []object, notes string, err error) {
+	t.Helper()
+	if strings.HasPrefix(name, "all-") {
+		return renderAll(t, values)
+	}
+	return render(t, values)
 }
 
 func renderChart(t *testing.T, c *chart.Chart, values object) (manifests []object, notes string, err error) {
@@ -117,37 +143,63 @@ func cases(t *testing.T) map[string]object {
 	return all
 }
 
-func TestGolden(t *testing.T) {
-	for name, values := range cases(t) {
-		t.Run(name, func(t *testing.T) {
-			manifests, notes, err := render(t, values)
+// TestCases renders every case, and holds each render against its golden file and against what must always be so.
+func TestCases(t *testing.T) {
+	images, err := embeddedchart.Images()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := cases(t)
+	if len(all) < 30 {
+		t.Errorf("only %d cases", len(all))
+	}
+	for caseName, values := range all {
+		t.Run(caseName, func(t *testing.T) {
+			manifests, notes, err := renderCase(t, caseName, values)
 			if err != nil {
 				t.Fatal(err)
 			}
-			var out bytes.Buffer
-			for _, o := range manifests {
-				data, err := yaml.Marshal(o)
-				if err != nil {
-					t.Fatal(err)
-				}
-				fmt.Fprintf(&out, "---\n%s", data)
-			}
-			fmt.Fprintf(&out, "---\n# NOTES\n# %s\n", strings.ReplaceAll(strings.TrimSpace(notes), "\n", "\n# "))
-			path := filepath.Join("testdata", "golden", name+".yaml")
-			if *update {
-				if err := os.WriteFile(path, out.Bytes(), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			want, err := os.ReadFile(path)
+			golden(t, caseName, manifests, notes)
+			laws(t, manifests, images, strings.HasPrefix(caseName, "all-"))
+			noCredentials(t, values, manifests)
+			types(t, manifests)
+			hangTogether(t, values, manifests)
+			// Two renders are equal to the byte, or every upgrade would restart something.
+			again, notesAgain, err := renderCase(t, caseName, values)
 			if err != nil {
-				t.Fatalf("%v (run with -update)", err)
+				t.Fatal(err)
 			}
-			if diff := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(out.String(), "\n")); diff != "" {
-				t.Errorf("differs from %s (run with -update and read the change):\n%s", path, diff)
+			if diff := cmp.Diff(manifests, again); diff != "" || notes != notesAgain {
+				t.Errorf("two renders differ:\n%s", diff)
 			}
 		})
+	}
+}
+
+func golden(t *testing.T, caseName string, manifests []object, notes string) {
+	t.Helper()
+	var out bytes.Buffer
+	for _, o := range manifests {
+		data, err := yaml.Marshal(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&out, "---\n%s", data)
+	}
+	fmt.Fprintf(&out, "---\n# NOTES\n# %s\n", strings.ReplaceAll(strings.TrimSpace(notes), "\n", "\n# "))
+	path := filepath.Join("testdata", "golden", caseName+".yaml")
+	if *update {
+		if err := os.WriteFile(path, out.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatalf("%v (run with -update)", err)
+	}
+	if string(want) != out.String() {
+		t.Errorf("differs from %s (run with -update and read the change):\n%s", path, cmp.Diff(strings.Split(string(want), "\n"), strings.Split(out.String(), "\n")))
 	}
 }
 
@@ -175,92 +227,159 @@ func workload(o object) bool {
 	return slices.Contains([]string{"Deployment", "DaemonSet", "StatefulSet", "CronJob", "Job"}, text(o, "kind"))
 }
 
-// TestLaws holds every render of every case against what must always be so.
-func TestLaws(t *testing.T) {
-	images, err := embeddedchart.Images()
-	if err != nil {
-		t.Fatal(err)
+// template is the pod template of a workload.
+func template(o object) object {
+	path := []string{"spec", "template"}
+	if text(o, "kind") == "CronJob" {
+		path = []string{"spec", "jobTemplate", "spec", "template"}
 	}
-	for caseName, values := range cases(t) {
-		manifests, _, err := render(t, values)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(manifests) < 5 {
-			t.Errorf("%s: only %d objects", caseName, len(manifests))
-		}
-		for _, o := range manifests {
-			at := caseName + ": " + name(o)
-			labels, _ := get(o, "metadata", "labels").(object)
-			for _, l := range []string{"name", "instance", "component", "part-of", "managed-by", "version"} {
-				if labels["app.kubernetes.io/"+l] == nil {
-					t.Errorf("%s: no label app.kubernetes.io/%s", at, l)
-				}
-			}
-			if !strings.HasPrefix(text(o, "metadata", "name"), "nops-") {
-				t.Errorf("%s: not named nops-…", at)
-			}
-			rules(t, at, o)
-			if !workload(o) {
-				continue
-			}
-			selector, _ := get(o, "spec", "selector", "matchLabels").(object)
-			if len(selector) != 3 {
-				t.Errorf("%s: selector %v, want name, instance and component alone", at, selector)
-			}
-			pod, _ := get(o, "spec", "template", "spec").(object)
-			if text(pod, "securityContext", "runAsNonRoot") != "true" || text(pod, "securityContext", "runAsUser") != "65534" || text(pod, "securityContext", "seccompProfile", "type") != "RuntimeDefault" {
-				t.Errorf("%s: pod security %v", at, pod["securityContext"])
-			}
-			for _, c := range list(pod, "containers") {
-				if text(c, "securityContext", "readOnlyRootFilesystem") != "true" || text(c, "securityContext", "allowPrivilegeEscalation") != "false" || fmt.Sprint(list(c, "securityContext", "capabilities", "drop")) != "[ALL]" {
-					t.Errorf("%s: container security %v", at, get(c, "securityContext"))
-				}
-				if get(c, "resources", "requests") == nil || text(c, "resources", "limits", "memory") == "<nil>" {
-					t.Errorf("%s: no requests or no memory limit", at)
-				}
-				if get(c, "livenessProbe") == nil || get(c, "readinessProbe") == nil {
-					t.Errorf("%s: no probes", at)
-				}
-				component := fmt.Sprint(labels["app.kubernetes.io/component"])
-				repository, _, _ := strings.Cut(strings.ReplaceAll(text(c, "image"), "@", ":"), ":")
-				if path.Base(repository) != path.Base(images[component].Repository) || !images[component].Available {
-					t.Errorf("%s: image %s is not that of the list", at, text(c, "image"))
-				}
+	pod, _ := get(o, path...).(object)
+	return pod
+}
+
+// imageOf is the entry of images.yaml that a container runs.
+func imageOf(container any) string {
+	if name := text(container, "name"); !strings.HasPrefix(name, "vpa-") {
+		return name
+	}
+	return "vpa"
+}
+
+// Who differs from what everybody else must do, and why, is written in the templates.
+var (
+	asRoot     = []string{"DaemonSet/nops-dcgm-exporter"}
+	privileged = []string{"DaemonSet/nops-datadog"}
+	onHost     = []string{"DaemonSet/nops-node-exporter"}                                                           // its network and processes
+	hostPaths  = []string{"DaemonSet/nops-node-exporter", "DaemonSet/nops-dcgm-exporter", "DaemonSet/nops-datadog"} // its files
+	noToken    = []string{"DaemonSet/nops-node-exporter", "DaemonSet/nops-dcgm-exporter", "DaemonSet/nops-datadog", "CronJob/nops-container-insights-agent"}
+	everyNode  = []string{"DaemonSet/nops-node-exporter", "DaemonSet/nops-dcgm-exporter"} // spared by the global node selector
+)
+
+func laws(t *testing.T, manifests []object, images map[string]embeddedchart.Image, all bool) {
+	t.Helper()
+	if len(manifests) < 5 {
+		t.Errorf("only %d objects", len(manifests))
+	}
+	for _, o := range manifests {
+		labels, _ := get(o, "metadata", "labels").(object)
+		for _, l := range []string{"name", "instance", "component", "part-of", "managed-by", "version"} {
+			if labels["app.kubernetes.io/"+l] == nil {
+				t.Errorf("%s: no label app.kubernetes.io/%s", name(o), l)
 			}
 		}
-		noCredentials(t, caseName, values, manifests)
+		if n := text(o, "metadata", "name"); !strings.HasPrefix(n, "nops-") && !strings.HasSuffix(n, ".vpa.nops.io") {
+			t.Errorf("%s: not named nops-…", name(o))
+		}
+		rules(t, o)
+		if workload(o) {
+			pods(t, o, images, all)
+		}
 	}
 }
 
-func rules(t *testing.T, at string, o object) {
+func pods(t *testing.T, o object, images map[string]embeddedchart.Image, all bool) {
 	t.Helper()
+	at := name(o)
+	selector, _ := get(o, "spec", "selector", "matchLabels").(object)
+	job := text(o, "kind") == "CronJob"
+	if !job && len(selector) != 3 {
+		t.Errorf("%s: selector %v, want name, instance and component alone", at, selector)
+	}
+	labels, _ := get(template(o), "metadata", "labels").(object)
+	if !subset(selector, labels) || labels["nops.io/component"] != get(o, "metadata", "labels", "app.kubernetes.io/component") {
+		t.Errorf("%s: labels of the pods: %v", at, labels)
+	}
+	pod, _ := template(o)["spec"].(object)
+	root, open := slices.Contains(asRoot, name(o)), slices.Contains(privileged, name(o))
+	security := pod["securityContext"]
+	if (text(security, "runAsNonRoot") == "true") == root || (text(security, "runAsUser") == "0") != root || text(security, "seccompProfile", "type") != "RuntimeDefault" {
+		t.Errorf("%s: pod security %v", at, security)
+	}
+	if !root && !open && text(security, "runAsUser") != "65534" {
+		t.Errorf("%s: runs as %s", at, text(security, "runAsUser"))
+	}
+	for _, c := range list(pod, "containers") {
+		security := get(c, "securityContext")
+		if (text(security, "privileged") == "true") != open {
+			t.Errorf("%s: privileged: %v", at, security)
+		}
+		if !open && fmt.Sprint(list(security, "capabilities", "drop")) != "[ALL]" || (fmt.Sprint(list(security, "capabilities", "add")) == "[SYS_ADMIN]") != root {
+			t.Errorf("%s: capabilities %v", at, security)
+		}
+		if !root && !open && (text(security, "readOnlyRootFilesystem") != "true" || text(security, "allowPrivilegeEscalation") != "false") {
+			t.Errorf("%s: container security %v", at, security)
+		}
+		if get(c, "resources", "requests") == nil || text(c, "resources", "limits", "memory") == "<nil>" {
+			t.Errorf("%s: no requests or no memory limit", at)
+		}
+		if probes := get(c, "livenessProbe") != nil && get(c, "readinessProbe") != nil; probes == job {
+			t.Errorf("%s: probes: %v", at, probes)
+		}
+		listed, ok := images[imageOf(c)]
+		if !ok || !all && !listed.Available {
+			t.Errorf("%s: %s is not in the list of images, or not part of this release", at, imageOf(c))
+		}
+	}
+}
+
+// changes are what may be written by whom, besides Events. Nobody else writes anything.
+var changes = map[string][]string{
+	"Role/nops-heartbeat":                       {"create configmaps", "update configmaps nops-heartbeat-state"},
+	"ClusterRole/nops-karpenops":                {"create nodepools", "patch nodepools", "delete nodepools"},
+	"Role/nops-karpenops":                       {"create configmaps", "update configmaps nops-karpenops-state", "patch configmaps nops-karpenops-state"},
+	"Role/nops-image-tag-updater":               {"patch deployments", "patch daemonsets", "patch cronjobs", "create configmaps", "update configmaps nops-image-state", "patch configmaps nops-image-state"},
+	"ClusterRole/nops-vpa-recommender":          {"create verticalpodautoscalers", "patch verticalpodautoscalers", "delete verticalpodautoscalers", "patch verticalpodautoscalers/status", "patch rightsizingpolicies/status", "create verticalpodautoscalercheckpoints", "patch verticalpodautoscalercheckpoints", "delete verticalpodautoscalercheckpoints"},
+	"ClusterRole/nops-vpa-updater":              {"patch verticalpodautoscalers/status", "patch pods/resize", "create pods/eviction"},
+	"ClusterRole/nops-vpa-admission-controller": {"patch mutatingwebhookconfigurations nops-vpa"},
+	"Role/nops-vpa-recommender":                 {"create leases", "update leases"},
+	"Role/nops-vpa-updater":                     {"create leases", "update leases"},
+	"Role/nops-vpa-admission-controller":        {"create leases", "update leases", "update secrets nops-vpa-certificates"},
+}
+
+func rules(t *testing.T, o object) {
+	t.Helper()
+	at := name(o)
 	for _, r := range list(o, "rules") {
+		if text(o, "kind") != "Role" && text(o, "kind") != "ClusterRole" {
+			continue // a webhook's
+		}
 		for _, field := range []string{"apiGroups", "resources", "verbs"} {
 			if slices.Contains(list(r, field), any("*")) {
 				t.Errorf("%s: wildcard in %s", at, field)
 			}
 		}
-		resources := list(r, "resources")
-		if slices.Contains(resources, any("nodes/proxy")) {
-			t.Errorf("%s: nodes/proxy runs commands in any pod", at)
-		}
-		if slices.Contains(resources, any("secrets")) {
-			t.Errorf("%s: nobody reads Secrets", at)
-		}
-		for _, verb := range list(r, "verbs") {
-			writes := slices.Contains([]string{"create", "update", "patch", "delete", "deletecollection"}, fmt.Sprint(verb))
-			if writes && !(name(o) == "Role/nops-heartbeat" && (slices.Contains(resources, any("events")) || slices.Contains(resources, any("configmaps")))) {
-				t.Errorf("%s: may %s %v", at, verb, resources)
+		names := list(r, "resourceNames")
+		for _, resource := range list(r, "resources") {
+			switch {
+			case resource == "nodes/proxy":
+				t.Errorf("%s: nodes/proxy runs commands in any pod", at)
+			case resource == "secrets" && fmt.Sprint(names) != "[nops-vpa-certificates]":
+				t.Errorf("%s: nobody reads Secrets", at)
+			case resource == "events":
+				continue
+			}
+			for _, verb := range list(r, "verbs") {
+				if slices.Contains([]any{"get", "list", "watch"}, verb) {
+					continue
+				}
+				what := fmt.Sprintf("%s %s", verb, resource)
+				named := what
+				if len(names) == 1 {
+					named = fmt.Sprintf("%s %s", what, names[0])
+				}
+				allowed := changes[name(o)]
+				if !slices.Contains(allowed, named) && !(len(names) > 1 && slices.Contains(allowed, what)) {
+					t.Errorf("%s: may %s", at, named)
+				}
 			}
 		}
 	}
 }
 
 // noCredentials: what was given as a credential is in Secrets only.
-func noCredentials(t *testing.T, at string, values object, manifests []object) {
+func noCredentials(t *testing.T, values object, manifests []object) {
 	t.Helper()
-	for _, path := range [][]string{{"nops", "apiKey"}, {"containerInsights", "ampAccessKey"}, {"containerInsights", "ampSecretKey"}, {"datadog", "apiKey"}} {
+	for _, path := range [][]string{{"nops", "apiKey"}, {"containerInsights", "ampAccessKey"}, {"containerInsights", "ampSecretKey"}, {"datadog", "apiKey"}, {"karpenops", "apiKey"}} {
 		secret, _ := get(values, path...).(string)
 		if secret == "" {
 			continue
@@ -271,7 +390,7 @@ func noCredentials(t *testing.T, at string, values object, manifests []object) {
 				t.Fatal(err)
 			}
 			if text(o, "kind") != "Secret" && bytes.Contains(data, []byte(secret)) {
-				t.Errorf("%s: %s is in %s", at, strings.Join(path, "."), name(o))
+				t.Errorf("%s is in %s", strings.Join(path, "."), name(o))
 			}
 		}
 	}
@@ -311,24 +430,29 @@ func TestImagesEqualValues(t *testing.T) {
 	values := load(t).Values
 	available := 0
 	for component, i := range images {
-		if !i.Available {
-			continue
+		if i.Available {
+			available++
 		}
-		available++
 		v := get(values, strings.Split(i.Values, ".")...)
-		repository := text(v, "repository")
+		repository, tag, digest := text(v, "repository"), text(v, "tag"), text(v, "digest")
+		if i.Flat {
+			tag, digest = text(v, "imageTag"), text(v, "imageDigest")
+		}
 		if r := text(v, "registry"); r != "<nil>" {
 			repository = r + "/" + repository
 		}
-		if repository != i.Repository || text(v, "tag") != i.Tag || text(v, "digest") != i.Digest {
-			t.Errorf("%s: values %v, list %+v", component, v, i)
+		if repository != i.Repository || tag != i.Tag || digest != i.Digest {
+			t.Errorf("%s: values %s, %s, %s, list %+v", component, repository, tag, digest, i)
 		}
 		if i.Ours && i.Tag != load(t).AppVersion() {
 			t.Errorf("%s: tag %s, the chart's appVersion is %s", component, i.Tag, load(t).AppVersion())
 		}
+		if i.Ours && i.External || len(i.PublishedTags) > 0 && !i.Ours {
+			t.Errorf("%s: %+v", component, i)
+		}
 	}
-	if available != 4 {
-		t.Errorf("%d components available, the tests know 4", available)
+	if len(images) != 14 || available != 9 {
+		t.Errorf("%d components, %d of them available; the tests know 14 and 9", len(images), available)
 	}
 }
 
@@ -358,20 +482,30 @@ func TestRefusals(t *testing.T) {
 		{"both sources of secrets", "customerManagedSecrets.enabled=true,externalSecrets.enabled=true", "both true"},
 		{"reference without a name", "customerManagedSecrets.enabled=true", "customerManagedSecrets.apiSecretName"},
 		{"reference without the AMP secret", "customerManagedSecrets.enabled=true,customerManagedSecrets.apiSecretName=s,customerManagedSecrets.apiSecretKey=k,customerManagedSecrets.ampAccessName=s,customerManagedSecrets.ampAccessKey=k", "customerManagedSecrets.ampSecretName"},
-		{"the other mode", "containerInsights.centralized=false", "not yet part of this release"},
-		{"external secrets", "externalSecrets.enabled=true", "not yet part of this release"},
+		{"external secrets without a store", "externalSecrets.enabled=true,externalSecrets.data.apiKeys.remoteRef.key=k", "externalSecrets.secretStoreRef.name"},
+		{"external secrets without an entry", "externalSecrets.enabled=true,externalSecrets.secretStoreRef.name=s", "externalSecrets.data.apiKeys.remoteRef.key"},
+		{"external secrets without the AMP keys", "externalSecrets.enabled=true,externalSecrets.secretStoreRef.name=s,externalSecrets.data.apiKeys.remoteRef.key=k,containerInsights.ampAccessKey=", "externalSecrets.data.ampKeys.remoteRef.key"},
+		{"Datadog without a key", "datadog.enabled=true", "datadog.apiKey"},
+		{"Datadog without a reference", "datadog.enabled=true,customerManagedSecrets.enabled=true,customerManagedSecrets.apiSecretName=s,customerManagedSecrets.apiSecretKey=k,customerManagedSecrets.ampAccessName=s,customerManagedSecrets.ampAccessKey=k,customerManagedSecrets.ampSecretName=s,customerManagedSecrets.ampSecretKey=k", "customerManagedSecrets.ddSecretName"},
+		{"karpenops without the cluster's id", "karpenops.enabled=true", "karpenops.clusterId"},
+		{"the server without a bucket", "containerInsights.centralized=false", "APP_AWS_S3_BUCKET"},
+		{"a password in the proxy", "nops.global.proxy.url=http://me:canary@proxy.example.com:3128", "nops.global.proxy.url holds a user"},
+		{"a variable that is none", "containerInsights.env_variables.APP-DEBUG=1", "APP-DEBUG"},
+		{"the misspelling of something else", "autoUpater.schedule=@daily", "schedule"},
+		{"a schedule that is none", "autoUpdater.schedule=midnight", "schedule"},
+		{"no replicas", "dataFetcher.replicaCount=0", "replicaCount"},
 		{"a typo", "containerInsights.enabeld=true", "enabeld"},
 		{"a typo at the top", "hearbeat.enabled=true", "hearbeat"},
 		{"a wrong type", "containerInsights.enabled=maybe", "containerInsights"},
 		{"a digest that is none", "heartbeat.image.digest=latest", "digest"},
 		{"a password in the address", "containerInsights.remoteWriteUrl=https://me:canary@store.example.com/write", "containerInsights.remoteWriteUrl holds a user"},
 		{"an interval without a unit", "victoriaMetrics.scrapeIntervals.cadvisor=30", "cadvisor"},
-		{"an interval of a job that is not there", "victoriaMetrics.scrapeIntervals.dcgm=30s", "dcgm"},
+		{"an interval of a job that is not there", "victoriaMetrics.scrapeIntervals.etcd=30s", "etcd"},
 		{"labels of what is not watched", "prometheus.kubeStateMetrics.metricLabels.secrets[0]=x", "prometheus.kubeStateMetrics.metricLabels names secrets"},
 		{"annotations of what is not watched", "prometheus.kubeStateMetrics.metricAnnotations.configmaps[0]=x", "prometheus.kubeStateMetrics.metricAnnotations names configmaps"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, _, err := render(t, base(tt.set))
+			_, _, err := renderAll(t, base(tt.set))
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("%v, want a refusal that names %q", err, tt.want)
 			}
@@ -411,8 +545,8 @@ func TestPublishedCommands(t *testing.T) {
 		set  []string
 		want []string
 	}{
-		{"from the UI", append(append([]string{"karpenops.enabled=true"}, amp...), common...), []string{"heartbeat", "kube-state-metrics", "node-exporter", "vmagent"}},
-		{"container insights only", append(append([]string{"karpenops.enabled=false", "autoUpater.enabled=false", "dataFetcher.enabled=false", "containerRightsizing.enabled=false"}, amp...), common...), []string{"heartbeat", "kube-state-metrics", "node-exporter", "vmagent"}},
+		{"from the UI", append(append([]string{"karpenops.enabled=true"}, amp...), common...), []string{"dcgm-exporter", "heartbeat", "kube-state-metrics", "node-exporter", "vmagent"}},
+		{"container insights only", append(append([]string{"karpenops.enabled=false", "autoUpater.enabled=false", "dataFetcher.enabled=false", "containerRightsizing.enabled=false"}, amp...), common...), []string{"dcgm-exporter", "heartbeat", "kube-state-metrics", "node-exporter", "vmagent"}},
 		{"Karpenter only", append([]string{"containerInsights.enabled=false", "autoUpater.enabled=false", "dataFetcher.enabled=false", "containerRightsizing.enabled=false", "karpenops.enabled=true"}, common...), []string{"heartbeat"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -449,7 +583,7 @@ func TestPublishedCommands(t *testing.T) {
 func TestPublishedDefaults(t *testing.T) {
 	v := load(t).Values
 	for _, tt := range []struct{ path, want string }{
-		{"autoUpdater.enabled", "true"}, {"autoUpdater.schedule", "0 0 * * *"}, {"karpenops.enabled", "false"}, {"containerRightsizing.enabled", "true"}, {"datadog.enabled", "false"},
+		{"autoUpdater.schedule", "0 0 * * *"}, {"karpenops.enabled", "false"}, {"containerRightsizing.enabled", "true"}, {"datadog.enabled", "false"},
 		{"dcgmExporter.enabled", "true"}, {"dataFetcher.enabled", "true"}, {"externalSecrets.enabled", "false"}, {"customerManagedSecrets.enabled", "false"},
 		{"nops.global.nodeSelector", "map[]"}, {"nops.global.tolerations", "[]"}, {"nops.global.affinity", "map[]"}, {"nops.global.labels", "map[]"}, {"nops.global.annotations", "map[]"},
 		{"containerInsights.centralized", "true"}, {"prometheus.ipv6_enabled", "false"},
@@ -463,7 +597,7 @@ func TestPublishedDefaults(t *testing.T) {
 // TestGlobals: which workloads the global settings reach, and who wins.
 func TestGlobals(t *testing.T) {
 	v := base("nops.global.nodeSelector.pool=agents", "nops.global.labels.team=finops", "nops.global.annotations.owner=platform", "heartbeat.podAnnotations.owner=sre", "nops.global.tolerations[0].operator=Exists", "nops.global.tolerations[0].key=x", "heartbeat.tolerations[0].operator=Exists", "heartbeat.tolerations[0].key=x")
-	manifests, _, err := render(t, v)
+	manifests, _, err := renderAll(t, v)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -474,35 +608,34 @@ func TestGlobals(t *testing.T) {
 		if !workload(o) {
 			continue
 		}
-		exporter := text(o, "metadata", "name") == "nops-node-exporter"
-		if spared := text(o, "spec", "template", "spec", "nodeSelector", "pool") != "agents"; spared != exporter {
+		if spared := text(template(o), "spec", "nodeSelector", "pool") != "agents"; spared != slices.Contains(everyNode, name(o)) {
 			t.Errorf("%s: spared by the global nodeSelector: %v", name(o), spared)
 		}
-		if !slices.ContainsFunc(list(o, "spec", "template", "spec", "tolerations"), func(x any) bool { return text(x, "key") == "x" }) {
+		if !slices.ContainsFunc(list(template(o), "spec", "tolerations"), func(x any) bool { return text(x, "key") == "x" }) {
 			t.Errorf("%s: the global toleration is missing", name(o))
 		}
 		want := "platform"
 		if name(o) == "Deployment/nops-heartbeat" {
 			want = "sre"
-			if n := len(list(o, "spec", "template", "spec", "tolerations")); n != 1 {
+			if n := len(list(template(o), "spec", "tolerations")); n != 1 {
 				t.Errorf("the same toleration %d times", n)
 			}
 		}
-		if got := text(o, "spec", "template", "metadata", "annotations", "owner"); got != want {
+		if got := text(template(o), "metadata", "annotations", "owner"); got != want {
 			t.Errorf("%s: pod annotation owner=%s, want %s", name(o), got, want)
 		}
 	}
 }
 
 func TestMirror(t *testing.T) {
-	manifests, _, err := render(t, base("nops.global.imageRegistry=registry.example.com/ecr", "nops.global.imagePullSecrets[0]=pull"))
+	manifests, _, err := renderAll(t, base("nops.global.imageRegistry=registry.example.com/ecr", "nops.global.imagePullSecrets[0]=pull"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, o := range manifests {
 		if workload(o) {
-			c := list(o, "spec", "template", "spec", "containers")[0]
-			if !strings.HasPrefix(text(c, "image"), "registry.example.com/ecr/nops/") || len(list(o, "spec", "template", "spec", "imagePullSecrets")) != 1 {
+			c := list(template(o), "spec", "containers")[0]
+			if !strings.HasPrefix(text(c, "image"), "registry.example.com/ecr/nops/") || len(list(template(o), "spec", "imagePullSecrets")) != 1 {
 				t.Errorf("%s: image %s", name(o), text(c, "image"))
 			}
 		}

@@ -31,8 +31,14 @@ type Image struct {
 	Ours bool `json:"ours,omitempty"`
 	// Toggle is the value that switches the component, without ".enabled"; empty: always on.
 	Toggle string `json:"toggle,omitempty"`
+	// External says that only its vendor publishes it: it cannot be built from this repository.
+	External bool `json:"external,omitempty"`
 	// Values is the path in the chart's values where a user may change the image.
 	Values string `json:"values,omitempty"`
+	// Flat says that the image stands there as repository, imageTag and imageDigest, as in charts of 2024.
+	Flat bool `json:"flat,omitempty"`
+	// PublishedTags are other tags that the published documentation pins; a registry of ours serves the image under them too.
+	PublishedTags []string `json:"publishedTags,omitempty"`
 	// Repository, Tag and Digest ("sha256:…", empty until a release pins it) make the reference.
 	Repository string `json:"repository"`
 	Tag        string `json:"tag,omitempty"`

@@ -129,6 +129,7 @@ func startExporters(t *testing.T) *exporters {
 	plain := http.NewServeMux()
 	plain.HandleFunc("/node-exporter", fixture("node-exporter.txt"))
 	plain.HandleFunc("/kube-state-metrics", fixture("kube-state-metrics.txt"))
+	plain.HandleFunc("/dcgm-exporter", fixture("dcgm-exporter.txt"))
 	x.plain = httptest.NewServer(plain)
 	x.fargate = httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { x.asked.Add(1) }))
 	for _, s := range []*httptest.Server{x.kubelet, x.plain, x.fargate} {
@@ -165,6 +166,9 @@ func (x *exporters) here(t *testing.T, config, dir, self string) string {
 				target(x.plain, object{"__meta_kubernetes_pod_node_name": "node-a", "__meta_kubernetes_pod_container_port_name": "http"}),
 				target(x.fargate, object{"__meta_kubernetes_pod_node_name": "node-a", "__meta_kubernetes_pod_container_port_name": "other"}),
 			}
+		case "dcgm-exporter":
+			job["metrics_path"] = "/dcgm-exporter"
+			job["static_configs"] = []any{target(x.plain, object{"__meta_kubernetes_pod_node_name": "node-a", "__meta_kubernetes_pod_container_port_name": "http"})}
 		case "kube-state-metrics":
 			job["metrics_path"] = "/kube-state-metrics"
 			job["static_configs"] = []any{target(x.plain, object{})}
@@ -303,7 +307,7 @@ func TestReplay(t *testing.T) {
 			}
 			got = append(got, line(series.Metric))
 		}
-		if len(jobs) != 5 || !slices.Contains(self, "vmagent_remotewrite_requests_total") {
+		if len(jobs) != 6 || !slices.Contains(self, "vmagent_remotewrite_requests_total") {
 			return fmt.Errorf("jobs so far: %v", slices.Sorted(maps.Keys(jobs)))
 		}
 		sort.Strings(got)

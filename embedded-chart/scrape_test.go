@@ -52,8 +52,8 @@ func TestVmagentTakesItsConfiguration(t *testing.T) {
 // TestKeepList: the list reaches both the flags and the relabeling, and the floor of what nOps's analysis reads is in it.
 func TestKeepList(t *testing.T) {
 	var keep struct {
-		Cadvisor, Kubelet, NodeExporter, Vmagent, Scrapes []string
-		KubeStateMetrics                                  struct {
+		Cadvisor, Kubelet, NodeExporter, Vmagent, Scrapes, Dcgm, Opencost []string
+		KubeStateMetrics                                                  struct {
 			Resources           map[string]string
 			Labels, Annotations map[string][]string
 			Metrics             []string
@@ -75,7 +75,7 @@ func TestKeepList(t *testing.T) {
 			}
 		}
 	}
-	for job, names := range map[string][]string{"cadvisor": keep.Cadvisor, "node-exporter": keep.NodeExporter, "kube-state-metrics": keep.KubeStateMetrics.Metrics, "vmagent": keep.Vmagent} {
+	for job, names := range map[string][]string{"cadvisor": keep.Cadvisor, "node-exporter": keep.NodeExporter, "kube-state-metrics": keep.KubeStateMetrics.Metrics, "vmagent": keep.Vmagent, "dcgm-exporter": keep.Dcgm} {
 		if jobs[job] == nil || len(names) == 0 {
 			t.Fatalf("job %s keeps everything or nothing", job)
 		}

@@ -10,24 +10,44 @@
 {{- toYaml $out -}}
 {{- end -}}
 
-{{/* Labels that select pods: they never change. */}}
-{{- define "nops.selector" -}}
+{{/* Labels by which an object is told whose it is. */}}
+{{- define "nops.identity" -}}
 app.kubernetes.io/name: {{ .component }}
 app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
+{{/* The label by which Services, policies and the scrape configuration find pods: nobody else's, so it is there whatever selects the pods. */}}
+{{- define "nops.select" -}}
+nops.io/component: {{ .component }}
+{{- end -}}
+
+{{- define "nops.name" -}}{{ .name | default (printf "nops-%s" .component) }}{{- end -}}
+
+{{/*
+The selector of a workload. It can never be changed: where one of that name is there already, made by another chart, its selector
+stays, and the pods get its labels. Otherwise no release of that chart could be upgraded.
+*/}}
+{{- define "nops.selector" -}}
+{{- $live := dig "spec" "selector" (dict) (lookup "apps/v1" .kind .root.Release.Namespace (include "nops.name" .)) -}}
+{{- if $live }}{{ toYaml $live }}{{ else -}}
+matchLabels:
+  {{- include "nops.identity" . | nindent 2 }}
+{{- end -}}
+{{- end -}}
+
 {{/* Labels of every object: the global ones, the component's own over them, ours over both. */}}
 {{- define "nops.labels" -}}
-{{- $own := include "nops.selector" . | fromYaml -}}
+{{- $own := include "nops.identity" . | fromYaml -}}
 {{- $version := include "nops.string" (.version | default .root.Chart.AppVersion) | trunc 63 | regexFind "[A-Za-z0-9](.*[A-Za-z0-9])?" -}}
 {{- $ours := dict "app.kubernetes.io/part-of" "nops-kubernetes-agent" "app.kubernetes.io/managed-by" .root.Release.Service "app.kubernetes.io/version" $version "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version) -}}
 {{- include "nops.strings" (mergeOverwrite (dict) (deepCopy .root.Values.nops.global.labels) (deepCopy (.labels | default dict)) $ours $own) -}}
 {{- end -}}
 
-{{/* Labels of pods: as above without those that would restart pods at every chart version. */}}
+{{/* Labels of pods: as above without those that would restart pods at every chart version, and with those that select them. */}}
 {{- define "nops.podLabels" -}}
-{{- toYaml (omit (include "nops.labels" . | fromYaml) "helm.sh/chart" "app.kubernetes.io/managed-by") -}}
+{{- $selector := include "nops.selector" . | fromYaml -}}
+{{- toYaml (mergeOverwrite (omit (include "nops.labels" . | fromYaml) "helm.sh/chart" "app.kubernetes.io/managed-by") (include "nops.select" . | fromYaml) ($selector.matchLabels | default dict)) -}}
 {{- end -}}
 
 {{/* Annotations of workloads, pods and services: the global ones, the component's own over them. Nothing when there are none. */}}
@@ -43,26 +63,45 @@ annotations:
 {{- end -}}
 {{- end -}}
 
-{{/* What is tolerated: the component's and the global ones, each once. */}}
+{{/* What is tolerated: that of the components' settings and the global ones, each once. */}}
 {{- define "nops.tolerations" -}}
-{{- $all := uniq (concat (.own | default list) .root.Values.nops.global.tolerations) -}}
+{{- $all := list -}}
+{{- range .settings }}{{ $all = concat $all (.tolerations | default list) }}{{ end -}}
+{{- $all = uniq (concat $all .root.Values.nops.global.tolerations) -}}
 {{- if $all }}
 tolerations:
   {{- toYaml $all | nindent 2 }}
 {{- end -}}
 {{- end -}}
 
-{{/* Where pods may run: the component's keys over the global ones. The images are Linux's, so mixed clusters need to be told. */}}
+{{/* The global priority class, or the component's own. */}}
+{{- define "nops.priority" -}}
+{{- $class := .root.Values.nops.global.priorityClassName -}}
+{{- range .settings }}{{ $class = .priorityClassName | default $class }}{{ end -}}
+{{- with $class }}
+priorityClassName: {{ . | quote }}
+{{- end -}}
+{{- end -}}
+
+{{/*
+Where pods may run: the keys of the components' settings, later ones winning, over the global ones. The images are Linux's, so
+mixed clusters need to be told.
+*/}}
 {{- define "nops.scheduling" -}}
-{{- $selector := mergeOverwrite (dict "kubernetes.io/os" "linux") (deepCopy .root.Values.nops.global.nodeSelector) (deepCopy (.nodeSelector | default dict)) -}}
-{{- $affinity := mergeOverwrite (dict) (deepCopy .root.Values.nops.global.affinity) (deepCopy (.affinity | default dict)) -}}
+{{- $selector := mergeOverwrite (dict "kubernetes.io/os" "linux") (deepCopy .root.Values.nops.global.nodeSelector) -}}
+{{- $affinity := deepCopy .root.Values.nops.global.affinity -}}
+{{- range .settings -}}
+{{- $selector = mergeOverwrite $selector (deepCopy (.nodeSelector | default dict)) -}}
+{{- $affinity = mergeOverwrite $affinity (deepCopy (.affinity | default dict)) -}}
+{{- end -}}
 nodeSelector:
   {{- include "nops.strings" $selector | nindent 2 }}
 {{- if $affinity }}
 affinity:
   {{- toYaml $affinity | nindent 2 }}
 {{- end }}
-{{- include "nops.tolerations" (dict "root" .root "own" .tolerations) }}
+{{- include "nops.priority" . }}
+{{- include "nops.tolerations" . }}
 {{- end -}}
 
 {{/*
@@ -113,47 +152,116 @@ capabilities:
 
 {{- define "nops.arn" -}}{{ .Values.containerInsights.env_variables.APP_NOPS_K8S_AGENT_CLUSTER_ARN }}{{- end -}}
 
-{{/* Annotations of vmagent's service account. */}}
-{{- define "nops.vmagentAccount" -}}
+{{/* Annotations of the service account nops-container-insights. */}}
+{{- define "nops.insightsAccount" -}}
 {{- include "nops.strings" (mergeOverwrite (dict) (deepCopy .Values.containerInsights.serviceAccount.annotations) (deepCopy .Values.victoriaMetrics.serviceAccount.annotations)) -}}
 {{- end -}}
 
-{{/* The role vmagent gets its identity from (IRSA); empty: static keys. */}}
+{{/* Whether it has a role (IRSA or Pod Identity); empty: static keys. */}}
 {{- define "nops.role" -}}
-{{- get (include "nops.vmagentAccount" . | fromYaml) "eks.amazonaws.com/role-arn" -}}
+{{- if or .Values.containerInsights.podIdentity.enabled (get (include "nops.insightsAccount" . | fromYaml) "eks.amazonaws.com/role-arn") }}true{{ end -}}
 {{- end -}}
 
-{{/* Secret and key of a credential, as YAML: what is "api", "ampAccess" or "ampSecret". */}}
+{{/* The API key among the values; karpenops.apiKey is where it was until 2024. */}}
+{{- define "nops.apiKey" -}}{{ .Values.nops.apiKey | default .Values.karpenops.apiKey }}{{- end -}}
+
+{{/* Where a credential comes from: "customer", "external" or "inline". what is "api", "ampAccess", "ampSecret" or "datadog". */}}
+{{- define "nops.source" -}}
+{{- $v := .root.Values -}}
+{{- if $v.customerManagedSecrets.enabled }}customer
+{{- else if and $v.externalSecrets.enabled (or (has .what (list "api" "datadog")) $v.externalSecrets.data.ampKeys.remoteRef.key) }}external
+{{- else }}inline{{ end -}}
+{{- end -}}
+
+{{/* Secret and key of a credential, as YAML. */}}
 {{- define "nops.secretKeyRef" -}}
-{{- $refs := .root.Values.customerManagedSecrets -}}
-{{- if $refs.enabled -}}
-name: {{ get $refs (printf "%sName" (ternary "apiSecret" .what (eq .what "api"))) | quote }}
-key: {{ get $refs (printf "%sKey" (ternary "apiSecret" .what (eq .what "api"))) | quote }}
+{{- $source := include "nops.source" . -}}
+{{- if eq $source "customer" -}}
+{{- $prefix := get (dict "api" "apiSecret" "ampAccess" "ampAccess" "ampSecret" "ampSecret" "datadog" "ddSecret") .what -}}
+name: {{ get .root.Values.customerManagedSecrets (printf "%sName" $prefix) | quote }}
+key: {{ get .root.Values.customerManagedSecrets (printf "%sKey" $prefix) | quote }}
+{{- else if eq $source "external" -}}
+name: nops-api-keys
+key: {{ get (dict "api" "NOPS_API_KEY" "ampAccess" "AMP_ACCESS_KEY" "ampSecret" "AMP_SECRET_KEY" "datadog" "DD_API_KEY") .what }}
 {{- else -}}
 name: nops-inline-credentials
-key: {{ get (dict "api" "API_KEY" "ampAccess" "AMP_ACCESS_KEY" "ampSecret" "AMP_SECRET_KEY") .what }}
+key: {{ get (dict "api" "API_KEY" "ampAccess" "AMP_ACCESS_KEY" "ampSecret" "AMP_SECRET_KEY" "datadog" "DD_KEY") .what }}
+{{- end -}}
+{{- end -}}
+
+{{/* What goes into the Secret of inline credentials: those that are used and come from the values. As YAML, base64. */}}
+{{- define "nops.inlineCredentials" -}}
+{{- $v := .Values -}}
+{{- $used := dict "api" (list "API_KEY" (include "nops.apiKey" .)) -}}
+{{- if include "nops.on" (dict "root" . "component" "vmagent") -}}
+{{- $_ := set $used "ampAccess" (list "AMP_ACCESS_KEY" $v.containerInsights.ampAccessKey) -}}
+{{- $_ := set $used "ampSecret" (list "AMP_SECRET_KEY" $v.containerInsights.ampSecretKey) -}}
+{{- end -}}
+{{- if include "nops.on" (dict "root" . "component" "datadog") -}}
+{{- $_ := set $used "datadog" (list "DD_KEY" $v.datadog.apiKey) -}}
+{{- end -}}
+{{- range $what, $it := $used -}}
+{{- if and (index $it 1) (eq (include "nops.source" (dict "root" $ "what" $what)) "inline") }}
+{{ index $it 0 }}: {{ index $it 1 | b64enc }}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 
 {{/*
-Annotations that restart pods when credentials change: vmagent never reads static keys again. Of Secrets that are not ours the
-chart knows nothing; there nops.credentialsRevision says it.
+Annotations that restart pods when credentials change: nobody reads a variable again. Of Secrets that are not ours the chart
+knows nothing; there nops.credentialsRevision says it.
 */}}
 {{- define "nops.credentialsRevision" -}}
 {{- $revision := .Values.nops.credentialsRevision -}}
-{{- if and (not $revision) (not .Values.customerManagedSecrets.enabled) -}}
-{{- $revision = printf "%s/%s/%s" .Values.nops.apiKey .Values.containerInsights.ampAccessKey .Values.containerInsights.ampSecretKey | sha256sum | trunc 16 -}}
-{{- end -}}
+{{- with include "nops.inlineCredentials" . }}{{ $revision = $revision | default (sha256sum . | trunc 16) }}{{ end -}}
 {{- if $revision }}nops.io/credentials-revision: {{ $revision | quote }}{{ end -}}
 {{- end -}}
 
 {{- define "nops.remoteWriteURL" -}}
-{{- .Values.containerInsights.remoteWriteUrl | default (printf "https://aps-workspaces.%s.amazonaws.com/workspaces/%s/api/v1/remote_write" .Values.containerInsights.ampRegion .Values.containerInsights.ampID) -}}
+{{- $domain := ternary "amazonaws.com.cn" "amazonaws.com" (hasPrefix "cn-" .Values.containerInsights.ampRegion) -}}
+{{- .Values.containerInsights.remoteWriteUrl | default (printf "https://aps-workspaces.%s.%s/workspaces/%s/api/v1/remote_write" .Values.containerInsights.ampRegion $domain .Values.containerInsights.ampID) -}}
 {{- end -}}
 
-{{/* The toggles whose agent is not part of this release. */}}
-{{- define "nops.unavailable" -}}
-{{- $names := list -}}
-{{- range $component, $image := (.Files.Get "files/images.yaml" | fromYaml).components }}{{ if not $image.available }}{{ $names = append $names $image.toggle }}{{ end }}{{ end -}}
-{{- $names | sortAlpha | join ", " -}}
+{{/* Whether the values ask for a component, part of this release or not. */}}
+{{- define "nops.wanted" -}}
+{{- $v := .root.Values -}}
+{{- $insights := $v.containerInsights.enabled -}}
+{{- $central := and $insights $v.containerInsights.centralized -}}
+{{- $server := and $insights (not $v.containerInsights.centralized) -}}
+{{- /* The right spelling wins over the published misspelling, where it is given at all. */ -}}
+{{- $updater := true -}}
+{{- if kindIs "bool" $v.autoUpdater.enabled }}{{ $updater = $v.autoUpdater.enabled }}
+{{- else if hasKey $v "autoUpater" }}{{ if kindIs "bool" $v.autoUpater.enabled }}{{ $updater = $v.autoUpater.enabled }}{{ end }}{{ end -}}
+{{- $wanted := dict
+  "heartbeat" $v.heartbeat.enabled
+  "vmagent" $central
+  "node-exporter" $insights
+  "kube-state-metrics" $insights
+  "dcgm-exporter" (and $insights $v.dcgmExporter.enabled)
+  "prometheus-server" $server
+  "config-reloader" $server
+  "opencost" $server
+  "container-insights-agent" $server
+  "karpenops" $v.karpenops.enabled
+  "vpa" $v.containerRightsizing.enabled
+  "data-fetcher" $v.dataFetcher.enabled
+  "image-tag-updater" $updater
+  "datadog" $v.datadog.enabled -}}
+{{- if get $wanted .component }}true{{ end -}}
+{{- end -}}
+
+{{/* Whether a component is part of this release. Asked so often that the list is not parsed for it: `available` comes first there. */}}
+{{- define "nops.available" -}}
+{{- if regexMatch (printf "(?m)^  %s:\n    available: true$" .component) (.root.Files.Get "files/images.yaml") }}true{{ end -}}
+{{- end -}}
+
+{{/* Whether a component is rendered. */}}
+{{- define "nops.on" -}}
+{{- if and (include "nops.wanted" .) (include "nops.available" .) }}true{{ end -}}
+{{- end -}}
+
+{{/* What is not asked through the proxy: this machine, the API server, the cluster's names, AWS's credential endpoints, and the user's. */}}
+{{- define "nops.noProxy" -}}
+localhost,127.0.0.1,::1,$(KUBERNETES_SERVICE_HOST),.svc,.cluster.local,169.254.169.254,169.254.170.23,fd00:ec2::254,fd00:ec2::23
+{{- with .Values.nops.global.proxy.noProxy }},{{ . }}{{ end -}}
 {{- end -}}

@@ -24,92 +24,133 @@ relabel_configs:
     target_label: node
 {{- end -}}
 
-{{/* vmagent's configuration. The order of relabeling matters: rows are dropped while they can still be told apart. */}}
+{{/* Discovery of the stack's own exporters on the nodes, by component. */}}
+{{- define "nops.onNodes" -}}
+kubernetes_sd_configs:
+  - role: pod
+    namespaces:
+      own_namespace: true
+    selectors:
+      - role: pod
+        label: {{ printf "nops.io/component=%s" . | quote }}
+relabel_configs:
+  - action: keep
+    source_labels: [__meta_kubernetes_pod_container_port_name]
+    regex: http
+  - source_labels: [__meta_kubernetes_pod_node_name]
+    target_label: node
+{{- end -}}
+
+{{/* The rule that keeps what is listed. */}}
+{{- define "nops.keep" -}}
+- action: keep
+  source_labels: [__name__]
+  regex: {{ . | join "|" | quote }}
+{{- end -}}
+
+{{/*
+What is scraped, for vmagent or, with server true, for the Prometheus server: both read it, so it uses what both understand. The
+order of relabeling matters: rows are dropped while they can still be told apart.
+*/}}
 {{- define "nops.scrapeConfig" -}}
-{{- $keep := .Files.Get "files/keep-list.yaml" | fromYaml -}}
+{{- $root := .root -}}
+{{- $keep := $root.Files.Get "files/keep-list.yaml" | fromYaml -}}
 global:
   scrape_interval: 60s
   scrape_timeout: 10s
   external_labels:
-    cluster: {{ include "nops.arn" . | quote }}
+    cluster: {{ include "nops.arn" $root | quote }}
 scrape_configs:
   - job_name: cadvisor
-    scrape_interval: {{ include "nops.interval" (dict "root" . "job" "cadvisor") }}
+    scrape_interval: {{ include "nops.interval" (dict "root" $root "job" "cadvisor") }}
     metrics_path: /metrics/cadvisor
     # cAdvisor's own time stamps are those of its housekeeping: old, and out of order for the store.
     honor_timestamps: false
-    {{- include "nops.kubelet" . | nindent 4 }}
+    {{- include "nops.kubelet" $root | nindent 4 }}
     metric_relabel_configs:
-      - action: keep
-        source_labels: [__name__]
-        regex: {{ $keep.cadvisor | join "|" | quote }}
-      # Sums of cgroups have no container, pauses none or POD (Docker): their rows would merge into the containers' once the
-      # labels that tell them apart are gone.
-      - action: drop
-        if: '{__name__!~"container_network_.+|machine_.+",container=~"|POD"}'
-      # Networks belong to the pod as a whole; those without a pod are the node's.
-      - action: drop
-        if: '{__name__=~"container_network_.+",pod=""}'
-      - if: '{__name__=~"container_network_.+"}'
+      {{- include "nops.keep" $keep.cadvisor | nindent 6 }}
+      # Networks belong to the pod as a whole, machines to nobody; everything else to a container. Sums of cgroups have no
+      # container, pauses none or POD (Docker): their rows would merge into the containers' once the labels that tell them
+      # apart are gone.
+      - source_labels: [__name__]
+        regex: container_network_.+
         target_label: container
         replacement: ""
+      - source_labels: [__name__]
+        regex: container_network_.+
+        target_label: __tmp_of
+        replacement: pod
+      - source_labels: [__name__]
+        regex: machine_.+
+        target_label: __tmp_of
+        replacement: machine
+      - action: drop
+        source_labels: [__tmp_of, container]
+        regex: ;(POD)?
+      # Networks without a pod are the node's.
+      - action: drop
+        source_labels: [__tmp_of, pod]
+        regex: pod;
       # The pod's UID from its cgroup, written either way (cgroupfs, systemd).
       - source_labels: [id]
         regex: .*pod([0-9a-f]{8})[-_]([0-9a-f]{4})[-_]([0-9a-f]{4})[-_]([0-9a-f]{4})[-_]([0-9a-f]{12}).*
         target_label: pod_uid
         replacement: $1-$2-$3-$4-$5
       - action: labeldrop
-        regex: id|name|image|boot_id|machine_id|system_uuid
-  {{- if .Values.victoriaMetrics.kubeletVolumeStats }}
+        regex: id|name|image|boot_id|machine_id|system_uuid|__tmp_of
+  {{- if $root.Values.victoriaMetrics.kubeletVolumeStats }}
   - job_name: kubelet
-    scrape_interval: {{ include "nops.interval" (dict "root" . "job" "kubelet") }}
+    scrape_interval: {{ include "nops.interval" (dict "root" $root "job" "kubelet") }}
     metrics_path: /metrics
-    {{- include "nops.kubelet" . | nindent 4 }}
+    {{- include "nops.kubelet" $root | nindent 4 }}
     metric_relabel_configs:
-      - action: keep
-        source_labels: [__name__]
-        regex: {{ $keep.kubelet | join "|" | quote }}
+      {{- include "nops.keep" $keep.kubelet | nindent 6 }}
   {{- end }}
   - job_name: node-exporter
-    scrape_interval: {{ include "nops.interval" (dict "root" . "job" "nodeExporter") }}
-    kubernetes_sd_configs:
-      - role: pod
-        namespaces:
-          own_namespace: true
-        selectors:
-          - role: pod
-            label: {{ printf "app.kubernetes.io/component=node-exporter,app.kubernetes.io/instance=%s" .Release.Name | quote }}
-    relabel_configs:
-      - action: keep
-        source_labels: [__meta_kubernetes_pod_container_port_name]
-        regex: http
-      - source_labels: [__meta_kubernetes_pod_node_name]
-        target_label: node
+    scrape_interval: {{ include "nops.interval" (dict "root" $root "job" "nodeExporter") }}
+    {{- include "nops.onNodes" "node-exporter" | nindent 4 }}
     metric_relabel_configs:
-      - action: keep
-        source_labels: [__name__]
-        regex: {{ $keep.nodeExporter | join "|" | quote }}
+      {{- include "nops.keep" $keep.nodeExporter | nindent 6 }}
   - job_name: kube-state-metrics
-    scrape_interval: {{ include "nops.interval" (dict "root" . "job" "kubeStateMetrics") }}
+    scrape_interval: {{ include "nops.interval" (dict "root" $root "job" "kubeStateMetrics") }}
     # One target speaks for the whole cluster: 3 MB for every thousand pods.
     scrape_timeout: 30s
-    max_scrape_size: 512MiB
+    {{ ternary "body_size_limit: 512MB" "max_scrape_size: 512MiB" .server }}
     # Its labels name the objects it speaks of, not itself.
     honor_labels: true
     static_configs:
-      - targets: [nops-kube-state-metrics.{{ .Release.Namespace }}.svc:8080]
+      - targets: [nops-kube-state-metrics.{{ $root.Release.Namespace }}.svc:8080]
     metric_relabel_configs:
-      - action: keep
-        source_labels: [__name__]
-        regex: {{ $keep.kubeStateMetrics.metrics | join "|" | quote }}
+      {{- include "nops.keep" $keep.kubeStateMetrics.metrics | nindent 6 }}
+  {{- if include "nops.on" (dict "root" $root "component" "dcgm-exporter") }}
+  - job_name: dcgm-exporter
+    scrape_interval: {{ include "nops.interval" (dict "root" $root "job" "dcgmExporter") }}
+    # Its labels name the pods that use the GPUs, not itself.
+    honor_labels: true
+    {{- include "nops.onNodes" "dcgm-exporter" | nindent 4 }}
+    metric_relabel_configs:
+      {{- include "nops.keep" $keep.dcgm | nindent 6 }}
+      # Later versions write hostname; the node says the same.
+      - action: labeldrop
+        regex: Hostname|hostname
+  {{- end }}
+  {{- if .server }}
+  - job_name: opencost
+    scrape_interval: {{ include "nops.interval" (dict "root" $root "job" "opencost") }}
+    # Its labels name the objects it speaks of, not itself.
+    honor_labels: true
+    static_configs:
+      - targets: [nops-opencost.{{ $root.Release.Namespace }}.svc:9003]
+    metric_relabel_configs:
+      {{- include "nops.keep" $keep.opencost | nindent 6 }}
+  {{- else }}
   - job_name: vmagent
-    scrape_interval: {{ include "nops.interval" (dict "root" . "job" "vmagent") }}
+    scrape_interval: {{ include "nops.interval" (dict "root" $root "job" "vmagent") }}
     static_configs:
       - targets: [127.0.0.1:8429]
     metric_relabel_configs:
-      - action: keep
-        source_labels: [__name__]
-        regex: {{ $keep.vmagent | join "|" | quote }}
+      {{- include "nops.keep" $keep.vmagent | nindent 6 }}
+  {{- end }}
 {{- end -}}
 
 {{/* The last gate before samples leave: vmagent adds series about every scrape that no job's relabeling can reach. */}}

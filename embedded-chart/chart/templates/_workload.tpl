@@ -1,0 +1,201 @@
+{{/*
+What workloads have in common. Every template here takes one dictionary:
+  root         the chart's root
+  component    its name in files/images.yaml; the object is called nops-<component> unless name says otherwise
+  kind         of the workload: Deployment, DaemonSet
+  labels       of the component; version, its image's tag
+  settings     values of the component, a list: later ones win (nodeSelector, tolerations, affinity, priorityClassName)
+*/}}
+
+{{/* Metadata of an object, without annotations. Not for objects of the whole cluster. */}}
+{{- define "nops.metadata" -}}
+name: {{ include "nops.name" . }}
+namespace: {{ .root.Release.Namespace }}
+labels:
+  {{- include "nops.labels" . | nindent 2 }}
+{{- end -}}
+
+{{/* Metadata of an object of the whole cluster. */}}
+{{- define "nops.clusterMetadata" -}}
+name: {{ include "nops.name" . }}
+labels:
+  {{- include "nops.labels" . | nindent 2 }}
+{{- end -}}
+
+{{/* A service account, with accountAnnotations. Tokens are mounted by the pods that use them. */}}
+{{- define "nops.account" -}}
+apiVersion: v1
+kind: ServiceAccount
+metadata:
+  {{- include "nops.metadata" . | nindent 2 }}
+  {{- include "nops.ownAnnotations" .accountAnnotations | indent 2 }}
+automountServiceAccountToken: false
+{{- end -}}
+
+{{/* The binding of role nops-… to service account nops-…, for the namespace, or with scope "Cluster" for all of it. */}}
+{{- define "nops.binding" -}}
+apiVersion: rbac.authorization.k8s.io/v1
+kind: {{ .scope }}RoleBinding
+metadata:
+  {{- include (ternary "nops.clusterMetadata" "nops.metadata" (eq .scope "Cluster")) . | nindent 2 }}
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: {{ .scope }}Role
+  name: {{ include "nops.name" . }}
+subjects:
+  - kind: ServiceAccount
+    name: {{ .account | default (include "nops.name" .) }}
+    namespace: {{ .root.Release.Namespace }}
+{{- end -}}
+
+{{/* The head of a pod that runs as nobody; token says whether it speaks to the API server. */}}
+{{- define "nops.podSpec" -}}
+serviceAccountName: {{ .account | default (include "nops.name" .) }}
+automountServiceAccountToken: {{ .token }}
+{{- include "nops.pullSecrets" .root }}
+securityContext:
+  {{- include "nops.podSecurity" .root | nindent 2 }}
+{{ include "nops.scheduling" . }}
+{{- end -}}
+
+{{/* What our own agents are told, whichever they are. */}}
+{{- define "nops.agentEnv" -}}
+- name: NOPS_API_KEY
+  valueFrom:
+    secretKeyRef:
+      {{- include "nops.secretKeyRef" (dict "root" . "what" "api") | nindent 6 }}
+- name: NOPS_HOST
+  value: {{ .Values.nops.host | quote }}
+- name: NOPS_CLUSTER_ARN
+  value: {{ include "nops.arn" . | quote }}
+- name: NOPS_RELEASE
+  value: {{ .Release.Name | quote }}
+- name: NOPS_CHART_VERSION
+  value: {{ .Chart.Version | quote }}
+- name: POD_NAMESPACE
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.namespace
+{{- include "nops.proxyEnv" . }}
+{{- if .Values.nops.global.caBundle }}
+- name: NOPS_CA_BUNDLE
+  value: /etc/nops-ca/ca.crt
+{{- end }}
+{{- end -}}
+
+{{- define "nops.proxyEnv" -}}
+{{- with .Values.nops.global.proxy.url }}
+- name: HTTPS_PROXY
+  value: {{ . | quote }}
+- name: HTTP_PROXY
+  value: {{ . | quote }}
+- name: NO_PROXY
+  value: {{ include "nops.noProxy" $ | quote }}
+{{- end }}
+{{- end -}}
+
+{{- define "nops.caMount" -}}
+{{- if .Values.nops.global.caBundle }}
+- name: ca-bundle
+  mountPath: /etc/nops-ca
+  readOnly: true
+{{- end }}
+{{- end -}}
+
+{{- define "nops.caVolume" -}}
+{{- if .Values.nops.global.caBundle }}
+- name: ca-bundle
+  configMap:
+    name: nops-ca-bundle
+{{- end }}
+{{- end -}}
+
+{{/*
+The pod of one of our agents. Besides the above: image, args, resources, token; env, the name of a template that gives more
+variables; ports, more ports; daemon, whether it listens for probes (a CronJob's pod does not).
+*/}}
+{{- define "nops.agentPod" -}}
+{{ include "nops.podSpec" . }}
+containers:
+  - name: {{ .component }}
+    {{- include "nops.image" (dict "root" .root "component" (.imageOf | default .component) "image" .image) | nindent 4 }}
+    args: {{ .args | toJson }}
+    env:
+      {{- include "nops.agentEnv" .root | nindent 6 }}
+      {{- with .env }}
+      {{- include . $.root | nindent 6 }}
+      {{- end }}
+    {{- if .daemon }}
+    ports:
+      - name: http
+        containerPort: 8080
+      {{- with .ports }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
+    livenessProbe:
+      httpGet: {path: /healthz, port: http}
+      periodSeconds: 20
+    readinessProbe:
+      httpGet: {path: /readyz, port: http}
+      periodSeconds: 5
+    {{- end }}
+    resources:
+      {{- toYaml .resources | nindent 6 }}
+    securityContext:
+      {{- include "nops.containerSecurity" .root | nindent 6 }}
+    {{- with include "nops.caMount" .root }}
+    volumeMounts:
+      {{- . | nindent 6 }}
+    {{- end }}
+{{- with include "nops.caVolume" .root }}
+volumes:
+  {{- . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* Labels of a CronJob's pods. Nothing selects them but policies. */}}
+{{- define "nops.cronLabels" -}}
+{{- toYaml (mergeOverwrite (omit (include "nops.labels" . | fromYaml) "helm.sh/chart" "app.kubernetes.io/managed-by") (include "nops.select" . | fromYaml)) -}}
+{{- end -}}
+
+{{/* A Deployment of one of our agents. Besides the above: replicas, deploymentAnnotations, podAnnotations. */}}
+{{- define "nops.agentDeployment" -}}
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  {{- include "nops.metadata" . | nindent 2 }}
+  {{- include "nops.annotations" (dict "root" .root "annotations" .deploymentAnnotations) | indent 2 }}
+spec:
+  replicas: {{ .replicas }}
+  revisionHistoryLimit: 3
+  {{- if gt (int .replicas) 1 }}
+  strategy:
+    type: RollingUpdate
+    rollingUpdate:
+      maxUnavailable: 1
+  {{- else }}
+  strategy:
+    type: Recreate # two would do everything twice
+  {{- end }}
+  selector:
+    {{- include "nops.selector" . | nindent 4 }}
+  template:
+    metadata:
+      labels:
+        {{- include "nops.podLabels" . | nindent 8 }}
+      {{- include "nops.annotations" (dict "root" .root "annotations" .podAnnotations "ours" (include "nops.credentialsRevision" .root | fromYaml)) | indent 6 }}
+    spec:
+      {{- include "nops.agentPod" . | nindent 6 }}
+{{- if gt (int .replicas) 1 }}
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata:
+  {{- include "nops.metadata" . | nindent 2 }}
+spec:
+  maxUnavailable: 1
+  selector:
+    matchLabels:
+      {{- include "nops.select" . | nindent 6 }}
+{{- end }}
+{{- end -}}

@@ -180,6 +180,9 @@ func golden(t *testing.T, caseName string, manifests []object, notes string) {
 	t.Helper()
 	var out bytes.Buffer
 	for _, o := range manifests {
+		if text(o, "kind") == "CustomResourceDefinition" && caseName != "all-default" {
+			continue // long, and the same whatever the values: TestDefinitions
+		}
 		data, err := yaml.Marshal(o)
 		if err != nil {
 			t.Fatal(err)
@@ -200,6 +203,34 @@ func golden(t *testing.T, caseName string, manifests []object, notes string) {
 	}
 	if string(want) != out.String() {
 		t.Errorf("differs from %s (run with -update and read the change):\n%s", path, cmp.Diff(strings.Split(string(want), "\n"), strings.Split(out.String(), "\n")))
+	}
+}
+
+// TestDefinitions: of the custom resource definitions, values change the labels alone; they outlive the release.
+func TestDefinitions(t *testing.T) {
+	specs := func(set ...string) map[string]any {
+		manifests, _, err := renderAll(t, base(set...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := map[string]any{}
+		for _, o := range manifests {
+			if text(o, "kind") != "CustomResourceDefinition" {
+				continue
+			}
+			all[name(o)] = o["spec"]
+			if text(o, "metadata", "annotations", "helm.sh/resource-policy") != "keep" {
+				t.Errorf("%s: goes with the release, and all its objects with it", name(o))
+			}
+		}
+		return all
+	}
+	plain := specs()
+	if len(plain) != 3 {
+		t.Errorf("%d definitions", len(plain))
+	}
+	if diff := cmp.Diff(plain, specs("nops.global.labels.a=b", "nops.global.annotations.a=b", "containerRightsizing.labels.c=d")); diff != "" {
+		t.Errorf("values change them:\n%s", diff)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"text/template"
+	"time"
 )
 
 // A Process is a program that the init starts and keeps an eye on.
@@ -36,6 +37,8 @@ type spec struct {
 	Pause     string    // tarball with the pause image
 	PauseRef  string
 	Mirrors   map[string]string // registry host → URL that the nodes pull from instead
+	Keep      []string          // directories to see inside although something above them is covered
+	Timeout   time.Duration     // until the node is Ready
 }
 
 func (s spec) pki(name string) string { return s.Layout.Path("pki", name) }
@@ -59,7 +62,7 @@ func (s spec) kubernetes() (first, rest []Process) {
 			"--kubelet-certificate-authority=" + s.pki("ca.crt"), "--kubelet-client-certificate=" + s.pki("apiserver-kubelet-client.crt"), "--kubelet-client-key=" + s.pki("apiserver-kubelet-client.key"),
 			"--kubelet-preferred-address-types=InternalIP", "--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction", "--allow-privileged=true",
 			"--service-cluster-ip-range=" + serviceCIDR, "--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file=" + s.pki("sa.pub"), "--service-account-signing-key-file=" + s.pki("sa.key"),
-			"--requestheader-client-ca-file=" + s.pki("ca.crt"), "--requestheader-allowed-names=front-proxy-client", "--requestheader-username-headers=X-Remote-User", "--requestheader-group-headers=X-Remote-Group",
+			"--requestheader-client-ca-file=" + s.pki("front-proxy-ca.crt"), "--requestheader-allowed-names=front-proxy-client", "--requestheader-username-headers=X-Remote-User", "--requestheader-group-headers=X-Remote-Group",
 			"--requestheader-extra-headers-prefix=X-Remote-Extra-", "--proxy-client-cert-file=" + s.pki("front-proxy-client.crt"), "--proxy-client-key-file=" + s.pki("front-proxy-client.key"), "--v=1",
 		}},
 	}
@@ -266,10 +269,4 @@ kind: ClusterRoleBinding
 metadata: {name: system:coredns}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: system:coredns}
 subjects: [{kind: User, name: system:coredns, apiGroup: rbac.authorization.k8s.io}]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {name: system:lab-node}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: system:node-proxier}
-subjects: [{kind: User, name: system:kube-proxy, apiGroup: rbac.authorization.k8s.io}]
 `

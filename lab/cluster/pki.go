@@ -9,7 +9,6 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"fmt"
-	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -31,7 +30,7 @@ type certificate struct {
 	hosts        []string
 }
 
-// writePKI makes a new authority and every key pair the cluster needs. A lab's certificates live as long as the lab: two
+// writePKI makes new authorities and every key pair the cluster needs. A lab's certificates live as long as the lab: two
 // years, so that a demo that stays up does not rot.
 func writePKI(dir string, now time.Time) (*authority, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -59,11 +58,21 @@ func writePKI(dir string, now time.Time) (*authority, error) {
 		{"kube-proxy", "system:kube-proxy", nil, nil},
 		{"coredns", "system:coredns", nil, nil},
 		{"apiserver-kubelet-client", "kube-apiserver-kubelet-client", []string{"system:masters"}, nil},
-		{"front-proxy-client", "front-proxy-client", nil, nil},
 	} {
 		if err := ca.issue(dir, c, now); err != nil {
 			return nil, err
 		}
+	}
+	// Who holds a certificate of this one may speak for any user: it signs nothing else.
+	front, err := newAuthority("nopsctl-lab-front-proxy-ca", now)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "front-proxy-ca.crt"), front.pem, 0o600); err != nil {
+		return nil, fmt.Errorf("write the front proxy's CA: %w", err)
+	}
+	if err := front.issue(dir, certificate{"front-proxy-client", "front-proxy-client", nil, nil}, now); err != nil {
+		return nil, err
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -85,7 +94,7 @@ func newAuthority(name string, now time.Time) (*authority, error) {
 		return nil, fmt.Errorf("make the key of %s: %w", name, err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: serial(), Subject: pkix.Name{CommonName: name}, NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(2, 0, 0),
+		Subject: pkix.Name{CommonName: name}, NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(2, 0, 0),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
@@ -105,7 +114,7 @@ func (a *authority) issue(dir string, c certificate, now time.Time) error {
 		return fmt.Errorf("make the key of %s: %w", c.file, err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: serial(), Subject: pkix.Name{CommonName: c.commonName, Organization: c.organization},
+		Subject:   pkix.Name{CommonName: c.commonName, Organization: c.organization},
 		NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(2, 0, 0), KeyUsage: x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	}
@@ -137,12 +146,4 @@ func writeKey(path string, key crypto.Signer) error {
 		return fmt.Errorf("write a private key: %w", err)
 	}
 	return nil
-}
-
-func serial() *big.Int {
-	n, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
-	if err != nil {
-		return big.NewInt(time.Now().UnixNano())
-	}
-	return n
 }

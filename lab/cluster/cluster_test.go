@@ -1,17 +1,17 @@
 package cluster
 
 import (
-	"context"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
-	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"sigs.k8s.io/yaml"
 )
 
@@ -34,6 +34,19 @@ func TestPKI(t *testing.T) {
 	}
 	pool := x509.NewCertPool()
 	pool.AddCert(ca.cert)
+	read := func(file string) *x509.Certificate {
+		t.Helper()
+		data, err := os.ReadFile(filepath.Join(dir, file+".crt"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		block, _ := pem.Decode(data)
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cert
+	}
 	for _, tt := range []struct {
 		file, host string
 		usage      x509.ExtKeyUsage
@@ -47,19 +60,23 @@ func TestPKI(t *testing.T) {
 		{"admin", "", x509.ExtKeyUsageClientAuth},
 		{"kubelet", "", x509.ExtKeyUsageClientAuth},
 	} {
-		data, err := os.ReadFile(filepath.Join(dir, tt.file+".crt"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		block, _ := pem.Decode(data)
-		cert, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := cert.Verify(x509.VerifyOptions{DNSName: tt.host, Roots: pool, KeyUsages: []x509.ExtKeyUsage{tt.usage}}); err != nil {
+		if _, err := read(tt.file).Verify(x509.VerifyOptions{DNSName: tt.host, Roots: pool, KeyUsages: []x509.ExtKeyUsage{tt.usage}}); err != nil {
 			t.Errorf("%s for %q: %v", tt.file, tt.host, err)
 		}
 	}
+	// The front proxy speaks for any user: only its own authority vouches for it, and for nobody else.
+	front := x509.NewCertPool()
+	front.AddCert(read("front-proxy-ca"))
+	for _, tt := range []struct {
+		file string
+		pool *x509.CertPool
+		ok   bool
+	}{{"front-proxy-client", front, true}, {"front-proxy-client", pool, false}, {"admin", front, false}} {
+		if _, err := read(tt.file).Verify(x509.VerifyOptions{Roots: tt.pool, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); (err == nil) != tt.ok {
+			t.Errorf("%s, by the front proxy's authority %v: %v", tt.file, tt.pool == front, err)
+		}
+	}
+	serials := map[string]string{}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -67,6 +84,13 @@ func TestPKI(t *testing.T) {
 	for _, e := range entries {
 		if info, err := e.Info(); err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("%s: mode %v, want 0600", e.Name(), info.Mode())
+		}
+		if name, ok := strings.CutSuffix(e.Name(), ".crt"); ok {
+			serial := read(name).SerialNumber.String()
+			if other := serials[serial]; other != "" {
+				t.Errorf("%s and %s have the serial number %s", name, other, serial)
+			}
+			serials[serial] = name
 		}
 	}
 }
@@ -120,46 +144,76 @@ func TestConfiguration(t *testing.T) {
 	}
 }
 
-func TestFindWhatIsNotThere(t *testing.T) {
-	l, err := NewLayout(t.TempDir(), "demo")
-	if err != nil {
+func TestKeep(t *testing.T) {
+	for _, tt := range []struct {
+		name, reason string
+		dirs, want   []string
+		refused      bool
+	}{
+		{"in view", "what nothing covers needs no help", []string{"/root/.cache", "/opt/lab", "", "/variable/lib/x", "/var/library"}, nil, false},
+		{"covered", "each top that is covered", []string{"/var/lib/labs", "/run/labs/x", "/var/log/x"}, []string{"/var/lib/labs", "/run/labs/x", "/var/log/x"}, false},
+		{"nested", "a mount of the outer one brings the inner one along", []string{"/var/lib/a/b", "/var/lib/a", "/var/lib/ab", "/var/lib/a/c"}, []string{"/var/lib/a", "/var/lib/ab"}, false},
+		{"twice", "mounting twice would only hide the first", []string{"/run/x", "/run/x", "/run/x/"}, []string{"/run/x"}, false},
+		{"the top itself", "it would hide what the lab puts there", []string{"/opt", "/var/lib"}, nil, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := keep(tt.dirs)
+			if diff := cmp.Diff(tt.want, got); diff != "" || (err != nil) != tt.refused {
+				t.Errorf("%s: %v\n%s", tt.reason, err, diff)
+			}
+		})
+	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink("/var/log", link); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Find(l); !errors.Is(err, ErrNotRunning) {
-		t.Errorf("no state: %v", err)
-	}
-	// A PID that somebody else has by now is not the lab.
-	text, err := json.Marshal(record{PID: os.Getpid(), Started: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := writeFile(l.recordFile(), string(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Find(l); !errors.Is(err, ErrNotRunning) {
-		t.Errorf("another process: %v", err)
-	}
-	if err := writeFile(l.recordFile(), "{", 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Find(l); err == nil || errors.Is(err, ErrNotRunning) {
-		t.Errorf("a damaged record: %v", err)
-	}
-	if os.Geteuid() == 0 {
-		if err := Remove(context.Background(), l); err != nil {
-			t.Errorf("remove: %v", err)
-		}
-		if _, err := os.Stat(l.State); !os.IsNotExist(err) {
-			t.Errorf("state is left: %v", err)
-		}
+	if _, err := keep([]string{link}); err == nil || !strings.Contains(err.Error(), link) {
+		t.Errorf("a link to what is covered: %v", err)
 	}
 }
 
-func TestStartTime(t *testing.T) {
-	if at, err := startTime(os.Getpid()); err != nil || at == 0 {
-		t.Errorf("own: %d, %v", at, err)
+func TestDelay(t *testing.T) {
+	var waits []time.Duration
+	for wait := time.Duration(0); len(waits) < 8; {
+		wait = delay(wait, time.Second)
+		waits = append(waits, wait)
 	}
-	if _, err := startTime(1 << 30); err == nil {
-		t.Error("no such process")
+	want := "[200ms 400ms 800ms 1.6s 3.2s 6.4s 10s 10s]"
+	if got := fmt.Sprint(waits); got != want {
+		t.Errorf("a program that ends again and again waits %s, want %s", got, want)
+	}
+	if got := delay(10*time.Second, 2*time.Minute); got != 200*time.Millisecond {
+		t.Errorf("a program that ran well waits %s", got)
+	}
+}
+
+func TestBindTarget(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	resolved, err := filepath.EvalSymlinks(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ name, to, want string }{
+		{"link", "file", resolved},
+		{"dangling", "nowhere", ""},
+		{"elsewhere", "/running/nowhere", ""},
+	} {
+		path := filepath.Join(dir, tt.name)
+		if err := os.Symlink(tt.to, path); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := bindTarget(path); got != tt.want || (err == nil) != (tt.want != "") {
+			t.Errorf("%s: %q, %v", tt.name, got, err)
+		}
+	}
+	if got, err := bindTarget(file); got != resolved || err != nil {
+		t.Errorf("a file: %q, %v", got, err)
+	}
+	if _, err := bindTarget(filepath.Join(dir, "missing")); err == nil {
+		t.Error("a file that is not there")
 	}
 }

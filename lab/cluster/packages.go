@@ -12,7 +12,6 @@ func packages() []struct{ name, file string } {
 		{"nftables", "/usr/sbin/nft"},
 		{"iproute2", "/usr/sbin/ip"},
 		{"conntrack", "/usr/sbin/conntrack"},
-		{"procps", "/usr/sbin/sysctl"},
 		{"ca-certificates", "/etc/ssl/certs/ca-certificates.crt"},
 	}
 }

@@ -2,6 +2,8 @@ package cluster
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,47 +22,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Options says what to start. Required unless said otherwise.
-type Options struct {
-	Layout     Layout
-	Executable string    // re-executed as the init with the arguments "__init" and the state directory; empty: this binary
-	Bin        string    // directory with etcd, kube-apiserver, …, kubectl and coredns
-	Forwards   []Forward // optional: addresses inside that the host reaches on a port of 127.0.0.1
-	Processes  []Process // optional: programs that run inside beside Kubernetes, such as the platform
-	Hosts      []string  // optional: names that resolve to NodeIP inside, for the node and for pods
-	Bundle     string    // optional: certificates that replace the system's inside
-	Pause      string    // tarball of the pause image
-	PauseRef   string    // its name
-	Mirrors    map[string]string
-	Progress   func(string) // optional: told what is waited for
-	Timeout    time.Duration
-}
-
-// Cluster is a running lab.
-type Cluster struct {
-	Layout   Layout
-	ARN      string
-	PID      int // of the init, in the host's PID namespace
-	APIPort  int
-	Forwards map[string]string // name → address on the host
-}
-
-// record is what remains of Start for later commands.
-type record struct {
-	PID      int               `json:"pid"`
-	Started  uint64            `json:"started"` // start time of the process in clock ticks: a PID alone may be somebody else's by now
-	APIPort  int               `json:"api_port"`
-	Forwards map[string]string `json:"forwards"`
-}
-
-// Prepare makes an empty state directory. A crashed lab of the same name is removed first; a running one is an error.
+// Prepare makes an empty state directory. What is left of a lab of the same name that crashed, or never became ready, is
+// removed first; a ready one is an error. Who may not be alone in doing so takes Lock.
 func Prepare(ctx context.Context, l Layout) error {
 	if err := Supported(); err != nil {
 		return err
 	}
-	if running, err := Find(l); err == nil {
+	if running, err := Find(l); err == nil && running.Ready() {
 		return fmt.Errorf("lab %s is up already (process %d)", l.Name, running.PID)
 	}
+	loadModules(ctx)
 	if err := Remove(ctx, l); err != nil {
 		return err
 	}
@@ -75,21 +46,53 @@ func Prepare(ctx context.Context, l Layout) error {
 	return nil
 }
 
-// Start starts a lab in a directory that Prepare made, and waits until its node is Ready.
-func Start(ctx context.Context, o Options) (*Cluster, error) {
-	c, err := start(ctx, o)
-	if err != nil {
-		return nil, err
+// loadModules asks for what only Kubernetes, and no system call, would make the kernel load: filtering of bridged packets,
+// without which pods of one node do not reach each other through a Service. Where it is built in, or cannot be had, this
+// does nothing, and the init says what is missing.
+func loadModules(ctx context.Context) {
+	if _, err := os.Stat(bridgeFilter); err == nil {
+		return
 	}
-	return c, c.waitReady(ctx, o)
+	_ = exec.CommandContext(ctx, "modprobe", "-q", "-a", "overlay", "br_netfilter").Run()
+}
+
+// Start starts a lab in a directory that Prepare made, and waits until its node is Ready. After an error nothing of it
+// runs; its logs stay until Remove.
+func Start(ctx context.Context, o Options) (*Cluster, error) {
+	if o.Timeout == 0 {
+		o.Timeout = defaultTimeout
+	}
+	c, err := start(ctx, o)
+	if err == nil {
+		err = c.waitReady(ctx, o)
+	}
+	if err == nil {
+		return c, nil
+	}
+	if c != nil && c.PID > 0 {
+		err = errors.Join(err, c.kill())
+	}
+	return nil, err
 }
 
 func start(ctx context.Context, o Options) (*Cluster, error) {
 	l := o.Layout
+	if o.Executable == "" {
+		var err error
+		if o.Executable, err = os.Executable(); err != nil {
+			return nil, fmt.Errorf("find this program: %w", err)
+		}
+	}
 	if _, err := writePKI(l.Path("pki"), time.Now()); err != nil {
 		return nil, err
 	}
-	s := spec{Layout: l, Bin: o.Bin, Processes: o.Processes, Hosts: o.Hosts, Bundle: o.Bundle, Pause: o.Pause, PauseRef: o.PauseRef, Mirrors: o.Mirrors}
+	kept, err := keep(append([]string{l.State, o.Bin, filepath.Dir(o.Executable)}, o.Keep...))
+	if err != nil {
+		return nil, err
+	}
+	s := spec{
+		Layout: l, Bin: o.Bin, Processes: o.Processes, Hosts: o.Hosts, Bundle: o.Bundle, Pause: o.Pause, PauseRef: o.PauseRef, Mirrors: o.Mirrors, Timeout: o.Timeout, Keep: kept,
+	}
 	c := &Cluster{Layout: l, ARN: ARN(l.Name), Forwards: map[string]string{}}
 	var sockets []*os.File
 	defer func() {
@@ -138,19 +141,12 @@ func start(ctx context.Context, o Options) (*Cluster, error) {
 
 // spawn starts the init in namespaces of its own. It outlives this process.
 func (c *Cluster) spawn(o Options, sockets []*os.File) error {
-	executable := o.Executable
-	if executable == "" {
-		var err error
-		if executable, err = os.Executable(); err != nil {
-			return fmt.Errorf("find this program: %w", err)
-		}
-	}
 	log, err := os.OpenFile(c.Layout.Log("init"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("open the log of the init: %w", err)
 	}
 	defer log.Close()
-	cmd := exec.Command(executable, "__init", c.Layout.State)
+	cmd := exec.Command(o.Executable, "__init", c.Layout.State)
 	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = "/", baseEnv(), log, log, sockets
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Setsid:     true,
@@ -176,10 +172,8 @@ func (c *Cluster) spawn(o Options, sockets []*os.File) error {
 }
 
 func (c *Cluster) waitReady(ctx context.Context, o Options) error {
-	limit := o.Timeout
-	if limit == 0 {
-		limit = 3 * time.Minute
-	}
+	// The init knows the limit too, and says what was wrong last: it gets time for that.
+	limit := o.Timeout + 10*time.Second
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	last := ""
@@ -200,14 +194,14 @@ func (c *Cluster) waitReady(ctx context.Context, o Options) error {
 		}
 		select {
 		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.Canceled) {
+				return fmt.Errorf("lab %s: interrupted while waiting until %s: %w", c.Layout.Name, last, ctx.Err())
+			}
 			return fmt.Errorf("lab %s: not ready after %s; last waited until %s (logs in %s): %w", c.Layout.Name, limit, last, c.Layout.Path("logs"), ctx.Err())
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
 }
-
-// ErrNotRunning says that there is no lab of that name, or only what a crash left of one.
-var ErrNotRunning = errors.New("not running")
 
 // Find returns the running lab of a layout.
 func Find(l Layout) (*Cluster, error) {
@@ -227,25 +221,11 @@ func Find(l Layout) (*Cluster, error) {
 	return &Cluster{Layout: l, ARN: ARN(l.Name), PID: r.PID, APIPort: r.APIPort, Forwards: r.Forwards}, nil
 }
 
-// Ready says whether the lab came all the way up.
-func (c *Cluster) Ready() bool {
-	_, err := os.Stat(c.Layout.readyFile())
-	return err == nil
-}
-
 // Remove ends a lab and deletes every trace of it outside the cache. Nothing to remove is no error.
 func Remove(ctx context.Context, l Layout) error {
 	if c, err := Find(l); err == nil {
-		if err := unix.Kill(c.PID, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("end lab %s: %w", l.Name, err)
-		}
-		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-			if _, err := startTime(c.PID); err != nil {
-				break
-			}
-			if time.Now().After(deadline) {
-				return fmt.Errorf("end lab %s: process %d is still there 30 s after SIGKILL", l.Name, c.PID)
-			}
+		if err := c.kill(); err != nil {
+			return err
 		}
 	}
 	if err := removeCgroups(ctx, l); err != nil {
@@ -255,6 +235,46 @@ func Remove(ctx context.Context, l Layout) error {
 		return fmt.Errorf("remove the state of lab %s: %w", l.Name, err)
 	}
 	return nil
+}
+
+// kill ends the init, and with it everything inside: it is gone for good once all of its namespace's processes are.
+func (c *Cluster) kill() error {
+	if err := unix.Kill(c.PID, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("end lab %s: %w", c.Layout.Name, err)
+	}
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if _, err := startTime(c.PID); err != nil {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("end lab %s: process %d is still there 30 s after SIGKILL", c.Layout.Name, c.PID)
+		}
+	}
+}
+
+// Lock keeps other processes from working on the lab of that name until it is released, or this process ends. It is a
+// socket in the kernel's own name space, so that it leaves no file. waiting is told once when somebody else has it.
+func (l Layout) Lock(ctx context.Context, waiting func()) (release func(), err error) {
+	sum := sha256.Sum256([]byte(l.State))
+	name := "@nopsctl-lab-" + hex.EncodeToString(sum[:16])
+	var lc net.ListenConfig
+	for told := false; ; {
+		ln, err := lc.Listen(ctx, "unix", name)
+		switch {
+		case err == nil:
+			return func() { _ = ln.Close() }, nil
+		case !errors.Is(err, unix.EADDRINUSE):
+			return nil, fmt.Errorf("lock lab %s: %w", l.Name, err)
+		case !told:
+			told = true
+			waiting()
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait until no other command works on lab %s: %w", l.Name, ctx.Err())
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 // removeCgroups deletes the lab's cgroup directories, deepest first. Processes of a namespace that just died may hold them
@@ -320,7 +340,7 @@ func Supported() error {
 		return errors.New("the lab needs root: it makes namespaces, mounts and cgroups")
 	}
 	if missing := MissingPackages(); len(missing) > 0 {
-		return fmt.Errorf("Debian packages are missing: apt-get install %s", strings.Join(missing, " "))
+		return &MissingPackagesError{missing}
 	}
 	return nil
 }

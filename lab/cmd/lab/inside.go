@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -153,6 +154,9 @@ func newDeps(g *global) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "deps", Short: "Name the Debian packages that the lab needs and this machine lacks", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if runtime.GOOS != "linux" {
+				return cluster.Supported() //nolint:wrapcheck // says what the lab needs
+			}
 			missing := cluster.MissingPackages()
 			if len(missing) == 0 {
 				return nil

@@ -42,14 +42,14 @@ func (g *global) status(ctx context.Context) (Status, error) {
 		return s, nil // not running is an answer
 	}
 	s.State, s.PID = "starting", c.PID
-	if !c.Ready() {
+	if !complete(c) {
 		return s, nil
 	}
 	info, err := platform.Control{StateDir: l.Path("platform")}.Info(ctx)
 	if err != nil {
 		return s, err //nolint:wrapcheck // says what does not answer
 	}
-	s.State, s.Kubeconfig, s.ClusterARN, s.CABundle = "up", l.Kubeconfig(), c.ARN, l.Path("bundle.pem")
+	s.State, s.Kubeconfig, s.ClusterARN, s.CABundle = "up", l.Kubeconfig(), c.ARN, bundleFile(l)
 	s.PlatformURL, s.MetricsURL, s.Registry, s.ProxyURL = "http://"+c.Forwards["api"], "http://"+c.Forwards["metrics"], c.Forwards["registry"], "http://"+c.Forwards["proxy"]
 	s.APIKey, s.Faults = info.APIKey, info.Faults
 	return s, nil

@@ -38,12 +38,15 @@ func (g *global) up(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if c, err := cluster.Find(l); err == nil && c.Ready() {
-		fmt.Fprintf(g.err, "✓ lab %s is up already\n", g.name)
-		return g.showStatus(ctx, "text")
+	if c, err := cluster.Find(l); err == nil && complete(c) {
+		return g.upAlready(ctx)
 	}
 	if err := cluster.Supported(); err != nil {
-		return &hinted{err, "install them with: lab deps --install"}
+		var missing *cluster.MissingPackagesError
+		if errors.As(err, &missing) {
+			return &hinted{err, "install them with: lab deps --install"}
+		}
+		return err //nolint:wrapcheck // says what the lab needs
 	}
 	b, err := g.builder()
 	if err != nil {
@@ -53,36 +56,52 @@ func (g *global) up(ctx context.Context) error {
 	if err != nil {
 		return err //nolint:wrapcheck // says which program
 	}
-	if err := cluster.Prepare(ctx, l); err != nil {
-		return err //nolint:wrapcheck // names the lab
-	}
-	o, err := options(l, b.Cache, bin)
+	// Only now: who waits for the lock should not wait for compilers.
+	release, err := g.lock(ctx, l)
 	if err != nil {
 		return err
 	}
-	bundle, err := platform.Bundle(o, time.Now())
-	if err != nil {
-		return err //nolint:wrapcheck // says what it reads
+	defer release()
+	c, err := cluster.Find(l)
+	switch {
+	case err == nil && complete(c):
+		return g.upAlready(ctx)
+	case err == nil && c.Ready():
+		// An earlier command was interrupted, or failed, after Kubernetes was up: what is left to do is done again.
+	default:
+		if c, err = g.startCluster(ctx, l, b, bin); err != nil {
+			return err
+		}
 	}
-	if err := os.WriteFile(l.Path("bundle.pem"), bundle, 0o644); err != nil {
-		return fmt.Errorf("write the certificates of the lab: %w", err)
-	}
-	if err := os.WriteFile(l.Path("bin"), []byte(bin+"\n"), 0o600); err != nil {
-		return fmt.Errorf("note where the programs are: %w", err)
-	}
-	c, err := g.startCluster(ctx, l, b, o)
-	if err != nil {
+	if err := g.fill(ctx, c, b, bin); err != nil {
 		return err
 	}
-	control := platform.Control{StateDir: o.StateDir}
-	if _, err := control.WaitReady(ctx); err != nil {
-		return err //nolint:wrapcheck // says what is not ready
-	}
-	if err := g.pushImages(ctx, b, bin, c.Forwards["registry"], bundle); err != nil {
-		return err
+	if err := os.WriteFile(completeFile(l), nil, 0o600); err != nil {
+		return fmt.Errorf("note that the lab is up: %w", err)
 	}
 	fmt.Fprintf(g.err, "✓ lab %s is up after %s\n", g.name, time.Since(began).Round(time.Second))
 	return g.showStatus(ctx, "text")
+}
+
+func (g *global) upAlready(ctx context.Context) error {
+	fmt.Fprintf(g.err, "✓ lab %s is up already\n", g.name)
+	return g.showStatus(ctx, "text")
+}
+
+// completeFile is there once the registry holds everything. A cluster is Ready some seconds before.
+func completeFile(l cluster.Layout) string { return l.Path("complete") }
+
+// complete says whether a lab came all the way up: not Kubernetes alone, but everything that nopsctl needs of a lab.
+func complete(c *cluster.Cluster) bool {
+	_, err := os.Stat(completeFile(c.Layout))
+	return err == nil && c.Ready()
+}
+
+// lock makes this the only command that brings the lab up or down.
+func (g *global) lock(ctx context.Context, l cluster.Layout) (release func(), err error) {
+	return l.Lock(ctx, func() { //nolint:wrapcheck // names the lab
+		fmt.Fprintf(g.err, "· another command is bringing lab %s up or down; waiting until it has ended …\n", g.name)
+	})
 }
 
 // options of the platform side. Its socket lies in its state directory.
@@ -94,7 +113,24 @@ func options(l cluster.Layout, cache, bin string) (platform.Options, error) {
 	return platform.Options{StateDir: l.Path("platform"), CacheDir: cache, Bin: bin, Listen: platform.Inside(cluster.NodeIP), Region: cluster.Region, HeartbeatSeconds: heartbeatSeconds, Executable: exe}, nil
 }
 
-func (g *global) startCluster(ctx context.Context, l cluster.Layout, b build.Builder, o platform.Options) (*cluster.Cluster, error) {
+func (g *global) startCluster(ctx context.Context, l cluster.Layout, b build.Builder, bin string) (*cluster.Cluster, error) {
+	if err := cluster.Prepare(ctx, l); err != nil {
+		return nil, err //nolint:wrapcheck // names the lab
+	}
+	o, err := options(l, b.Cache, bin)
+	if err != nil {
+		return nil, err
+	}
+	bundle, err := platform.Bundle(o, time.Now())
+	if err != nil {
+		return nil, err //nolint:wrapcheck // says what it reads
+	}
+	if err := os.WriteFile(bundleFile(l), bundle, 0o644); err != nil {
+		return nil, fmt.Errorf("write the certificates of the lab: %w", err)
+	}
+	if err := os.WriteFile(l.Path("bin"), []byte(bin+"\n"), 0o600); err != nil {
+		return nil, fmt.Errorf("note where the programs are: %w", err)
+	}
 	file, err := o.Write()
 	if err != nil {
 		return nil, err //nolint:wrapcheck // says what it writes
@@ -105,7 +141,8 @@ func (g *global) startCluster(ctx context.Context, l cluster.Layout, b build.Bui
 	}
 	fmt.Fprintf(g.err, "· starting Kubernetes and the platform …\n")
 	return cluster.Start(ctx, cluster.Options{ //nolint:wrapcheck // names the lab
-		Layout: l, Executable: o.Executable, Bin: o.Bin, Bundle: l.Path("bundle.pem"), Pause: pause, PauseRef: pauseRef,
+		Layout: l, Executable: o.Executable, Bin: o.Bin, Bundle: bundleFile(l), Pause: pause, PauseRef: pauseRef,
+		Keep:      []string{b.Cache}, // Bin holds links into it, and the platform's registry lies there
 		Hosts:     append(platform.Hosts(o.Region), "sqs."+cluster.Region+".amazonaws.com"),
 		Processes: []cluster.Process{{Name: "platform", Path: o.Executable, Args: []string{platform.Subcommand, "serve", file}}},
 		Mirrors:   map[string]string{"public.ecr.aws": "http://" + o.Listen.RegistryNodes},
@@ -115,6 +152,21 @@ func (g *global) startCluster(ctx context.Context, l cluster.Layout, b build.Bui
 		Progress: func(what string) { fmt.Fprintf(g.err, "  waiting until %s\n", what) },
 	})
 }
+
+// fill puts everything into the lab's registry. What is there already is left alone.
+func (g *global) fill(ctx context.Context, c *cluster.Cluster, b build.Builder, bin string) error {
+	if _, err := (platform.Control{StateDir: c.Layout.Path("platform")}).WaitReady(ctx); err != nil {
+		return err //nolint:wrapcheck // says what is not ready
+	}
+	bundle, err := os.ReadFile(bundleFile(c.Layout))
+	if err != nil {
+		return fmt.Errorf("read the certificates of the lab: %w", err)
+	}
+	return g.pushImages(ctx, b, bin, c.Forwards["registry"], bundle)
+}
+
+// bundleFile holds the certificates to trust inside.
+func bundleFile(l cluster.Layout) string { return l.Path("bundle.pem") }
 
 // pauseTarball is the image that holds a pod's namespaces, kept in the cache by the content of its program.
 func pauseTarball(cache, program string) (string, error) {
@@ -182,6 +234,11 @@ func newDown(g *global) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			release, err := g.lock(cmd.Context(), l)
+			if err != nil {
+				return err
+			}
+			defer release()
 			_, found := cluster.Find(l)
 			if err := cluster.Remove(cmd.Context(), l); err != nil {
 				return err //nolint:wrapcheck // names the lab

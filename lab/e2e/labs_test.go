@@ -10,6 +10,7 @@ import (
 	"sort"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -43,7 +44,68 @@ func machine(t *testing.T, namespaces []string) map[string][]string {
 	return seen
 }
 
-// TestLabs: two labs side by side, each with ports and paths of its own; when both are gone the machine is as it was.
+// upTwice brings one lab up with two commands at the same time: one does it, the other waits and finds it up.
+func upTwice(t *testing.T, bin, name string) {
+	t.Helper()
+	var commands [2]*exec.Cmd
+	var answers, progress [2]bytes.Buffer
+	for n := range commands {
+		commands[n] = exec.CommandContext(t.Context(), filepath.Join(bin, "lab"), "up", "--name", name)
+		commands[n].Stdout, commands[n].Stderr = &answers[n], &progress[n]
+		if err := commands[n].Start(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n := range commands {
+		if err := commands[n].Wait(); err != nil {
+			t.Fatalf("lab up --name %s, one of two at a time: %v\n%s", name, err, progress[n].String())
+		}
+	}
+	all := progress[0].String() + progress[1].String()
+	if strings.Count(all, "is up after") != 1 || strings.Count(all, "is up already") != 1 {
+		t.Errorf("two commands at a time must bring up one lab:\n%s", all)
+	}
+	if diff := cmp.Diff(answers[0].String(), answers[1].String()); diff != "" || answers[0].Len() == 0 {
+		t.Errorf("two commands brought up different labs:\n%s", diff)
+	}
+}
+
+// inside runs a shell script in a lab.
+func inside(t *testing.T, bin, name, script string) string {
+	t.Helper()
+	var stderr bytes.Buffer
+	cmd := exec.CommandContext(t.Context(), filepath.Join(bin, "lab"), "exec", "--name", name, "--", "bash", "-c", script)
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("in lab %s: %s: %v\n%s", name, script, err, stderr.String())
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// restarts ends one of a lab's programs as the machine would that is out of memory, and waits for its successor.
+func restarts(t *testing.T, bin, name, program string) {
+	t.Helper()
+	find := `for p in /proc/[0-9]*; do IFS= read -r -d '' a 2>/dev/null <$p/cmdline && [ "${a##*/}" = ` + program + ` ] && echo "${p##*/}"; done; true`
+	before := inside(t, bin, name, find)
+	if len(strings.Fields(before)) != 1 {
+		t.Fatalf("lab %s: processes %q of %s, want one", name, before, program)
+	}
+	inside(t, bin, name, "kill -9 "+before)
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(200 * time.Millisecond) {
+		after := inside(t, bin, name, find)
+		if len(strings.Fields(after)) == 1 && after != before {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Errorf("lab %s: %s was killed and is not started again (before %s, now %q)", name, program, before, after)
+			return
+		}
+	}
+}
+
+// TestLabs: two labs side by side, each with ports and paths of its own; when both are gone the machine is as it was. Their
+// state lies in a directory that labs cover with one of their own, which is the harder case.
 func TestLabs(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("labs need root: they make namespaces, mounts and cgroups")
@@ -52,6 +114,16 @@ func TestLabs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	state, err := os.MkdirTemp("/var/lib", "nopsctl-labs-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(state); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Setenv("XDG_STATE_HOME", state)
 	run := func(args ...string) []byte {
 		t.Helper()
 		var stderr bytes.Buffer
@@ -75,7 +147,11 @@ func TestLabs(t *testing.T) {
 		}
 	})
 	for _, name := range names {
-		run("up", "--name", name)
+		if name == "left" {
+			upTwice(t, bin, name)
+		} else {
+			run("up", "--name", name)
+		}
 		var s labStatus
 		if err := json.Unmarshal(run("status", "--name", name, "-o", "json"), &s); err != nil {
 			t.Fatal(err)
@@ -109,6 +185,12 @@ func TestLabs(t *testing.T) {
 		if out, err := exec.CommandContext(t.Context(), filepath.Join(bin, "lab"), "exec", "--name", name, "--", "ip", "route", "show", "default").CombinedOutput(); err != nil || len(bytes.TrimSpace(out)) != 0 {
 			t.Errorf("%s: a way out of the lab: %v: %s", name, err, out)
 		}
+		// Programs that count interfaces look into /sys: it must be that of the lab's network, not the machine's.
+		seen, have := inside(t, bin, name, "ls -d /sys/class/net/*/ | xargs -n1 basename | sort"), inside(t, bin, name, "ip -br link | sed 's/[@ ].*//' | sort")
+		if diff := cmp.Diff(have, seen); diff != "" || !strings.Contains(have, "lab0") {
+			t.Errorf("%s: /sys shows other interfaces than the lab has:\n%s", name, diff)
+		}
+		restarts(t, bin, name, "kube-scheduler")
 	}
 	var namespaces []string
 	for _, s := range status {

@@ -67,19 +67,24 @@ type Target struct {
 	ToVersion   string `json:"to_version,omitempty"`   // chart version after, empty when the operation removes it
 }
 
-// OperationStarted opens the stream of one command.
+// OperationStarted opens an operation. An engine opens what it does; a command that calls several engines opens one
+// operation around them, before anything can fail, and takes what they open and close as part of it.
 type OperationStarted struct {
 	Operation string `json:"operation"` // "install", "enable", "disable", "uninstall", "test-connectivity", …
 	Target    Target `json:"target"`
+	DryRun    bool   `json:"dry_run,omitempty"` // nothing will be changed
 }
 
-// OperationFinished closes it. Message says in one line what state things are in; Hint what to do next.
+// OperationFinished closes it, however it ends. Message says in one line what state things are in; Hint what to do next.
 type OperationFinished struct {
 	Operation string        `json:"operation"`
 	Outcome   Outcome       `json:"outcome"`
+	Class     string        `json:"class,omitempty"` // of the failure, as in docs/exit-codes.md; empty when there is none
 	Message   string        `json:"message,omitempty"`
 	Hint      string        `json:"hint,omitempty"`
+	Target    Target        `json:"target,omitzero"`    // as it turned out to be: the opening knows less
 	Revision  int           `json:"revision,omitempty"` // Helm revision now deployed, 0 when none
+	DryRun    bool          `json:"dry_run,omitempty"`  // nothing was changed
 	Duration  time.Duration `json:"duration_ns"`
 }
 
@@ -124,6 +129,7 @@ type Check struct {
 	Stage       string        `json:"stage,omitempty"`       // "dns", "tcp", "tls", "http", "auth", "data"
 	Title       string        `json:"title"`
 	Outcome     Outcome       `json:"outcome"`
+	Reason      string        `json:"reason,omitempty"` // why it did not pass, for programs: one of docs/checks.md
 	Message     string        `json:"message,omitempty"`
 	Hint        string        `json:"hint,omitempty"`
 	Duration    time.Duration `json:"duration_ns"`

@@ -132,8 +132,8 @@ func (f *Face) finished(e event.OperationFinished) {
 	default:
 		return
 	}
-	// Of a connectivity test the command shows the summary, as part of its answer.
-	if f.o.Quiet || e.Message == "" || e.Operation == "test-connectivity" {
+	// Of a connectivity test and of a dry run the command shows the summary, as its answer.
+	if f.o.Quiet || e.Message == "" || e.Operation == "test-connectivity" || e.DryRun {
 		return
 	}
 	f.say("%s %s %s", f.o.Style.Sign(e.Outcome), e.Message, f.o.Style.Dim("("+Elapsed(e.Duration)+")"))

@@ -30,48 +30,48 @@ func clusterChecks() []ID {
 func (r *run) cluster(ctx context.Context) {
 	if r.o.Prober == nil {
 		// Not known is not well: whoever reads the verdict must not take this leg for tested.
-		r.check(ClusterPod, "", event.Unknown, r.o.NoProber, 0)
-		r.skip("", "no probe ran", clusterChecks()...)
+		r.check(ClusterPod, "", event.Unknown, ReasonNoCluster, r.o.NoProber, 0)
+		r.skip("", ReasonNoProbe, "no probe ran", clusterChecks()...)
 		return
 	}
 	start := r.o.Now()
 	result, err := r.probe(ctx)
 	took := r.o.Now().Sub(start)
 	if err != nil {
-		outcome, message := event.Failed, err.Error()
+		outcome, reason, message := event.Failed, ReasonProbeFailed, err.Error()
 		if ctx.Err() != nil {
-			outcome, message = event.Cancelled, "the probe was removed from the cluster"
+			outcome, reason, message = event.Cancelled, Reason(probe.CodeCancelled), "the probe was removed from the cluster"
 		}
-		r.check(ClusterPod, "", outcome, message, took)
+		r.check(ClusterPod, "", outcome, reason, message, took)
 		var advice interface{ Hint() string }
 		if errors.As(err, &advice) && advice.Hint() != "" {
 			leg := &r.report.Legs[len(r.report.Legs)-1]
 			leg.Checks[len(leg.Checks)-1].Hint = advice.Hint()
 		}
-		r.skip("", "no probe ran", clusterChecks()...)
+		r.skip("", ReasonNoProbe, "no probe ran", clusterChecks()...)
 		return
 	}
 	r.probed = &result
 	rep := result.Report
-	r.check(ClusterPod, "", event.OK, "k8s-heartbeat-agent "+rep.AgentVersion, took)
+	r.check(ClusterPod, "", event.OK, none, "k8s-heartbeat-agent "+rep.AgentVersion, took)
 
 	if api, ok := rep.Result(probe.TargetNOps); ok {
 		r.stages(api, map[string]ID{probe.StageDNS: ClusterDNS, probe.StageTCP: ClusterTCP, probe.StageTLS: ClusterTLS, probe.StageHTTP: ClusterHTTP, probe.StageAuth: ClusterAuth})
 		if f, failed := api.Failure(); failed && f.Stage != probe.StageAuth {
-			r.skip(api.Host, f.Stage+" failed", ClusterClock)
+			r.skip(api.Host, ReasonEarlierFailure, f.Stage+" failed", ClusterClock)
 		} else {
 			r.clock(ClusterClock, api, event.Failed)
 		}
 	} else {
-		r.skip("", "the probe did not report on "+nopsAPI, ClusterDNS, ClusterTCP, ClusterTLS, ClusterHTTP, ClusterAuth, ClusterClock)
+		r.skip("", ReasonNotReported, "the probe did not report on "+nopsAPI, ClusterDNS, ClusterTCP, ClusterTLS, ClusterHTTP, ClusterAuth, ClusterClock)
 	}
 	switch o := rep.Observation; {
 	case o == nil:
-		r.skip("", orElse(r.noTest, "no test was started"), ClusterNonce)
+		r.skip("", ReasonNoTest, orElse(r.noTest, "no test was started"), ClusterNonce)
 	case o.Posted:
-		r.check(ClusterNonce, "", event.OK, "", 0)
+		r.check(ClusterNonce, "", event.OK, none, "", 0)
 	default:
-		r.check(ClusterNonce, "", event.Failed, o.Error, 0)
+		r.check(ClusterNonce, "", event.Failed, ReasonNotReceived, o.Error, 0)
 	}
 	r.pipeline(result)
 }
@@ -120,7 +120,7 @@ func silent(p ProbeResult) bool {
 func (r *run) pipeline(p ProbeResult) {
 	all := []ID{AMPDNS, AMPTCP, AMPTLS, AMPHTTP, AMPAuth, AMPData, AMPTargets}
 	if !p.Insights {
-		r.skip("", "container insights is disabled: no metrics are collected", all...)
+		r.skip("", ReasonNoInsights, "container insights is disabled: no metrics are collected", all...)
 		return
 	}
 	host := ""
@@ -128,13 +128,13 @@ func (r *run) pipeline(p ProbeResult) {
 		host = amp.Host
 		r.stages(amp, map[string]ID{probe.StageDNS: AMPDNS, probe.StageTCP: AMPTCP, probe.StageTLS: AMPTLS, probe.StageHTTP: AMPHTTP})
 	} else {
-		r.skip("", "vmagent's arguments name no remote-write address", AMPDNS, AMPTCP, AMPTLS, AMPHTTP)
+		r.skip("", ReasonNotReported, "vmagent's arguments name no remote-write address", AMPDNS, AMPTCP, AMPTLS, AMPHTTP)
 	}
 	v := p.Report.Vmagent
 	if v == nil {
-		r.check(AMPAuth, host, event.Unknown, "the probe was not told where vmagent is", 0)
-		r.check(AMPData, host, event.Unknown, "the probe was not told where vmagent is", 0)
-		r.skip("", "the probe was not told where vmagent is", AMPTargets)
+		r.check(AMPAuth, host, event.Unknown, ReasonNoVmagent, "the probe was not told where vmagent is", 0)
+		r.check(AMPData, host, event.Unknown, ReasonNoVmagent, "the probe was not told where vmagent is", 0)
+		r.skip("", ReasonNoVmagent, "the probe was not told where vmagent is", AMPTargets)
 		return
 	}
 	r.delivery(host, *v)
@@ -146,27 +146,35 @@ func (r *run) delivery(host string, v probe.Delivery) {
 	refusedKey := v.State == probe.Refused && (only(v, "401") || only(v, "403"))
 	switch {
 	case refusedKey:
-		r.check(AMPAuth, host, event.Failed, v.Detail, 0)
-		r.check(AMPData, host, event.Failed, waiting("no sample is accepted", v), 0)
-	case v.State == probe.Refused:
-		r.check(AMPAuth, host, event.Skipped, "refused for another reason", 0)
-		r.check(AMPData, host, event.Failed, waiting(v.Detail, v), 0)
-	case v.State == probe.Blocked, v.State == probe.Unreachable:
-		r.check(AMPAuth, host, event.Skipped, "no answer to judge by", 0)
-		r.check(AMPData, host, event.Failed, waiting(v.Detail, v), 0)
-	case v.State == probe.Delivering, v.State == probe.Idle && accepted:
-		r.check(AMPAuth, host, event.OK, "", 0)
-		outcome, message := event.OK, v.Detail
-		if v.DroppedPackets > 0 {
-			outcome, message = event.Warned, fmt.Sprintf("%s, but %d blocks were rejected and dropped since vmagent started", v.Detail, v.DroppedPackets)
+		reason := Reason(probe.CodeForbidden)
+		if only(v, "401") {
+			reason = Reason(probe.CodeUnauthorized)
 		}
-		r.check(AMPData, host, outcome, message, 0)
+		r.check(AMPAuth, host, event.Failed, reason, v.Detail, 0)
+		r.check(AMPData, host, event.Failed, ReasonStoreRefuses, waiting("no sample is accepted", v), 0)
+	case v.State == probe.Refused:
+		r.check(AMPAuth, host, event.Skipped, ReasonStoreRefuses, "refused for another reason", 0)
+		r.check(AMPData, host, event.Failed, ReasonStoreRefuses, waiting(v.Detail, v), 0)
+	case v.State == probe.Blocked, v.State == probe.Unreachable:
+		reason := ReasonStoreNoAnswer
+		if v.State == probe.Blocked {
+			reason = ReasonStoreBlocked
+		}
+		r.check(AMPAuth, host, event.Skipped, reason, "no answer to judge by", 0)
+		r.check(AMPData, host, event.Failed, reason, waiting(v.Detail, v), 0)
+	case v.State == probe.Delivering, v.State == probe.Idle && accepted:
+		r.check(AMPAuth, host, event.OK, none, "", 0)
+		outcome, reason, message := event.OK, none, v.Detail
+		if v.DroppedPackets > 0 {
+			outcome, reason, message = event.Warned, ReasonDropped, fmt.Sprintf("%s, but %d blocks were rejected and dropped since vmagent started", v.Detail, v.DroppedPackets)
+		}
+		r.check(AMPData, host, outcome, reason, message, 0)
 	case v.State == probe.Unknown:
-		r.check(AMPAuth, host, event.Unknown, "vmagent could not be asked", 0)
-		r.check(AMPData, host, event.Unknown, orElse(v.Error, "vmagent could not be asked"), 0)
+		r.check(AMPAuth, host, event.Unknown, ReasonVmagentSilent, "vmagent could not be asked", 0)
+		r.check(AMPData, host, event.Unknown, ReasonVmagentSilent, orElse(v.Error, "vmagent could not be asked"), 0)
 	default:
-		r.check(AMPAuth, host, event.Unknown, v.Detail, 0)
-		r.check(AMPData, host, event.Unknown, v.Detail, 0)
+		r.check(AMPAuth, host, event.Unknown, ReasonNothingSent, v.Detail, 0)
+		r.check(AMPData, host, event.Unknown, ReasonNothingSent, v.Detail, 0)
 	}
 }
 
@@ -202,17 +210,17 @@ func (r *run) targets(v probe.Delivery) {
 	message := fmt.Sprintf("%d of %d up", v.TargetsUp, v.TargetsTotal)
 	switch {
 	case v.State == probe.Unknown:
-		r.skip("", "vmagent could not be asked", AMPTargets)
+		r.skip("", ReasonVmagentSilent, "vmagent could not be asked", AMPTargets)
 	case v.TargetsUp < v.TargetsTotal && v.UptimeSeconds > 0 && v.UptimeSeconds < firstScrapes:
-		r.skip("", fmt.Sprintf("%s so far; vmagent started %d s ago, and the first scrape of each takes up to a minute", message, v.UptimeSeconds), AMPTargets)
+		r.skip("", ReasonTooEarly, fmt.Sprintf("%s so far; vmagent started %d s ago, and the first scrape of each takes up to a minute", message, v.UptimeSeconds), AMPTargets)
 	case v.TargetsTotal == 0:
-		r.check(AMPTargets, "", event.Failed, "vmagent has found nothing to scrape", 0)
+		r.check(AMPTargets, "", event.Failed, ReasonNoTargets, "vmagent has found nothing to scrape", 0)
 	case v.TargetsUp == 0:
-		r.check(AMPTargets, "", event.Failed, message, 0)
+		r.check(AMPTargets, "", event.Failed, ReasonAllDown, message, 0)
 	case v.TargetsUp < v.TargetsTotal:
-		r.check(AMPTargets, "", event.Warned, message, 0)
+		r.check(AMPTargets, "", event.Warned, ReasonSomeDown, message, 0)
 	default:
-		r.check(AMPTargets, "", event.OK, message, 0)
+		r.check(AMPTargets, "", event.OK, none, message, 0)
 	}
 }
 

@@ -18,32 +18,34 @@ func platformChecks() []ID {
 
 // platform is the leg of the other end.
 func (r *run) platform(ctx context.Context) {
-	skipAll := func(why string) { r.skip("", why, append([]ID{PlatformView}, platformChecks()...)...) }
+	skipAll := func(reason Reason, why string) {
+		r.skip("", reason, why, append([]ID{PlatformView}, platformChecks()...)...)
+	}
 	switch {
 	case r.o.API == nil:
-		skipAll(r.o.NoAPI)
+		skipAll(ReasonNoKey, r.o.NoAPI)
 		return
 	case r.o.ClusterARN == "":
-		skipAll(r.o.NoClusterARN)
+		skipAll(ReasonNoClusterARN, r.o.NoClusterARN)
 		return
 	}
 	start := r.o.Now()
 	view, err := r.watch(ctx)
 	took := r.o.Now().Sub(start)
 	if err != nil {
-		outcome := event.Failed
+		outcome, reason := event.Failed, apiReason(err)
 		switch {
 		case ctx.Err() != nil:
-			outcome = event.Cancelled
+			outcome, reason = event.Cancelled, Reason(probe.CodeCancelled)
 		case nopsclient.IsKind(err, nopsclient.KindNotOffered):
-			skipAll("this platform does not offer a connectivity view; look for the cluster in its user interface")
+			skipAll(ReasonNotOffered, "this platform does not offer a connectivity view; look for the cluster in its user interface")
 			return
 		}
-		r.check(PlatformView, "", outcome, err.Error(), took)
-		r.skip("", "the platform did not tell", platformChecks()...)
+		r.check(PlatformView, "", outcome, reason, err.Error(), took)
+		r.skip("", ReasonEarlierFailure, "the platform did not tell", platformChecks()...)
 		return
 	}
-	r.check(PlatformView, "", event.OK, "", took)
+	r.check(PlatformView, "", event.OK, none, "", took)
 	r.nonces(view)
 	r.heartbeat(view)
 	r.samples(view)
@@ -167,21 +169,21 @@ func seen(v nopsapi.ConnectivityView, from string) bool {
 
 func (r *run) nonces(v nopsapi.ConnectivityView) {
 	if r.test == nil {
-		r.skip("", orElse(r.noTest, "no test was started"), PlatformNonceHere, PlatformNonce)
+		r.skip("", ReasonNoTest, orElse(r.noTest, "no test was started"), PlatformNonceHere, PlatformNonce)
 		return
 	}
 	if seen(v, string(Here)) {
-		r.check(PlatformNonceHere, "", event.OK, "", 0)
+		r.check(PlatformNonceHere, "", event.OK, none, "", 0)
 	} else {
-		r.check(PlatformNonceHere, "", event.Failed, "test "+r.test.ID+": not received", 0)
+		r.check(PlatformNonceHere, "", event.Failed, ReasonNotReceived, "test "+r.test.ID+": not received", 0)
 	}
 	switch {
 	case seen(v, string(Cluster)):
-		r.check(PlatformNonce, "", event.OK, "", 0)
+		r.check(PlatformNonce, "", event.OK, none, "", 0)
 	case r.probed == nil:
-		r.skip("", "no probe ran in the cluster", PlatformNonce)
+		r.skip("", ReasonNoProbe, "no probe ran in the cluster", PlatformNonce)
 	default:
-		r.check(PlatformNonce, "", event.Failed, "test "+r.test.ID+": not received", 0)
+		r.check(PlatformNonce, "", event.Failed, ReasonNotReceived, "test "+r.test.ID+": not received", 0)
 	}
 }
 
@@ -189,11 +191,11 @@ func (r *run) heartbeat(v nopsapi.ConnectivityView) {
 	at := receivedAt(v)
 	switch {
 	case at.IsZero():
-		r.check(PlatformHeartbeat, "", event.Failed, "none was ever received", 0)
+		r.check(PlatformHeartbeat, "", event.Failed, ReasonNotReceived, "none was ever received", 0)
 	case r.fresh(v, at, r.o.HeartbeatMaxAge):
-		r.check(PlatformHeartbeat, "", event.OK, "last one "+ago(v, at), 0)
+		r.check(PlatformHeartbeat, "", event.OK, none, "last one "+ago(v, at), 0)
 	default:
-		r.check(PlatformHeartbeat, "", event.Failed, "last one "+ago(v, at), 0)
+		r.check(PlatformHeartbeat, "", event.Failed, ReasonTooOld, "last one "+ago(v, at), 0)
 	}
 }
 
@@ -201,15 +203,15 @@ func (r *run) samples(v nopsapi.ConnectivityView) {
 	at := sampledAt(v)
 	switch {
 	case r.probed != nil && !r.probed.Insights:
-		r.skip("", "container insights is disabled: no metrics are collected", PlatformSamples)
+		r.skip("", ReasonNoInsights, "container insights is disabled: no metrics are collected", PlatformSamples)
 	case v.SampleError != "":
-		r.check(PlatformSamples, "", event.Unknown, v.SampleError, 0)
+		r.check(PlatformSamples, "", event.Unknown, ReasonStoreNotAsked, v.SampleError, 0)
 	case at.IsZero():
-		r.check(PlatformSamples, "", event.Failed, "no sample of this cluster is in the workspace"+pipelineSays(v), 0)
+		r.check(PlatformSamples, "", event.Failed, ReasonNotReceived, "no sample of this cluster is in the workspace"+pipelineSays(v), 0)
 	case r.fresh(v, at, r.o.SampleMaxAge):
-		r.check(PlatformSamples, "", event.OK, fmt.Sprintf("newest %s, %d series", ago(v, at), v.LastSample.Series), 0)
+		r.check(PlatformSamples, "", event.OK, none, fmt.Sprintf("newest %s, %d series", ago(v, at), v.LastSample.Series), 0)
 	default:
-		r.check(PlatformSamples, "", event.Failed, "newest "+ago(v, at)+pipelineSays(v), 0)
+		r.check(PlatformSamples, "", event.Failed, ReasonTooOld, "newest "+ago(v, at)+pipelineSays(v), 0)
 	}
 }
 
@@ -223,14 +225,14 @@ func pipelineSays(v nopsapi.ConnectivityView) string {
 
 func (r *run) warnings(v nopsapi.ConnectivityView) {
 	if len(v.Warnings) == 0 {
-		r.check(PlatformWarnings, "", event.OK, "", 0)
+		r.check(PlatformWarnings, "", event.OK, none, "", 0)
 		return
 	}
 	texts := make([]string, 0, len(v.Warnings))
 	for _, w := range v.Warnings {
 		texts = append(texts, w.Message)
 	}
-	r.check(PlatformWarnings, "", event.Warned, strings.Join(texts, "; "), 0)
+	r.check(PlatformWarnings, "", event.Warned, ReasonOpenWarnings, strings.Join(texts, "; "), 0)
 }
 
 // ago is an age by the platform's clock.

@@ -161,11 +161,11 @@ func (r *run) summary() string {
 }
 
 // check records one outcome. Hints are shown where something is to be done.
-func (r *run) check(id ID, destination string, outcome event.Outcome, message string, took time.Duration) {
+func (r *run) check(id ID, destination string, outcome event.Outcome, reason Reason, message string, took time.Duration) {
 	d, _ := Explain(id)
 	c := event.Check{
 		ID: string(id), Leg: string(d.Leg), Destination: destination, Stage: d.Stage, Title: d.Title, Outcome: outcome,
-		Message: strings.Join(strings.Fields(message), " "), Duration: took,
+		Reason: string(reason), Message: strings.Join(strings.Fields(message), " "), Duration: took,
 	}
 	if outcome == event.Failed || outcome == event.Warned || outcome == event.Unknown {
 		c.Hint = d.Hint
@@ -176,9 +176,9 @@ func (r *run) check(id ID, destination string, outcome event.Outcome, message st
 }
 
 // skip records checks that were not made.
-func (r *run) skip(destination, why string, ids ...ID) {
+func (r *run) skip(destination string, reason Reason, why string, ids ...ID) {
 	for _, id := range ids {
-		r.check(id, destination, event.Skipped, why, 0)
+		r.check(id, destination, event.Skipped, reason, why, 0)
 	}
 }
 
@@ -200,7 +200,7 @@ func (r *run) stages(res probe.Result, ids map[string]ID) {
 		if res.Proxy != "" {
 			destination += " via proxy " + res.Proxy
 		}
-		r.check(id, destination, outcome, message, time.Duration(s.Millis)*time.Millisecond)
+		r.check(id, destination, outcome, stageReason(res, s), message, time.Duration(s.Millis)*time.Millisecond)
 	}
 }
 
@@ -217,7 +217,7 @@ func (r *run) here(ctx context.Context) {
 	switch {
 	case failed:
 		r.noTest = failure.Stage + " failed from here"
-		r.skip(res.Host, failure.Stage+" failed", HereAuth, HereClock)
+		r.skip(res.Host, ReasonEarlierFailure, failure.Stage+" failed", HereAuth, HereClock)
 	default:
 		r.auth(ctx, res.Host)
 		r.clock(HereClock, res, event.Warned)
@@ -237,7 +237,7 @@ func explainMissingKey(res *probe.Result) {
 
 func (r *run) auth(ctx context.Context, host string) {
 	if r.o.API == nil {
-		r.skip(host, r.o.NoAPI, HereAuth)
+		r.skip(host, ReasonNoKey, r.o.NoAPI, HereAuth)
 		r.noTest = r.o.NoAPI
 		return
 	}
@@ -246,16 +246,16 @@ func (r *run) auth(ctx context.Context, host string) {
 	took := r.o.Now().Sub(start)
 	switch {
 	case err == nil:
-		r.check(HereAuth, host, event.OK, describe(who), took)
+		r.check(HereAuth, host, event.OK, none, describe(who), took)
 	case nopsclient.IsKind(err, nopsclient.KindNotOffered):
 		r.noTest = "this platform does not offer connectivity tests"
-		r.check(HereAuth, host, event.Skipped, "this platform does not offer to check a key", took)
+		r.check(HereAuth, host, event.Skipped, ReasonNotOffered, "this platform does not offer to check a key", took)
 	case nopsclient.IsKind(err, nopsclient.KindUnauthorized), nopsclient.IsKind(err, nopsclient.KindForbidden):
 		r.noTest = "the API key is not accepted"
-		r.check(HereAuth, host, event.Failed, err.Error(), took)
+		r.check(HereAuth, host, event.Failed, apiReason(err), err.Error(), took)
 	default:
 		r.noTest = "the nOps API did not answer"
-		r.check(HereAuth, host, event.Unknown, err.Error(), took)
+		r.check(HereAuth, host, event.Unknown, apiReason(err), err.Error(), took)
 	}
 }
 
@@ -270,7 +270,7 @@ func describe(who nopsapi.WhoAmI) string {
 // clock compares clocks. Small differences are the network's.
 func (r *run) clock(id ID, res probe.Result, beyond event.Outcome) {
 	if res.ServerDate.IsZero() {
-		r.skip(res.Host, "the answer has no Date", id)
+		r.skip(res.Host, ReasonNoDate, "the answer has no Date", id)
 		return
 	}
 	skew := time.Duration(res.ClockSkewMillis) * time.Millisecond
@@ -281,17 +281,17 @@ func (r *run) clock(id ID, res probe.Result, beyond event.Outcome) {
 	message := fmt.Sprintf("%s %s the platform's", skew.Round(time.Second), where)
 	switch {
 	case skew >= maxSkew:
-		r.check(id, res.Host, beyond, message, 0)
+		r.check(id, res.Host, beyond, ReasonClockSkew, message, 0)
 	case skew >= warnSkew:
-		r.check(id, res.Host, event.Warned, message, 0)
+		r.check(id, res.Host, event.Warned, ReasonClockSkew, message, 0)
 	default:
-		r.check(id, res.Host, event.OK, "within a minute", 0)
+		r.check(id, res.Host, event.OK, none, "within a minute", 0)
 	}
 }
 
 func (r *run) registry(ctx context.Context) {
 	if r.o.RegistryURL == "" {
-		r.skip("", "no image registry was named", HereRegistry)
+		r.skip("", ReasonNotAsked, "no image registry was named", HereRegistry)
 		return
 	}
 	res := probe.Run(ctx, probe.Target{Name: "registry", URL: r.o.RegistryURL, CABundle: r.o.CABundle, Proxy: r.o.Proxy, Now: r.o.Now, Resolve: r.o.Resolve})
@@ -301,10 +301,10 @@ func (r *run) registry(ctx context.Context) {
 	}
 	duration := time.Duration(took) * time.Millisecond
 	if f, failed := res.Failure(); failed {
-		r.check(HereRegistry, res.Host, event.Warned, f.Stage+": "+f.Error, duration)
+		r.check(HereRegistry, res.Host, event.Warned, stageReason(res, f), f.Stage+": "+f.Error, duration)
 		return
 	}
-	r.check(HereRegistry, res.Host, event.OK, fmt.Sprintf("HTTP %d", res.Status), duration)
+	r.check(HereRegistry, res.Host, event.OK, none, fmt.Sprintf("HTTP %d", res.Status), duration)
 }
 
 // startTest asks for a nonce and shows it from here.

@@ -120,6 +120,10 @@ func vmagent(d probe.Delivery) func(*probe.Report) {
 }
 
 func TestRun(t *testing.T) {
+	reasons := map[Reason]bool{}
+	for _, d := range Reasons() {
+		reasons[d.Reason] = true
+	}
 	refused := &nopsclient.Error{Kind: nopsclient.KindUnauthorized, Message: "no"}
 	for _, tt := range []struct {
 		name, reason string
@@ -260,6 +264,9 @@ func TestRun(t *testing.T) {
 				t.Errorf("told %v\nwant %v", told, all)
 			}
 			for _, check := range report.Checks() {
+				if documented := reasons[Reason(check.Reason)]; documented == (check.Outcome == event.OK) {
+					t.Errorf("%s %s for reason %q: passed checks have none, others a documented one", check.ID, check.Outcome, check.Reason)
+				}
 				if check.Outcome != event.OK && check.Outcome != event.Skipped && check.Hint == "" {
 					t.Errorf("%s %s without advice", check.ID, check.Outcome)
 				}

@@ -17,35 +17,49 @@ type Component struct {
 	Toggle    string   `json:"toggle"`    // value path
 	Workloads []string `json:"workloads"` // the values of app.kubernetes.io/component it consists of
 	on, off   string
+	byDefault bool   // what the values mean that do not say: absent and null
+	alias     string // a misspelling of Toggle that the chart honours where Toggle itself is not given
+	within    string // the component without which this one is not rendered
+}
+
+// wants says whether the values switch the component on, and whether they say so at all.
+func (c Component) wants(values map[string]any) (on, known bool) {
+	for _, path := range []string{c.Toggle, c.alias} {
+		if on, known := lookupBool(values, path); known {
+			return on, true
+		}
+	}
+	return c.byDefault, false
 }
 
 // Components lists them, in the order in which they are shown.
 func Components() []Component {
 	return []Component{
-		{"containerInsights", "containerInsights.enabled", []string{"vmagent", "node-exporter", "kube-state-metrics"},
-			"the cluster's nodes, pods and containers are measured, and the samples are sent to your metrics workspace",
-			"no metrics are collected any more: cost and rightsizing views of this cluster go stale; samples not sent yet are lost"},
-		{"heartbeat", "heartbeat.enabled", []string{"heartbeat"},
-			"the platform sees whether the stack works, and warns when it does not",
-			"the platform no longer sees this cluster: it will warn that the agent is gone, and nobody is told when the stack breaks"},
-		{"karpenops", "karpenops.enabled", []string{"karpenops"},
-			"NodePools and node classes may be changed by the platform, as configured there",
-			"NodePools stay as they are now and are not changed any more"},
-		{"containerRightsizing", "containerRightsizing.enabled", []string{"vpa", "vpa-recommender", "vpa-updater", "vpa-admission-controller"},
-			"requests of containers are recommended and, where a policy says so, changed; pods may be restarted for it",
-			"requests are not changed any more; pods keep what they have now until they are replaced"},
-		{"dataFetcher", "dataFetcher.enabled", []string{"data-fetcher"},
-			"the dashboard may ask this cluster for live data",
-			"the Workloads tab shows no live data for this cluster"},
-		{"autoUpdater", "autoUpdater.enabled", []string{"image-tag-updater", "auto-updater"},
-			"the stack's images are updated every night",
-			"images stay as they are until somebody upgrades the release"},
-		{"dcgmExporter", "dcgmExporter.enabled", []string{"dcgm-exporter"},
-			"GPUs are measured on nodes that have any",
-			"GPUs are not measured any more"},
-		{"datadog", "datadog.enabled", []string{"datadog", "datadog-agent"},
-			"a Datadog agent sends logs and metrics of the stack to nOps support; switch it off when the case is closed",
-			"nOps support sees no more diagnostics"},
+		{Name: "containerInsights", Toggle: "containerInsights.enabled",
+			Workloads: []string{"vmagent", "node-exporter", "kube-state-metrics", "prometheus-server", "opencost", "container-insights-agent"},
+			on:        "the cluster's nodes, pods and containers are measured, and the samples are sent to your metrics workspace",
+			off:       "no metrics are collected any more, those of GPUs included: cost and rightsizing views of this cluster go stale; samples not sent yet are lost"},
+		{Name: "heartbeat", Toggle: "heartbeat.enabled", Workloads: []string{"heartbeat"}, byDefault: true, // charts before the toggle always had it
+			on:  "the platform sees whether the stack works, and warns when it does not",
+			off: "the platform no longer sees this cluster: it will warn that the agent is gone, and nobody is told when the stack breaks"},
+		{Name: "karpenops", Toggle: "karpenops.enabled", Workloads: []string{"karpenops"},
+			on:  "NodePools and node classes may be changed by the platform, as configured there",
+			off: "NodePools stay as they are now and are not changed any more"},
+		{Name: "containerRightsizing", Toggle: "containerRightsizing.enabled", Workloads: []string{"vpa-recommender", "vpa-updater", "vpa-admission-controller"},
+			on:  "requests of containers are recommended and, where a policy says so, changed; pods may be restarted for it",
+			off: "requests are not changed any more; pods keep what they have now until they are replaced"},
+		{Name: "dataFetcher", Toggle: "dataFetcher.enabled", Workloads: []string{"data-fetcher"},
+			on:  "the dashboard may ask this cluster for live data",
+			off: "the Workloads tab shows no live data for this cluster"},
+		{Name: "autoUpdater", Toggle: "autoUpdater.enabled", alias: "autoUpater.enabled", Workloads: []string{"image-tag-updater"}, byDefault: true,
+			on:  "the stack's images are updated every night",
+			off: "images stay as they are until somebody upgrades the release"},
+		{Name: "dcgmExporter", Toggle: "dcgmExporter.enabled", Workloads: []string{"dcgm-exporter"}, within: "containerInsights",
+			on:  "GPUs are measured on nodes that have any",
+			off: "GPUs are not measured any more"},
+		{Name: "datadog", Toggle: "datadog.enabled", Workloads: []string{"datadog"},
+			on:  "a Datadog agent sends logs and metrics of the stack to nOps support; switch it off when the case is closed",
+			off: "nOps support sees no more diagnostics"},
 	}
 }
 
@@ -189,8 +203,12 @@ func (e *Engine) Toggle(ctx context.Context, t ToggleRequest) (*Plan, error) {
 	request.Values = map[string]any{}
 	set(request.Values, c.Toggle, t.Enabled)
 	plan, err := e.plan(ctx, request, used)
-	if plan != nil {
-		plan.Consequence = Consequence(c.Name, t.Enabled)
+	if plan == nil {
+		return nil, err
+	}
+	plan.Consequence = Consequence(c.Name, t.Enabled)
+	if on, problem := switches(used, plan.values); problem == nil && on[c.Name].without != "" {
+		plan.Consequence = fmt.Sprintf("nothing runs yet: %s needs %s, which is switched off", c.Name, on[c.Name].without)
 	}
 	return plan, err
 }
@@ -208,9 +226,10 @@ func (e *Engine) chartOf(r *release.Release) (*chart.Chart, error) {
 	return r.Chart, nil
 }
 
-// switches says of each component whether the values switch it on, and whether somebody said so.
+// switched says of a component whether the values switch it on, and whether somebody said so.
 type switched struct {
 	enabled, explicit, available bool
+	without                      string // the component that is switched off and takes this one with it
 }
 
 func switches(c *chart.Chart, config map[string]any) (map[string]switched, error) {
@@ -228,12 +247,15 @@ func switches(c *chart.Chart, config map[string]any) (map[string]switched, error
 	}
 	out := map[string]switched{}
 	for _, comp := range Components() {
-		on, known := lookupBool(values, comp.Toggle)
-		_, explicit := lookupBool(config, comp.Toggle)
-		if comp.Name == "heartbeat" && !known {
-			on = true // charts before the toggle always had it
+		on, _ := comp.wants(values)
+		_, explicit := comp.wants(config)
+		sw := switched{enabled: on, explicit: explicit, available: has(comp)}
+		if above, ok := component(comp.within); ok && on {
+			if aboveOn, _ := above.wants(values); !aboveOn {
+				sw.without = above.Name
+			}
 		}
-		out[comp.Name] = switched{enabled: on, explicit: explicit, available: has(comp)}
+		out[comp.Name] = sw
 	}
 	return out, nil
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -52,6 +53,40 @@ type Request struct {
 	Adopt bool
 	// Recover takes a pending operation for dead, however young it is.
 	Recover bool
+}
+
+// shownRequest is what of a Request may be seen: of values their paths alone, for any of them may be a credential.
+type shownRequest struct {
+	Operation      string        `json:"operation"`
+	Values         []string      `json:"values"`
+	CredentialKeys []string      `json:"credential_keys"`
+	ClusterARN     string        `json:"cluster_arn"`
+	OwnImages      []string      `json:"own_images"`
+	Wait           bool          `json:"wait"`
+	Timeout        time.Duration `json:"timeout_ns"`
+	Adopt          bool          `json:"adopt"`
+	Recover        bool          `json:"recover"`
+}
+
+func (r Request) shown() shownRequest {
+	values := map[string]any{}
+	flatten("", r.Values, values)
+	return shownRequest{r.Operation, sortedKeys(values), sortedKeys(r.Credentials), r.ClusterARN, r.OwnImages, r.Wait, r.Timeout, r.Adopt, r.Recover}
+}
+
+// String is one line; it keeps credentials out of logs and of the messages of tests.
+func (r Request) String() string { return fmt.Sprintf("%+v", r.shown()) }
+
+// GoString implements fmt.GoStringer.
+func (r Request) GoString() string { return r.String() }
+
+// MarshalJSON implements json.Marshaler.
+func (r Request) MarshalJSON() ([]byte, error) {
+	data, err := json.Marshal(r.shown())
+	if err != nil {
+		return nil, fmt.Errorf("request: %w", err)
+	}
+	return data, nil
 }
 
 // ImageInfo is what a registry says about an image.

@@ -194,6 +194,8 @@ func componentStatuses(on map[string]switched, summaries []workload.Summary, unr
 			s.State, s.Message = ComponentDisabled, "disabled by you"
 		case !sw.enabled:
 			s.State, s.Message = ComponentDisabled, "disabled by default"
+		case sw.without != "":
+			s.State, s.Message = ComponentDisabled, "disabled with "+sw.without
 		default:
 			s.State, s.Message = ComponentUnknown, "enabled, but the release has no workload for it"
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"regexp"
+	"slices"
 	"sort"
 	"strings"
 
@@ -145,37 +146,41 @@ func remove(values map[string]any, path string) {
 	}
 }
 
-// inlineCredentials maps the paths where credentials used to be given to the keys of the Secret they belong in.
-func inlineCredentials() map[string]string {
-	return map[string]string{
-		"nops.apiKey":                    KeyAPI,
-		"containerInsights.ampAccessKey": KeyAMPAccess,
-		"containerInsights.ampSecretKey": KeyAMPSecret,
-		"datadog.apiKey":                 KeyDatadog,
+// inlineCredentials lists the paths where credentials used to be given, each with the key of the Secret it belongs in. Where
+// two paths give one key, the later one wins, as in the chart.
+func inlineCredentials() []struct{ path, key string } {
+	return []struct{ path, key string }{
+		{"karpenops.apiKey", KeyAPI}, // until 2024
+		{"nops.apiKey", KeyAPI},
+		{pathAMPAccess, KeyAMPAccess},
+		{pathAMPSecret, KeyAMPSecret},
+		{"datadog.apiKey", KeyDatadog},
 	}
+}
+
+// credentialAt is the credential at a path; empty when there is none.
+func credentialAt(values map[string]any, path string) string {
+	v, ok := lookup(values, path)
+	if !ok || v == nil {
+		return ""
+	}
+	return fmt.Sprint(v)
 }
 
 // takeCredentials removes inline credentials from values and returns them by Secret key. Empty ones stay: they say nothing.
 func takeCredentials(values map[string]any) secretData {
 	found := secretData{}
-	for path, key := range inlineCredentials() {
-		v, ok := lookup(values, path)
-		if !ok || v == nil || v == "" {
-			continue
+	for _, c := range inlineCredentials() {
+		if v := credentialAt(values, c.path); v != "" {
+			found[c.key] = []byte(v)
+			remove(values, c.path)
 		}
-		found[key] = []byte(fmt.Sprint(v))
-		remove(values, path)
 	}
 	return found
 }
 
 func holdsCredentials(values map[string]any) bool {
-	for path := range inlineCredentials() {
-		if v, ok := lookup(values, path); ok && v != nil && v != "" {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(inlineCredentials(), func(c struct{ path, key string }) bool { return credentialAt(values, c.path) != "" })
 }
 
 // secretData cannot be printed.
@@ -192,34 +197,84 @@ func (s secretData) GoString() string { return s.String() }
 // MarshalJSON implements json.Marshaler.
 func (s secretData) MarshalJSON() ([]byte, error) { return json.Marshal(s.String()) }
 
-// refer makes the chart read the credentials from the Secret, as far as it holds them.
+// references lists where the values name the Secret of a credential, and the key in it.
+func references() []struct{ key, name, path string } {
+	return []struct{ key, name, path string }{
+		{KeyAPI, "customerManagedSecrets.apiSecretName", "customerManagedSecrets.apiSecretKey"},
+		{KeyAMPAccess, "customerManagedSecrets.ampAccessName", "customerManagedSecrets.ampAccessKey"},
+		{KeyAMPSecret, "customerManagedSecrets.ampSecretName", "customerManagedSecrets.ampSecretKey"},
+		{KeyDatadog, "customerManagedSecrets.ddSecretName", "customerManagedSecrets.ddSecretKey"},
+	}
+}
+
+// refer makes the chart read the credentials from the Secret, as far as it holds them and they are used.
 func refer(values map[string]any, data secretData) {
 	set(values, "customerManagedSecrets.enabled", true)
-	for _, r := range []struct{ key, name, path string }{
-		{KeyAPI, "apiSecretName", "apiSecretKey"},
-		{KeyAMPAccess, "ampAccessName", "ampAccessKey"},
-		{KeyAMPSecret, "ampSecretName", "ampSecretKey"},
-		{KeyDatadog, "ddSecretName", "ddSecretKey"},
-	} {
-		if len(data[r.key]) == 0 {
-			continue
+	for _, r := range references() {
+		switch {
+		case len(data[r.key]) == 0:
+		case isAMP(r.key) && hasRole(values):
+			// The keys stay in the Secret, for a rollback to a revision without the role.
+			if lookupString(values, r.name) == CredentialsSecret {
+				remove(values, r.name)
+				remove(values, r.path)
+			}
+		default:
+			set(values, r.name, CredentialsSecret)
+			set(values, r.path, r.key)
 		}
-		set(values, "customerManagedSecrets."+r.name, CredentialsSecret)
-		set(values, "customerManagedSecrets."+r.path, r.key)
 	}
+}
+
+// The paths of the keys of the metrics store (Amazon Managed Prometheus), inline and as an entry of External Secrets' store.
+const (
+	pathAMPAccess = "containerInsights.ampAccessKey"
+	pathAMPSecret = "containerInsights.ampSecretKey"
+	pathAMPEntry  = "externalSecrets.data.ampKeys.remoteRef.key"
+)
+
+func isAMP(key string) bool { return key == KeyAMPAccess || key == KeyAMPSecret }
+
+// hasRole says whether the values give the service account that writes to the metrics store a role, as the chart sees it:
+// no keys are needed then.
+func hasRole(values map[string]any) bool {
+	if on, _ := lookupBool(values, "containerInsights.podIdentity.enabled"); on {
+		return true
+	}
+	arn := ""
+	for _, path := range []string{"containerInsights.serviceAccount.annotations", "victoriaMetrics.serviceAccount.annotations"} {
+		v, _ := lookup(values, path)
+		annotations, _ := v.(map[string]any)
+		if v, ok := annotations["eks.amazonaws.com/role-arn"]; ok { // the later one's wins, empty or not
+			arn, _ = v.(string)
+		}
+	}
+	return arn != ""
+}
+
+// external says whether External Secrets brings the credentials.
+func external(values map[string]any) bool {
+	on, _ := lookupBool(values, "externalSecrets.enabled")
+	return on
+}
+
+// readsAMPFromValues says whether the chart reads the keys of the metrics store from the values and from nowhere else:
+// External Secrets brings the others, but not these, and no role makes them unnecessary.
+func readsAMPFromValues(values map[string]any) bool {
+	return external(values) && lookupString(values, pathAMPEntry) == "" && !hasRole(values)
 }
 
 // customersSecrets names the Secrets that the values say somebody else keeps; empty when the credentials are ours to keep.
 func customersSecrets(values map[string]any) []string {
-	if on, _ := lookupBool(values, "externalSecrets.enabled"); on {
+	if external(values) {
 		return []string{"those of External Secrets"}
 	}
 	if on, _ := lookupBool(values, "customerManagedSecrets.enabled"); !on {
 		return nil
 	}
 	names := map[string]bool{}
-	for _, p := range []string{"apiSecretName", "ampAccessName", "ampSecretName", "ddSecretName"} {
-		if n := lookupString(values, "customerManagedSecrets."+p); n != "" && n != CredentialsSecret {
+	for _, r := range references() {
+		if n := lookupString(values, r.name); n != "" && n != CredentialsSecret {
 			names[n] = true
 		}
 	}

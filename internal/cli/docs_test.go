@@ -60,21 +60,7 @@ func TestGoldensFitTheirSchemas(t *testing.T) {
 		"install": {"install-dry-run.json"}, "toggle": {"disable.json"}, "uninstall": {"uninstall.json"}, "version": {"version.json"}, "explain": {"explain.json"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var found *answer
-			for _, a := range answers() {
-				if a.Name == name {
-					found = &a
-				}
-			}
-			data, err := json.Marshal(schemaOf(*found))
-			must(t, err)
-			doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(data))
-			must(t, err)
-			c := jsonschema.NewCompiler()
-			c.AssertFormat()
-			must(t, c.AddResource("schema.json", doc))
-			schema, err := c.Compile("schema.json")
-			must(t, err)
+			schema := answerSchema(t, name)
 			for _, file := range files {
 				data, err := os.ReadFile(filepath.Join("testdata", "golden", file))
 				must(t, err)
@@ -94,4 +80,30 @@ func TestGoldensFitTheirSchemas(t *testing.T) {
 	if len(answers()) != 7 {
 		t.Errorf("%d answers: add the new one's golden here", len(answers()))
 	}
+}
+
+// answerSchema is the documented schema of an answer.
+func answerSchema(t *testing.T, name string) *jsonschema.Schema {
+	t.Helper()
+	for _, a := range answers() {
+		if a.Name == name {
+			return compiled(t, schemaOf(a))
+		}
+	}
+	t.Fatalf("no answer is named %s", name)
+	return nil
+}
+
+func compiled(t *testing.T, schema map[string]any) *jsonschema.Schema {
+	t.Helper()
+	data, err := json.Marshal(schema)
+	must(t, err)
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(data))
+	must(t, err)
+	c := jsonschema.NewCompiler()
+	c.AssertFormat()
+	must(t, c.AddResource("schema.json", doc))
+	s, err := c.Compile("schema.json")
+	must(t, err)
+	return s
 }

@@ -72,6 +72,17 @@ func CodeOf(err error) Code {
 	return CodeFailed
 }
 
+// classOf is the class of an error's exit code; empty when it has none to tell of.
+func classOf(err error) string {
+	code := CodeOf(err)
+	for _, e := range exitCodes() {
+		if e.Code == code {
+			return e.Class
+		}
+	}
+	return ""
+}
+
 // failure is an error of this package: one line, a class, and advice.
 type failure struct {
 	class  string

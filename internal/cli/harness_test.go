@@ -236,12 +236,13 @@ func (e *fakeEngine) Plan(_ context.Context, r install.Request) (*install.Plan, 
 	observe := e.options.Observe
 	observe.Emit(event.StepStarted{Step: "preflight", Title: "Checking the cluster and what would change"})
 	observe.Emit(event.Check{ID: "NOPS-PRE-001", Leg: "cluster", Title: "API server", Outcome: event.OK, Message: "answers"})
-	outcome := event.OK
+	outcome, failed := event.OK, []event.Check{}
 	if e.planErr != nil {
 		outcome = event.Failed
 		var p *install.PreflightError
 		if errors.As(e.planErr, &p) {
-			for _, c := range p.Failed {
+			failed = p.Failed
+			for _, c := range failed {
 				observe.Emit(c)
 			}
 		}
@@ -255,7 +256,7 @@ func (e *fakeEngine) Plan(_ context.Context, r install.Request) (*install.Plan, 
 		},
 		ValueChanges: []install.ValueChange{{Path: "containerInsights.ampID", New: "ws-4242"}},
 		Images:       []install.PlannedImage{{Component: "heartbeat", Reference: "public.ecr.aws/nops/k8s-heartbeat-agent:0.1.0", Digest: "sha256:0123456789abcdef"}},
-		Checks:       []event.Check{},
+		Checks:       failed,
 	}
 	return p, e.planErr
 }
@@ -302,8 +303,13 @@ func (e *fakeEngine) Apply(ctx context.Context, p *install.Plan) (*install.Resul
 
 func (e *fakeEngine) Uninstall(_ context.Context, r install.UninstallRequest) (*install.Result, error) {
 	e.uninstalls = append(e.uninstalls, r)
+	e.options.Observe.Emit(event.OperationStarted{Operation: "uninstall", Target: event.Target{ClusterARN: demoARN, FromVersion: "0.1.0"}})
+	if e.uninstallErr != nil {
+		e.options.Observe.Emit(event.OperationFinished{Operation: "uninstall", Outcome: event.Failed, Message: e.uninstallErr.Error()})
+		return &install.Result{Operation: "uninstall", Outcome: event.Failed, Message: e.uninstallErr.Error(), Revision: 1}, e.uninstallErr
+	}
 	e.options.Observe.Emit(event.OperationFinished{Operation: "uninstall", Outcome: event.OK, Message: "release nops-kubernetes-agent and what belongs to it are gone", Duration: 3 * time.Second})
-	return &install.Result{Operation: "uninstall", Outcome: event.OK, Message: "gone"}, e.uninstallErr
+	return &install.Result{Operation: "uninstall", Outcome: event.OK, Message: "gone"}, nil
 }
 
 func (e *fakeEngine) Status(context.Context) (*install.Status, error) {

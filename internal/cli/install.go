@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,7 +13,6 @@ import (
 
 	embeddedchart "github.com/nopsctl/nopsctl/embedded-chart"
 	"github.com/nopsctl/nopsctl/internal/kube"
-	"github.com/nopsctl/nopsctl/internal/ui"
 	"github.com/nopsctl/nopsctl/pkg/connectivity"
 	"github.com/nopsctl/nopsctl/pkg/event"
 	"github.com/nopsctl/nopsctl/pkg/install"
@@ -104,12 +104,14 @@ type installAnswer struct {
 	Plan          *install.Plan        `json:"plan,omitempty"`
 	Result        *install.Result      `json:"result,omitempty"`
 	Connectivity  *connectivity.Report `json:"connectivity,omitempty"`
+	Error         *answerError         `json:"error,omitempty"`
 }
 
 // installer carries what the steps of one installation share.
 type installer struct {
 	*installOptions
-	face     ui.Face
+	op       *operation
+	answer   installAnswer
 	session  *session
 	given    map[string]any // by -f and --set
 	bundle   []byte
@@ -128,10 +130,30 @@ func installRun(ctx context.Context, o *installOptions) error {
 	if err := checkOutput(o.output, "text", "json", "jsonl"); err != nil {
 		return err
 	}
-	in := &installer{installOptions: o, face: o.f.face(o.output, o.show, false)}
-	defer in.face.Close()
-	started := o.f.Now()
-	var err error
+	in := &installer{installOptions: o, answer: installAnswer{SchemaVersion: 1, DryRun: o.dryRun}}
+	in.op = o.f.operation("install", o.cluster, o.output, o.f.face(o.output, o.show, false))
+	in.op.closing.DryRun = o.dryRun
+	return in.op.run(func() error { return in.install(ctx) }, in.json, in.text)
+}
+
+// json is the answer with -o json: as far as the installation came.
+func (in *installer) json(failed *answerError) any {
+	in.answer.Error = failed
+	return in.answer
+}
+
+func (in *installer) text(err error) {
+	switch {
+	case err != nil:
+	case in.dryRun:
+		in.showPlan(in.answer.Plan)
+	default:
+		in.receipt(in.answer)
+	}
+}
+
+func (in *installer) install(ctx context.Context) error {
+	started := in.f.Now()
 	for _, step := range []func(context.Context) error{in.inputs, in.open, in.whoAmI, in.identify, in.onboard, in.agents} {
 		if err := step(ctx); err != nil {
 			return err
@@ -142,36 +164,38 @@ func installRun(ctx context.Context, o *installOptions) error {
 		return err
 	}
 	plan, err := in.session.engine.Plan(ctx, request)
+	in.planned(plan)
 	if err != nil {
 		return in.explainPlan(err)
 	}
-	if o.dryRun {
-		return in.showPlan(plan)
+	if in.dryRun {
+		in.op.nothingChanged()
+		return nil
 	}
 	if !plan.NoOp {
 		in.announce("About to "+map[bool]string{true: "install", false: "upgrade"}[plan.Revision == 0]+" the nOps Kubernetes agent stack", plan)
-		if err := o.f.confirm(ctx, o.yes, false, "install"); err != nil {
+		if err := in.f.confirm(ctx, in.yes, false, "install"); err != nil {
 			return err
 		}
 	}
-	if plan, err = in.mintKey(ctx, plan); err != nil {
+	plan, err = in.mintKey(ctx, plan)
+	in.planned(plan)
+	if err != nil {
 		return err
 	}
-	result, err := in.session.engine.Apply(ctx, plan)
-	answer := installAnswer{SchemaVersion: 1, Plan: plan, Result: result}
-	if err == nil && !o.skipConnectivity && o.wait {
-		err = in.prove(ctx, &answer, started)
-	}
-	in.face.Close()
-	if o.output == "json" {
-		if jsonErr := writeJSON(o.f.IO.Out, answer); jsonErr != nil {
-			return errors.Join(err, jsonErr)
-		}
-	}
-	if err == nil && o.output == "text" {
-		in.receipt(answer)
+	in.answer.Result, err = in.session.engine.Apply(ctx, plan)
+	if err == nil && !in.skipConnectivity && in.wait {
+		err = in.prove(ctx, started)
 	}
 	return err
+}
+
+// planned keeps a plan for the answer; one that failed says which checks did.
+func (in *installer) planned(plan *install.Plan) {
+	if plan != nil {
+		in.answer.Plan = plan
+		in.op.learn(plan.Target)
+	}
 }
 
 // announce tells what is about to be touched: always before a question, otherwise unless quiet.
@@ -207,16 +231,19 @@ func (in *installer) open(context.Context) error {
 	var err error
 	in.session, err = in.f.open(in.cluster, func(e event.Event) {
 		if !in.muted {
-			in.face.Observe(e)
+			in.op.Observe(e)
 		}
 	})
+	if err == nil {
+		in.op.learn(reached(in.session.facts))
+	}
 	return err
 }
 
 // step tells a step of this package, as engines tell theirs.
 func (in *installer) step(id, title string, do func() (string, error)) error {
 	start := in.f.Now()
-	in.face.Observe(event.StepStarted{Step: id, Title: title})
+	in.op.Observe(event.StepStarted{Step: id, Title: title})
 	message, err := do()
 	finished := event.StepFinished{Step: id, Title: title, Outcome: event.OK, Message: message, Duration: in.f.Now().Sub(start)}
 	switch {
@@ -225,7 +252,7 @@ func (in *installer) step(id, title string, do func() (string, error)) error {
 	case err != nil:
 		finished.Outcome, finished.Message = event.Failed, err.Error()
 	}
-	in.face.Observe(finished)
+	in.op.Observe(finished)
 	return err
 }
 
@@ -284,7 +311,7 @@ func (in *installer) publicAPI(ctx context.Context) (string, error) {
 	case err != nil:
 		return "", fmt.Errorf("nothing was changed: %w", err)
 	}
-	in.face.Observe(event.Warning{
+	in.op.Observe(event.Warning{
 		ID: "NOPS-CLI-001", Message: in.platform.Host() + " does not offer this project's contract: it hands out no metrics workspace and no key for the agents",
 		Hint: "give --amp-id, --amp-region, --amp-access-key, --amp-secret-key-file and --cluster-id as nOps shows them for this cluster; the agents use the given API key",
 	})
@@ -451,9 +478,23 @@ func (in *installer) request() (install.Request, error) {
 	if err != nil {
 		return install.Request{}, err
 	}
-	images, err := embeddedchart.Images()
+	own, err := ownImages()
 	if err != nil {
 		return install.Request{}, err
+	}
+	return install.Request{
+		Operation: "install", Values: overlay(values, in.given), Credentials: credentials, ClusterARN: in.arn,
+		Images:    in.f.Images(registryOptions{Mirrors: in.mirrored, CABundle: in.bundle, UserAgent: in.f.Version().UserAgent()}),
+		OwnImages: own, Wait: in.wait, Timeout: in.timeout, Adopt: in.adopt, Recover: in.recover,
+	}, nil
+}
+
+// ownImages names the images that must be our builds, whether this release has their programs or not: what a registry has
+// under such a name is not taken for ours.
+func ownImages() ([]string, error) {
+	images, err := embeddedchart.Images()
+	if err != nil {
+		return nil, err
 	}
 	var own []string
 	for _, i := range images {
@@ -461,11 +502,8 @@ func (in *installer) request() (install.Request, error) {
 			own = append(own, i.Repository[strings.LastIndex(i.Repository, "/")+1:])
 		}
 	}
-	return install.Request{
-		Operation: "install", Values: overlay(values, in.given), Credentials: credentials, ClusterARN: in.arn,
-		Images:    in.f.Images(registryOptions{Mirrors: in.mirrored, CABundle: in.bundle, UserAgent: in.f.Version().UserAgent()}),
-		OwnImages: own, Wait: in.wait, Timeout: in.timeout, Adopt: in.adopt, Recover: in.recover,
-	}, nil
+	slices.Sort(own) // a request is the same every time
+	return slices.Compact(own), nil
 }
 
 func (in *installer) credentials() (map[string][]byte, error) {
@@ -538,16 +576,8 @@ func changes(p *install.Plan) string {
 }
 
 // showPlan is the answer of a dry run.
-func (in *installer) showPlan(p *install.Plan) error {
-	in.face.Close()
-	out := in.f.IO.Out
-	switch in.output {
-	case "json":
-		return writeJSON(out, installAnswer{SchemaVersion: 1, DryRun: true, Plan: p})
-	case "jsonl":
-		return nil
-	}
-	s := in.f.styleOut()
+func (in *installer) showPlan(p *install.Plan) {
+	out, s := in.f.IO.Out, in.f.styleOut()
 	fmt.Fprintf(out, "%s\n", s.Bold("Dry run: nothing was changed"))
 	fmt.Fprintf(out, "  release    %s in namespace %s, %s\n  cluster    %s\n  changes    %s\n\n", p.Target.Release, p.Target.Namespace, versions(p.Target), p.Target.ClusterARN, changes(p))
 	for _, c := range p.Changes {
@@ -573,7 +603,6 @@ func (in *installer) showPlan(p *install.Plan) error {
 			fmt.Fprintf(out, "  %s %s\n", i.Reference, s.Dim(i.Digest))
 		}
 	}
-	return nil
 }
 
 func change(v install.ValueChange) string {
@@ -604,7 +633,7 @@ func versions(t event.Target) string {
 }
 
 // prove runs the connectivity test. Its failure is the command's, and keeps the release.
-func (in *installer) prove(ctx context.Context, answer *installAnswer, started time.Time) error {
+func (in *installer) prove(ctx context.Context, started time.Time) error {
 	client, err := in.session.cluster.Clientset()
 	if err != nil {
 		return err
@@ -612,16 +641,16 @@ func (in *installer) prove(ctx context.Context, answer *installAnswer, started t
 	options := connectivity.Options{
 		Host: in.platform.Host(), Header: http.Header{nopsapi.KeyHeader: {in.key.secret}}, CABundle: in.bundle, Proxy: in.f.Proxy, RegistryURL: registryURL(in.mirrored), API: in.platform,
 		Prober: in.f.Prober(client, in.cluster.kube.Namespace), ClusterARN: in.arn, Wait: in.connectivityWait,
-		Target: answer.Plan.Target, Observe: in.face.Observe, Now: in.f.Now, Sleep: in.f.Sleep, Resolve: in.f.Resolve,
+		Target: in.answer.Plan.Target, Observe: in.op.Observe, Now: in.f.Now, Sleep: in.f.Sleep, Resolve: in.f.Resolve,
 	}
-	if answer.Result.Outcome != event.Unchanged {
+	if in.answer.Result.Outcome != event.Unchanged {
 		options.NotBefore = started
 	}
 	if n := in.config.HeartbeatIntervalSeconds; n > 0 {
 		options.HeartbeatMaxAge = max(3*time.Minute, 3*time.Duration(n)*time.Second)
 	}
 	report, err := connectivity.Run(ctx, options)
-	answer.Connectivity = &report
+	in.answer.Connectivity = &report
 	if err != nil {
 		return err
 	}

@@ -8,11 +8,17 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path"
 	"path/filepath"
+	"slices"
+	"sort"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
+	embeddedchart "github.com/nopsctl/nopsctl/embedded-chart"
 	"github.com/nopsctl/nopsctl/internal/platform"
 	"github.com/nopsctl/nopsctl/internal/workload"
 	"github.com/nopsctl/nopsctl/pkg/connectivity"
@@ -27,15 +33,27 @@ func TestInstall(t *testing.T) {
 	w.beforeBeat()
 	w.want(CodeOK, "install", "--api-key-file", w.keyFile(personKey))
 	r := w.engine.last()
-	if r.ClusterARN != demoARN || !r.Wait || r.Images == nil || len(r.OwnImages) != 1 || r.OwnImages[0] != "k8s-heartbeat-agent" {
+	if r.ClusterARN != demoARN || !r.Wait || r.Images == nil {
 		t.Errorf("request: %+v", r)
 	}
-	for path, want := range map[string]any{
+	images, err := embeddedchart.Images()
+	must(t, err)
+	var own []string
+	for _, i := range images {
+		if i.Ours {
+			own = append(own, path.Base(i.Repository))
+		}
+	}
+	sort.Strings(own)
+	if diff := cmp.Diff(own, r.OwnImages); diff != "" || !slices.Contains(own, "k8s-heartbeat-agent") {
+		t.Errorf("images that must be ours, by the image list, in order (-want +got):\n%s", diff)
+	}
+	for at, want := range map[string]any{
 		"containerInsights.ampID": "ws-4242", "containerInsights.ampRegion": "us-east-1", "nops.host": w.server.URL,
 		"containerInsights.env_variables.APP_NOPS_K8S_AGENT_CLUSTER_ARN": demoARN,
 	} {
-		if got := lookup(r.Values, path); got != want {
-			t.Errorf("value %s = %v, want %v", path, got, want)
+		if got := lookup(r.Values, at); got != want {
+			t.Errorf("value %s = %v, want %v", at, got, want)
 		}
 	}
 	if lookup(r.Values, "nops.apiKey") != nil || lookup(r.Values, "containerInsights.ampSecretKey") != nil {

@@ -5,8 +5,6 @@ import (
 	"reflect"
 	"strings"
 	"time"
-
-	"github.com/nopsctl/nopsctl/pkg/connectivity"
 )
 
 // answer is a document that a command writes with -o json.
@@ -20,8 +18,8 @@ type answer struct {
 func answers() []answer {
 	return []answer{
 		{"status", "nopsctl status -o json", "The release, its components with their workloads, and what the platform has seen.", reflect.TypeFor[statusAnswer]()},
-		{"test-connectivity", "nopsctl test-connectivity -o json", "Every check of the three legs, with its outcome, and the outcome of the whole.", reflect.TypeFor[connectivity.Report]()},
-		{"install", "nopsctl install -o json", "The plan; unless it was a dry run also the result and the connectivity test. Written on failure too, as far as it came.", reflect.TypeFor[installAnswer]()},
+		{"test-connectivity", "nopsctl test-connectivity -o json", "Every check of the three legs, with its outcome, and the outcome of the whole.", reflect.TypeFor[testAnswer]()},
+		{"install", "nopsctl install -o json", "The plan; unless it was a dry run also the result and the connectivity test.", reflect.TypeFor[installAnswer]()},
 		{"toggle", "nopsctl enable|disable COMPONENT -o json", "The component, the consequence, the plan and its result.", reflect.TypeFor[toggleAnswer]()},
 		{"uninstall", "nopsctl uninstall -o json", "What was removed and what was kept.", reflect.TypeFor[uninstallAnswer]()},
 		{"version", "nopsctl version -o json", "This build and the chart it carries.", reflect.TypeFor[versionAnswer]()},

@@ -29,6 +29,7 @@ type statusOptions struct {
 type statusAnswer struct {
 	*install.Status
 	Platform platformStatus `json:"platform"`
+	Error    *answerError   `json:"error,omitempty"`
 }
 
 // platformStatus is what the platform has seen of the cluster.
@@ -77,6 +78,22 @@ func statusRun(ctx context.Context, o *statusOptions) error {
 	if err := checkOutput(o.output, "text", "json"); err != nil {
 		return err
 	}
+	// What stands when nothing could be found out.
+	answer := statusAnswer{
+		Status:   &install.Status{SchemaVersion: 1, Health: install.Unknown, Context: o.cluster.kube.Context, Namespace: o.cluster.kube.Namespace, Components: []install.ComponentStatus{}},
+		Platform: platformStatus{Host: o.f.hostOf(o.key), Reason: "the command ended before"},
+	}
+	err := o.look(ctx, &answer)
+	if o.output == "json" {
+		answer.Error = answerErrorOf(err)
+		if jsonErr := writeJSON(o.f.IO.Out, answer); jsonErr != nil {
+			return errors.Join(err, jsonErr)
+		}
+	}
+	return err
+}
+
+func (o *statusOptions) look(ctx context.Context, answer *statusAnswer) error {
 	key, err := o.f.readKey(ctx, o.key)
 	if err != nil {
 		return err
@@ -85,22 +102,19 @@ func statusRun(ctx context.Context, o *statusOptions) error {
 	if err != nil {
 		return err
 	}
+	answer.Context, answer.Server = s.facts.Context, s.facts.Server
 	stored := s.learn(ctx, o.f)
 	status, err := s.engine.Status(ctx)
 	if err != nil {
 		return err
 	}
 	arn := first(status.ClusterARN, s.facts.ClusterARN)
-	answer := statusAnswer{Status: status, Platform: o.platform(ctx, key, stored, arn)}
+	answer.Status, answer.Platform = status, o.platform(ctx, key, stored, arn)
 	if ctx.Err() != nil {
 		return ctx.Err() //nolint:wrapcheck // Exit looks for exactly this
 	}
-	if o.output == "json" {
-		if err := writeJSON(o.f.IO.Out, answer); err != nil {
-			return err
-		}
-	} else {
-		printStatus(o.f.IO.Out, o.f.styleOut(), answer, s.facts.Context, arn)
+	if o.output == "text" {
+		printStatus(o.f.IO.Out, o.f.styleOut(), *answer, s.facts.Context, arn)
 	}
 	return verdict(status, o.cluster.release)
 }

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -64,10 +63,32 @@ Exit code 3 when a check fails or stays unknown. nopsctl explain ID explains a c
 	return cmd
 }
 
+// testAnswer is the JSON of test-connectivity -o json: the report, as far as the test came.
+type testAnswer struct {
+	connectivity.Report
+	Error *answerError `json:"error,omitempty"`
+}
+
 func testRun(ctx context.Context, o *testOptions) error {
 	if err := checkOutput(o.output, "text", "json", "jsonl"); err != nil {
 		return err
 	}
+	now := o.f.Now().UTC()
+	answer := testAnswer{Report: connectivity.Report{
+		SchemaVersion: connectivity.ReportSchema, Outcome: event.Skipped, StartedAt: now, FinishedAt: now, Host: o.f.hostOf(o.key), ClusterARN: o.clusterARN,
+		Namespace: o.cluster.kube.Namespace, Legs: []connectivity.LegReport{},
+	}}
+	op := o.f.operation("test-connectivity", o.cluster, o.output, o.f.face(o.output, o.show, true))
+	return op.run(func() error { return o.test(ctx, op, &answer.Report) },
+		func(failed *answerError) any { answer.Error = failed; return answer },
+		func(err error) {
+			if err == nil || len(answer.Legs) > 0 && CodeOf(err) != CodeCancelled {
+				o.tell(answer.Report)
+			}
+		})
+}
+
+func (o *testOptions) test(ctx context.Context, op *operation, report *connectivity.Report) error {
 	mirrors, err := parseMirrors(o.mirrors)
 	if err != nil {
 		return err
@@ -76,19 +97,18 @@ func testRun(ctx context.Context, o *testOptions) error {
 	if err != nil {
 		return err
 	}
-	face := o.f.face(o.output, o.show, true)
-	defer face.Close()
-	s, err := o.f.open(o.cluster, face.Observe)
+	s, err := o.f.open(o.cluster, op.Observe)
 	if err != nil {
 		return err
 	}
+	op.learn(reached(s.facts))
 	client, err := s.cluster.Clientset()
 	if err != nil {
 		return err
 	}
 	options := connectivity.Options{
 		Host: o.f.hostOf(o.key), CABundle: bundle, Proxy: o.f.Proxy, RegistryURL: registryURL(mirrors), Prober: o.f.Prober(client, o.cluster.kube.Namespace),
-		Wait: o.wait, Observe: face.Observe, Now: o.f.Now, Sleep: o.f.Sleep, Resolve: o.f.Resolve,
+		Wait: o.wait, Observe: op.Observe, Now: o.f.Now, Sleep: o.f.Sleep, Resolve: o.f.Resolve,
 		Target: event.Target{Context: s.facts.Context, Server: s.facts.Server, Namespace: o.cluster.kube.Namespace, Release: o.cluster.release},
 	}
 	key, err := o.f.readKey(ctx, o.key)
@@ -100,7 +120,7 @@ func testRun(ctx context.Context, o *testOptions) error {
 	if err != nil {
 		// The leg from here needs no cluster, and whoever asks wants to know what still works.
 		options.Prober, options.NoProber = nil, "the cluster cannot be asked: "+err.Error()
-		face.Observe(event.Warning{Message: "the cluster cannot be asked: " + err.Error(), Hint: hintOf(err)})
+		op.Observe(event.Warning{Message: "the cluster cannot be asked: " + err.Error(), Hint: hintOf(err)})
 		status = &install.Status{}
 	}
 	options.ClusterARN = first(o.clusterARN, status.ClusterARN, s.facts.ClusterARN)
@@ -118,33 +138,32 @@ func testRun(ctx context.Context, o *testOptions) error {
 	}
 	options.NoAPI = why
 
-	report, err := connectivity.Run(ctx, options)
-	face.Close()
-	if o.output == "json" {
-		if jsonErr := writeJSON(o.f.IO.Out, report); jsonErr != nil {
-			return errors.Join(err, jsonErr)
-		}
-	}
-	if err != nil {
+	*report, err = connectivity.Run(ctx, options)
+	switch {
+	case err != nil:
 		return err
-	}
-	if o.output == "text" && !o.show.quiet {
-		style := o.f.styleOut()
-		verdict := "data flows"
-		switch untested := report.Untested(); {
-		case !report.Passed():
-			verdict = "data flow is not proven"
-		case len(untested) > 0:
-			verdict = "what was tested works; not tested: " + untested[0].Title()
-		case withoutMetrics(report):
-			verdict = "heartbeats flow; no metrics are collected (container insights is disabled)"
-		}
-		fmt.Fprintf(o.f.IO.Out, "%s %s: %s\n", style.Sign(report.Outcome), style.Bold(verdict), counts(report.Counts))
-	}
-	if report.Passed() {
+	case report.Passed():
 		return nil
 	}
-	return notProven(report)
+	return notProven(*report)
+}
+
+// tell is the verdict, which this command gives either way.
+func (o *testOptions) tell(report connectivity.Report) {
+	if o.show.quiet {
+		return
+	}
+	style := o.f.styleOut()
+	verdict := "data flows"
+	switch untested := report.Untested(); {
+	case !report.Passed():
+		verdict = "data flow is not proven"
+	case len(untested) > 0:
+		verdict = "what was tested works; not tested: " + untested[0].Title()
+	case withoutMetrics(report):
+		verdict = "heartbeats flow; no metrics are collected (container insights is disabled)"
+	}
+	fmt.Fprintf(o.f.IO.Out, "%s %s: %s\n", style.Sign(report.Outcome), style.Bold(verdict), counts(report.Counts))
 }
 
 // reader is a client for looking: with the key given, else with the one the agents have. A nil client has a reason.

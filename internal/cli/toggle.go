@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -38,6 +37,7 @@ type toggleAnswer struct {
 	Consequence   string          `json:"consequence"`
 	Plan          *install.Plan   `json:"plan,omitempty"`
 	Result        *install.Result `json:"result,omitempty"`
+	Error         *answerError    `json:"error,omitempty"`
 }
 
 func (o *toggleOptions) bind(cmd *cobra.Command, runF func(context.Context, *toggleOptions) error) *cobra.Command {
@@ -83,12 +83,25 @@ func toggleRun(ctx context.Context, o *toggleOptions) error {
 		return err
 	}
 	operation := map[bool]string{true: "enable", false: "disable"}[o.enable]
-	face := o.f.face(o.output, o.show, false)
-	defer face.Close()
-	s, err := o.f.open(o.cluster, face.Observe)
+	answer := toggleAnswer{SchemaVersion: 1, DryRun: o.dryRun, Component: o.component, Enabled: o.enable, Consequence: install.Consequence(o.component, o.enable)}
+	op := o.f.operation(operation, o.cluster, o.output, o.f.face(o.output, o.show, false))
+	op.closing.DryRun = o.dryRun
+	return op.run(func() error { return o.toggle(ctx, op, &answer) },
+		func(failed *answerError) any { answer.Error = failed; return answer },
+		func(err error) {
+			if err == nil && !o.show.quiet {
+				o.tell(answer)
+			}
+		})
+}
+
+func (o *toggleOptions) toggle(ctx context.Context, op *operation, answer *toggleAnswer) error {
+	operation := op.closing.Operation
+	s, err := o.f.open(o.cluster, op.Observe)
 	if err != nil {
 		return err
 	}
+	op.learn(reached(s.facts))
 	s.learn(ctx, o.f)
 	// Disabling removes what runs: without a yes there is nothing to plan for when nobody can be asked.
 	mustAsk := !o.enable && !o.dryRun
@@ -104,31 +117,28 @@ func toggleRun(ctx context.Context, o *toggleOptions) error {
 		Component: o.component, Enabled: o.enable, Force: o.force,
 		Request: install.Request{Wait: o.wait, Timeout: o.timeout, Recover: o.recover},
 	})
+	if plan != nil {
+		answer.Plan = plan
+		op.learn(plan.Target)
+	}
 	if err != nil {
 		return err
 	}
-	answer := toggleAnswer{SchemaVersion: 1, Component: o.component, Enabled: o.enable, Consequence: plan.Consequence, Plan: plan, DryRun: o.dryRun}
+	answer.Consequence = plan.Consequence
 	if !plan.NoOp || o.dryRun {
 		o.f.announce(fmt.Sprintf("About to %s %s", operation, o.component), s.facts, plan.Target)
 		fmt.Fprintf(o.f.IO.ErrOut, "  %-10s %s\n  %-10s %s\n", "means", plan.Consequence, "changes", changes(plan))
 	}
-	if !o.dryRun {
-		if !plan.NoOp {
-			if err := o.f.confirm(ctx, o.yes, mustAsk, operation+" "+o.component); err != nil {
-				return err
-			}
-		}
-		answer.Result, err = s.engine.Apply(ctx, plan)
+	if o.dryRun {
+		op.nothingChanged()
+		return nil
 	}
-	face.Close()
-	if o.output == "json" {
-		if jsonErr := writeJSON(o.f.IO.Out, answer); jsonErr != nil {
-			return errors.Join(err, jsonErr)
+	if !plan.NoOp {
+		if err := o.f.confirm(ctx, o.yes, mustAsk, operation+" "+o.component); err != nil {
+			return err
 		}
 	}
-	if err == nil && o.output == "text" && !o.show.quiet {
-		o.tell(answer)
-	}
+	answer.Result, err = s.engine.Apply(ctx, plan)
 	return err
 }
 

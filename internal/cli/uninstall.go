@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -27,7 +26,8 @@ type uninstallOptions struct {
 // uninstallAnswer is the JSON of uninstall.
 type uninstallAnswer struct {
 	SchemaVersion int             `json:"schema_version"`
-	Result        *install.Result `json:"result"`
+	Result        *install.Result `json:"result,omitempty"`
+	Error         *answerError    `json:"error,omitempty"`
 }
 
 func newUninstallCommand(f *Factory, runF func(context.Context, *uninstallOptions) error) *cobra.Command {
@@ -63,29 +63,29 @@ func uninstallRun(ctx context.Context, o *uninstallOptions) error {
 	if err := checkOutput(o.output, "text", "json", "jsonl"); err != nil {
 		return err
 	}
-	face := o.f.face(o.output, o.show, false)
-	defer face.Close()
-	s, err := o.f.open(o.cluster, face.Observe)
+	answer := uninstallAnswer{SchemaVersion: 1}
+	op := o.f.operation("uninstall", o.cluster, o.output, o.f.face(o.output, o.show, false))
+	return op.run(func() (err error) { answer.Result, err = o.uninstall(ctx, op); return err },
+		func(failed *answerError) any { answer.Error = failed; return answer },
+		func(error) {}) // the last line of progress is the answer
+}
+
+func (o *uninstallOptions) uninstall(ctx context.Context, op *operation) (*install.Result, error) {
+	s, err := o.f.open(o.cluster, op.Observe)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	op.learn(reached(s.facts))
 	s.learn(ctx, o.f)
 	if !o.yes {
 		if err := o.say(ctx, s); err != nil {
-			return err
+			return nil, err
 		}
 		if err := o.f.confirm(ctx, false, true, "uninstall"); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	result, err := s.engine.Uninstall(ctx, install.UninstallRequest{Timeout: o.timeout, KeepNamespace: o.keepNamespace, Recover: o.recover})
-	face.Close()
-	if o.output == "json" {
-		if jsonErr := writeJSON(o.f.IO.Out, uninstallAnswer{SchemaVersion: 1, Result: result}); jsonErr != nil {
-			return errors.Join(err, jsonErr)
-		}
-	}
-	return err
+	return s.engine.Uninstall(ctx, install.UninstallRequest{Timeout: o.timeout, KeepNamespace: o.keepNamespace, Recover: o.recover})
 }
 
 // say lists what goes, before the question.

@@ -49,7 +49,7 @@ test-deps: deps
 .PHONY: test-unit
 test-unit: deps ## Unit, import law, chart, contract and API-server tests of the three modules
 	@bin/lab build
-	@assets=$$(bin/lab assets) && export KUBEBUILDER_ASSETS=$$assets NOPSCTL_HELM3=$$assets/helm NOPSCTL_VMAGENT=$$assets/vmagent NOPSCTL_VICTORIAMETRICS=$$assets/victoria-metrics && \
+	@assets=$$(bin/lab assets) && export KUBEBUILDER_ASSETS=$$assets NOPSCTL_HELM3=$$assets/helm NOPSCTL_HELM4=$$assets/helm4 NOPSCTL_KUBE_SCORE=$$assets/kube-score NOPSCTL_VMAGENT=$$assets/vmagent NOPSCTL_VICTORIAMETRICS=$$assets/victoria-metrics && \
 	go test -count=1 ./internal/archtest && \
 	./lab/parallel $(foreach m,$(MODULES),"cd $(m) && $(GOTEST) \$$(go list ./... | grep -v -e /internal/archtest -e /lab/e2e)")
 

@@ -22,27 +22,71 @@ import (
 
 // A Program is one binary, and the names it goes by.
 type Program struct {
-	Name    string
-	Module  string   // directory of its module, below the repository
-	Package string   // import path
-	LDFlags string   // added to "-s -w"
-	Links   []string // other names under which it is started (a multi-call binary)
+	Name      string
+	Module    string   // directory of its module, below the repository
+	Package   string   // import path
+	LDFlags   string   // added to "-s -w"
+	Links     []string // other names under which it is started (a multi-call binary)
+	Component string   // of the chart's image list, when that component's image holds the program
+	Version   string   // when it is another than that of the component's image
+	Extra     bool     // a lab does without, unless it is asked for everything: see Set
+}
+
+// A Set is how much is built: the first `make demo` should compile nothing that the demo does not run.
+type Set string
+
+const (
+	// Default is what a lab runs and what the components run that the chart switches on by itself.
+	Default Set = "default"
+	// All adds what the other components run, and what tests compare with.
+	All Set = "all"
+)
+
+// ParseSet reads what a user wrote.
+func ParseSet(text string) (Set, error) {
+	if s := Set(text); s == Default || s == All {
+		return s, nil
+	}
+	return "", fmt.Errorf("components %q: %s or %s", text, Default, All)
+}
+
+// Covers says whether whoever has this set needs nothing more for the other.
+func (s Set) Covers(other Set) bool { return s == other || s == All }
+
+// Programs are the third-party programs of the set.
+func (s Set) Programs() []Program {
+	var some []Program
+	for _, p := range ThirdParty() {
+		if s == All || !p.Extra {
+			some = append(some, p)
+		}
+	}
+	return some
 }
 
 // ThirdParty lists the programs that are built from other people's modules.
 func ThirdParty() []Program {
 	const component = "-X k8s.io/component-base/version."
 	const vm = "-X github.com/VictoriaMetrics/VictoriaMetrics/lib/buildinfo.Version="
+	const prometheus = "-X github.com/prometheus/common/version.Version="
 	return []Program{
-		{Name: "node_exporter", Module: "lab/third_party/node-exporter", Package: "github.com/prometheus/node_exporter"},
-		{Name: "vmagent", Module: "lab/third_party/victoriametrics", Package: "github.com/VictoriaMetrics/VictoriaMetrics/app/vmagent", LDFlags: vm + "vmagent-v1.130.0"},
+		{Name: "node_exporter", Module: "lab/third_party/node-exporter", Package: "github.com/prometheus/node_exporter", Component: "node-exporter"},
+		{Name: "vmagent", Module: "lab/third_party/victoriametrics", Package: "github.com/VictoriaMetrics/VictoriaMetrics/app/vmagent", LDFlags: vm + "vmagent-v1.130.0", Component: "vmagent"},
 		{Name: "victoria-metrics", Module: "lab/third_party/victoriametrics", Package: "github.com/VictoriaMetrics/VictoriaMetrics/app/victoria-metrics", LDFlags: vm + "victoria-metrics-v1.130.0"},
 		{Name: "kubernetes", Module: "lab/third_party/kubernetes", Package: ".", LDFlags: component + "gitVersion=v1.36.3 " + component + "gitMajor=1 " + component + "gitMinor=36",
 			Links: []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl"}},
-		{Name: "kube-state-metrics", Module: "lab/third_party/kube-state-metrics", Package: "k8s.io/kube-state-metrics/v2"},
+		{Name: "kube-state-metrics", Module: "lab/third_party/kube-state-metrics", Package: "k8s.io/kube-state-metrics/v2", Component: "kube-state-metrics"},
 		{Name: "helm", Module: "lab/third_party/helm3", Package: "helm.sh/helm/v3/cmd/helm", LDFlags: "-X helm.sh/helm/v3/internal/version.version=v3.22.0"},
 		{Name: "coredns", Module: "lab/third_party/coredns", Package: "github.com/coredns/coredns"},
 		{Name: "pause", Module: "lab", Package: "./images/pause"},
+		{Name: "helm4", Module: "lab/third_party/helm4", Package: "helm.sh/helm/v4/cmd/helm", LDFlags: "-X helm.sh/helm/v4/internal/version.version=v4.3.1", Extra: true},
+		{Name: "kube-score", Module: "lab/third_party/kube-score", Package: "github.com/zegl/kube-score/cmd/kube-score", LDFlags: "-X main.version=v1.20.0", Extra: true},
+		{Name: "prometheus", Module: "lab/third_party/prometheus", Package: "github.com/prometheus/prometheus/cmd/prometheus", LDFlags: prometheus + "3.8.1", Component: "prometheus-server", Extra: true},
+		{Name: "prometheus-config-reloader", Module: "lab/third_party/config-reloader", Package: "github.com/prometheus-operator/prometheus-operator/cmd/prometheus-config-reloader", LDFlags: prometheus + "0.85.0",
+			Component: "config-reloader", Extra: true},
+		// The last release that is one module. Later ones need a module of the same repository that was never released, so no go.mod of ours can name it.
+		{Name: "opencost", Module: "lab/third_party/opencost", Package: "github.com/opencost/opencost/cmd/costmodel", LDFlags: "-X github.com/opencost/opencost/pkg/version.Version=1.108.1",
+			Component: "opencost", Version: "1.108.1", Extra: true},
 	}
 }
 

@@ -3,6 +3,9 @@ package build
 import (
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 )
@@ -72,15 +75,76 @@ func TestAFailedBuildLeavesNothing(t *testing.T) {
 func TestEveryProgramHasItsModule(t *testing.T) {
 	repo := filepath.Join("..", "..")
 	all := append(ThirdParty(), Agents()...)
-	if len(all) < 9 {
+	if len(all) < 13 {
 		t.Fatalf("only %d programs", len(all))
 	}
+	keys, components := map[string]string{}, map[string]string{}
 	for _, p := range all {
-		if _, err := (Builder{Repo: repo}).key(p); err != nil && p.Module != "agents" {
+		key, err := (Builder{Repo: repo}).key(p)
+		if err != nil && p.Module != "agents" {
 			t.Errorf("%s: %v", p.Name, err)
 		}
+		if other, taken := keys[key]; taken && key != "" {
+			t.Errorf("%s and %s have one key: the cache would take one for the other", p.Name, other)
+		}
+		keys[key] = p.Name
+		if other, taken := components[p.Component]; taken && p.Component != "" {
+			t.Errorf("%s and %s are both the program of component %s", p.Name, other, p.Component)
+		}
+		components[p.Component] = p.Name
 		if _, err := os.Stat(filepath.Join(repo, p.Module, "go.mod")); err != nil {
 			t.Errorf("%s: %v", p.Name, err)
+		}
+	}
+}
+
+// TestSets: the first make demo waits for every program of the default set, so nothing that it does not run may be there.
+func TestSets(t *testing.T) {
+	names := func(s Set) []string {
+		var all []string
+		for _, p := range s.Programs() {
+			all = append(all, p.Name)
+		}
+		return all
+	}
+	want := []string{"node_exporter", "vmagent", "victoria-metrics", "kubernetes", "kube-state-metrics", "helm", "coredns", "pause"}
+	if got := names(Default); !slices.Equal(got, want) {
+		t.Errorf("default: %q, want %q", got, want)
+	}
+	all := names(All)
+	if len(all) != len(ThirdParty()) || len(all) <= len(want) {
+		t.Errorf("all: %q", all)
+	}
+	for _, name := range append([]string{"helm4", "prometheus", "prometheus-config-reloader", "opencost"}, want...) {
+		if !slices.Contains(all, name) {
+			t.Errorf("all lacks %s", name)
+		}
+	}
+	for _, tt := range []struct {
+		have, want Set
+		covers     bool
+		why        string
+	}{
+		{Default, Default, true, "the same"},
+		{All, Default, true, "more than is wanted"},
+		{All, All, true, "the same"},
+		{Default, All, false, "less than is wanted"},
+		{"", Default, false, "a lab of which nobody knows what it holds"},
+	} {
+		if got := tt.have.Covers(tt.want); got != tt.covers {
+			t.Errorf("%q covers %q: %v, want %v: %s", tt.have, tt.want, got, tt.covers, tt.why)
+		}
+	}
+}
+
+func TestParseSet(t *testing.T) {
+	for text, want := range map[string]Set{"default": Default, "all": All, "": "", "All": "", "default,all": "", "opencost": ""} {
+		got, err := ParseSet(text)
+		if got != want || (err == nil) != (want != "") {
+			t.Errorf("%q: %q, %v", text, got, err)
+		}
+		if err != nil && (!strings.Contains(err.Error(), strconv.Quote(text)) || !strings.Contains(err.Error(), "default or all")) {
+			t.Errorf("%q: %v: want what was written and what may be", text, err)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -65,7 +66,7 @@ func run(t *testing.T, dir string, atLeast int) {
 	t.Logf("%d stories", len(files))
 }
 
-// start brings the lab up, or uses the one that NOPSCTL_LAB names.
+// start brings a lab with all components up, or uses the one that NOPSCTL_LAB names.
 func start(t *testing.T) *world {
 	t.Helper()
 	bin, err := filepath.Abs("../../bin")
@@ -83,7 +84,7 @@ func start(t *testing.T) *world {
 		if out, err := w.lab("down", "--name", w.name).CombinedOutput(); err != nil {
 			t.Fatalf("lab down: %v\n%s", err, out)
 		}
-		up := w.lab("up", "--name", w.name)
+		up := w.lab("up", "--name", w.name, "--components", "all")
 		up.Stdout, up.Stderr = os.Stdout, os.Stderr
 		if err := up.Run(); err != nil {
 			t.Fatalf("lab up: %v", err)
@@ -147,6 +148,7 @@ func (w *world) setup(env *testscript.Env) error {
 	}
 	repo := filepath.Dir(w.bin)
 	for name, value := range map[string]string{
+		"BEGAN":          strconv.FormatInt(time.Now().Unix(), 10),
 		"KEYFILE":        filepath.Join(env.WorkDir, "key"),
 		"BADSECRET":      filepath.Join(env.WorkDir, "badsecret"),
 		"BADKEY":         filepath.Join(env.WorkDir, "badkey"),
@@ -154,6 +156,7 @@ func (w *world) setup(env *testscript.Env) error {
 		"ARN":            w.status.ClusterARN,
 		"REPO":           repo,
 		"CHART":          filepath.Join(repo, "embedded-chart", "chart"),
+		"CHARTS":         filepath.Join(repo, "lab", "e2e", "testdata", "charts"),
 		"HOME":           home,
 		"XDG_STATE_HOME": state,
 		"XDG_CACHE_HOME": cache,

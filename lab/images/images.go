@@ -29,6 +29,7 @@ const Nobody = "65534:65534"
 type Spec struct {
 	Repository string // without registry: "nops/k8s-heartbeat-agent"
 	Tag        string
+	Version    string // for the version label; empty: the tag. An image under several tags is one image
 	Program    string // path of the static binary on this machine
 	Name       string // its name in the image; the entrypoint is /Name
 	Bundle     []byte // certificates for /etc/ssl/certs/ca-certificates.crt; none when empty
@@ -76,7 +77,7 @@ func Build(s Spec) (v1.Image, error) {
 	config.Config.User = Nobody
 	config.Config.WorkingDir = "/"
 	config.Config.Env = []string{"PATH=/", "SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt"}
-	config.Config.Labels = map[string]string{"org.opencontainers.image.title": filepath.Base(s.Repository), "org.opencontainers.image.version": s.Tag}
+	config.Config.Labels = map[string]string{"org.opencontainers.image.title": filepath.Base(s.Repository), "org.opencontainers.image.version": s.version()}
 	if s.Ours {
 		config.Config.Labels["org.opencontainers.image.source"] = Source
 	}
@@ -87,6 +88,13 @@ func Build(s Spec) (v1.Image, error) {
 		return nil, fmt.Errorf("image %s: %w", s.Repository, err)
 	}
 	return image, nil
+}
+
+func (s Spec) version() string {
+	if s.Version != "" {
+		return s.Version
+	}
+	return s.Tag
 }
 
 func (s Spec) arch() string {

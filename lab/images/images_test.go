@@ -48,6 +48,39 @@ func TestSameContentSameDigest(t *testing.T) {
 	}
 }
 
+// TestVersionOfAnImage: an image under several tags is one image, and a tag says nothing about the program when the version
+// says another thing.
+func TestVersionOfAnImage(t *testing.T) {
+	s := spec(t)
+	build := func(tag, version string) (digest, label string) {
+		t.Helper()
+		s.Tag, s.Version = tag, version
+		image, err := Build(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := image.Digest()
+		if err != nil {
+			t.Fatal(err)
+		}
+		config, err := image.ConfigFile()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d.String(), config.Config.Labels["org.opencontainers.image.version"]
+	}
+	first, label := build("0.1.0", "")
+	if label != "0.1.0" {
+		t.Errorf("label %q, want the tag", label)
+	}
+	if other, label := build("0.1.4", "0.1.0"); other != first || label != "0.1.0" {
+		t.Errorf("under another tag: %s with label %q, want %s with 0.1.0", other, label, first)
+	}
+	if other, _ := build("0.1.4", ""); other == first {
+		t.Error("another version, the same digest")
+	}
+}
+
 func TestWhatIsInside(t *testing.T) {
 	image, err := Build(spec(t))
 	if err != nil {

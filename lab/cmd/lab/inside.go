@@ -188,32 +188,30 @@ func newDeps(g *global) *cobra.Command {
 }
 
 func newBuild(g *global) *cobra.Command {
-	return &cobra.Command{
-		Use: "build", Short: "Compile everything the lab runs into the cache", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := g.assets(cmd)
-			return err
-		},
-	}
+	return withComponents(build.All, &cobra.Command{
+		Use: "build", Short: "Compile what the lab runs into the cache", Args: cobra.NoArgs,
+	}, func(cmd *cobra.Command, set build.Set) error {
+		_, err := g.assets(cmd, set)
+		return err
+	})
 }
 
 func newAssets(g *global) *cobra.Command {
-	return &cobra.Command{
+	return withComponents(build.All, &cobra.Command{
 		Use: "assets", Short: "Print the directory of compiled programs (etcd, kube-apiserver, kubectl, helm, vmagent, …)", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			dir, err := g.assets(cmd)
-			if err == nil {
-				fmt.Fprintln(g.out, dir)
-			}
-			return err
-		},
-	}
+	}, func(cmd *cobra.Command, set build.Set) error {
+		dir, err := g.assets(cmd, set)
+		if err == nil {
+			fmt.Fprintln(g.out, dir)
+		}
+		return err
+	})
 }
 
-func (g *global) assets(cmd *cobra.Command) (string, error) {
+func (g *global) assets(cmd *cobra.Command, set build.Set) (string, error) {
 	b, err := g.builder()
 	if err != nil {
 		return "", err
 	}
-	return b.Assets(cmd.Context(), build.ThirdParty()) //nolint:wrapcheck // names the program
+	return b.Assets(cmd.Context(), set.Programs()) //nolint:wrapcheck // names the program
 }

@@ -6,8 +6,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,19 +29,31 @@ const pauseRef = "lab.nopsctl.local/pause:1"
 const heartbeatSeconds = 15
 
 func newUp(g *global) *cobra.Command {
-	return &cobra.Command{
-		Use: "up", Short: "Start the lab, compiling what is missing", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return g.up(cmd.Context()) },
-	}
+	return withComponents(build.Default, &cobra.Command{
+		Use: "up", Short: "Start the lab, compiling what is missing; a lab that is up gets what it lacks", Args: cobra.NoArgs,
+	}, func(cmd *cobra.Command, set build.Set) error { return g.up(cmd.Context(), set) })
 }
 
-func (g *global) up(ctx context.Context) error {
+// withComponents lets the user say how much of the third-party programs a command is about.
+func withComponents(usual build.Set, cmd *cobra.Command, run func(*cobra.Command, build.Set) error) *cobra.Command {
+	text := cmd.Flags().String("components", string(usual), string(build.Default)+": what the chart switches on by itself; "+string(build.All)+": Prometheus and OpenCost too, and what tests compare with")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		set, err := build.ParseSet(*text)
+		if err != nil {
+			return err //nolint:wrapcheck // says what may be written
+		}
+		return run(cmd, set)
+	}
+	return cmd
+}
+
+func (g *global) up(ctx context.Context, set build.Set) error {
 	began := time.Now()
 	l, err := g.layout()
 	if err != nil {
 		return err
 	}
-	if c, err := cluster.Find(l); err == nil && complete(c) {
+	if c, err := cluster.Find(l); err == nil && complete(c) && filledWith(l).Covers(set) {
 		return g.upAlready(ctx)
 	}
 	if err := cluster.Supported(); err != nil {
@@ -52,7 +67,7 @@ func (g *global) up(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	bin, err := b.Assets(ctx, build.ThirdParty())
+	bin, err := b.Assets(ctx, set.Programs())
 	if err != nil {
 		return err //nolint:wrapcheck // says which program
 	}
@@ -64,19 +79,22 @@ func (g *global) up(ctx context.Context) error {
 	defer release()
 	c, err := cluster.Find(l)
 	switch {
-	case err == nil && complete(c):
+	case err == nil && complete(c) && filledWith(l).Covers(set):
 		return g.upAlready(ctx)
 	case err == nil && c.Ready():
-		// An earlier command was interrupted, or failed, after Kubernetes was up: what is left to do is done again.
+		// An earlier command was interrupted, or failed, after Kubernetes was up, or wanted less: what is left to do is done.
 	default:
 		if c, err = g.startCluster(ctx, l, b, bin); err != nil {
 			return err
 		}
 	}
-	if err := g.fill(ctx, c, b, bin); err != nil {
+	if err := os.WriteFile(l.Path("bin"), []byte(bin+"\n"), 0o600); err != nil {
+		return fmt.Errorf("note where the programs are: %w", err)
+	}
+	if err := g.fill(ctx, c, b, set, bin); err != nil {
 		return err
 	}
-	if err := os.WriteFile(completeFile(l), nil, 0o600); err != nil {
+	if err := os.WriteFile(completeFile(l), []byte(set), 0o600); err != nil {
 		return fmt.Errorf("note that the lab is up: %w", err)
 	}
 	fmt.Fprintf(g.err, "✓ lab %s is up after %s\n", g.name, time.Since(began).Round(time.Second))
@@ -88,13 +106,23 @@ func (g *global) upAlready(ctx context.Context) error {
 	return g.showStatus(ctx, "text")
 }
 
-// completeFile is there once the registry holds everything. A cluster is Ready some seconds before.
+// completeFile is there once the registry holds everything, and names the set that it was filled with. A cluster is Ready
+// some seconds before.
 func completeFile(l cluster.Layout) string { return l.Path("complete") }
 
 // complete says whether a lab came all the way up: not Kubernetes alone, but everything that nopsctl needs of a lab.
 func complete(c *cluster.Cluster) bool {
 	_, err := os.Stat(completeFile(c.Layout))
 	return err == nil && c.Ready()
+}
+
+// filledWith is what a complete lab was brought up with.
+func filledWith(l cluster.Layout) build.Set {
+	set, err := os.ReadFile(completeFile(l))
+	if err != nil {
+		return ""
+	}
+	return build.Set(set)
 }
 
 // lock makes this the only command that brings the lab up or down.
@@ -128,9 +156,6 @@ func (g *global) startCluster(ctx context.Context, l cluster.Layout, b build.Bui
 	if err := os.WriteFile(bundleFile(l), bundle, 0o644); err != nil {
 		return nil, fmt.Errorf("write the certificates of the lab: %w", err)
 	}
-	if err := os.WriteFile(l.Path("bin"), []byte(bin+"\n"), 0o600); err != nil {
-		return nil, fmt.Errorf("note where the programs are: %w", err)
-	}
 	file, err := o.Write()
 	if err != nil {
 		return nil, err //nolint:wrapcheck // says what it writes
@@ -154,7 +179,7 @@ func (g *global) startCluster(ctx context.Context, l cluster.Layout, b build.Bui
 }
 
 // fill puts everything into the lab's registry. What is there already is left alone.
-func (g *global) fill(ctx context.Context, c *cluster.Cluster, b build.Builder, bin string) error {
+func (g *global) fill(ctx context.Context, c *cluster.Cluster, b build.Builder, set build.Set, bin string) error {
 	if _, err := (platform.Control{StateDir: c.Layout.Path("platform")}).WaitReady(ctx); err != nil {
 		return err //nolint:wrapcheck // says what is not ready
 	}
@@ -162,7 +187,7 @@ func (g *global) fill(ctx context.Context, c *cluster.Cluster, b build.Builder, 
 	if err != nil {
 		return fmt.Errorf("read the certificates of the lab: %w", err)
 	}
-	return g.pushImages(ctx, b, bin, c.Forwards["registry"], bundle)
+	return g.pushImages(ctx, b, set, bin, c.Forwards["registry"], bundle)
 }
 
 // bundleFile holds the certificates to trust inside.
@@ -186,34 +211,25 @@ func pauseTarball(cache, program string) (string, error) {
 	return path, images.Export(path, pauseRef, image) //nolint:wrapcheck // names the image
 }
 
-// pushImages builds our agents and puts every image of the chart, and the chart, into the lab's registry under their
+// pushImages builds our agents and puts the images of the chart, and the chart, into the lab's registry under their
 // published names.
-func (g *global) pushImages(ctx context.Context, b build.Builder, bin, registry string, bundle []byte) error {
+func (g *global) pushImages(ctx context.Context, b build.Builder, set build.Set, bin, registry string, bundle []byte) error {
 	list, err := embeddedchart.Images()
 	if err != nil {
 		return err //nolint:wrapcheck // names the list
 	}
-	r, memo := images.Registry{Host: registry, Insecure: true}, filepath.Join(b.Cache, "images")
-	programs := map[string]string{"vmagent": "vmagent", "node-exporter": "node_exporter", "kube-state-metrics": "kube-state-metrics"}
+	agents := filepath.Join(b.Cache, "agents")
+	specs, err := imageSpecs(list, set, bin, agents, bundle)
+	if err != nil {
+		return err
+	}
 	for _, p := range build.Agents() {
-		if err := b.Build(ctx, p, filepath.Join(b.Cache, "agents", p.Name)); err != nil {
+		if err := b.Build(ctx, p, filepath.Join(agents, p.Name)); err != nil {
 			return err //nolint:wrapcheck // names the program
 		}
 	}
-	for component, i := range list {
-		if !i.Available {
-			continue
-		}
-		name := programs[component]
-		program := filepath.Join(bin, name)
-		if i.Ours {
-			name = i.Repository[strings.LastIndex(i.Repository, "/")+1:]
-			program = filepath.Join(b.Cache, "agents", name)
-		}
-		if name == "" {
-			return fmt.Errorf("image of %s: nobody knows how to build it", component)
-		}
-		spec := images.Spec{Repository: strings.TrimPrefix(i.Repository, "public.ecr.aws/"), Tag: i.Tag, Program: program, Name: name, Bundle: bundle, Ours: i.Ours}
+	r, memo := images.Registry{Host: registry, Insecure: true}, filepath.Join(b.Cache, "images")
+	for _, spec := range specs {
 		if _, _, err := r.Ensure(ctx, spec, memo); err != nil {
 			return err //nolint:wrapcheck // names the image
 		}
@@ -224,6 +240,49 @@ func (g *global) pushImages(ctx context.Context, b build.Builder, bin, registry 
 	}
 	_, _, _, err = r.PushChart(ctx, "nops", chart) //nolint:dogsled // only whether it is there
 	return err                                     //nolint:wrapcheck // names the chart
+}
+
+// imageSpecs says which images a lab of this set serves: what its vendor alone can build is missing, and so are programs
+// that the set leaves out. Our own images also go by the tags that the published documentation pins.
+func imageSpecs(list map[string]embeddedchart.Image, set build.Set, bin, agents string, bundle []byte) ([]images.Spec, error) {
+	theirs, ours := map[string]build.Program{}, map[string]bool{}
+	for _, p := range build.ThirdParty() {
+		if p.Component != "" {
+			theirs[p.Component] = p
+		}
+	}
+	for _, p := range build.Agents() {
+		ours[p.Name] = true
+	}
+	var specs []images.Spec
+	for _, component := range slices.Sorted(maps.Keys(list)) {
+		i := list[component]
+		if !i.Available || i.External {
+			continue
+		}
+		spec := images.Spec{Repository: strings.TrimPrefix(i.Repository, "public.ecr.aws/"), Tag: i.Tag, Bundle: bundle, Ours: i.Ours}
+		if i.Ours {
+			spec.Name, spec.Version = path.Base(i.Repository), i.Tag
+			spec.Program = filepath.Join(agents, spec.Name)
+			if !ours[spec.Name] {
+				return nil, fmt.Errorf("image of %s: %s is not among the agents that are built", component, spec.Name)
+			}
+		} else {
+			p, known := theirs[component]
+			switch {
+			case !known:
+				return nil, fmt.Errorf("image of %s: nobody knows how to build it", component)
+			case p.Extra && set != build.All:
+				continue
+			}
+			spec.Name, spec.Version, spec.Program = p.Name, p.Version, filepath.Join(bin, p.Name)
+		}
+		for _, tag := range append([]string{i.Tag}, i.PublishedTags...) {
+			spec.Tag = tag
+			specs = append(specs, spec)
+		}
+	}
+	return specs, nil
 }
 
 func newDown(g *global) *cobra.Command {

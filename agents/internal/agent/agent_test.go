@@ -211,17 +211,21 @@ func TestEndpoints(t *testing.T) {
 }
 
 func TestRun(t *testing.T) {
-	wait := Task{"waiting", func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }}
+	wait := Task{Name: "waiting", Run: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }}
 	for _, tc := range []struct {
 		name, reason string
 		task         Task
 		want         string
 	}{
-		{"a task fails", "the others are ended", Task{"failing", func(context.Context) error { return errors.New("boom") }}, "failing: boom"},
-		{"a task panics", "an error with a stack, not a crash", Task{"panicking", func(context.Context) error { panic("boom") }}, "panicking: panic: boom\n"},
+		{"a task fails", "the others are ended", Task{Name: "failing", Run: func(context.Context) error { return errors.New("boom") }}, "failing: boom"},
+		{"a task panics", "an error with a stack, not a crash", Task{Name: "panicking", Run: func(context.Context) error { panic("boom") }}, "panicking: panic: boom\n"},
+		{"a task is cancelled, we are not", "a call of its own was cancelled: no reason to end as a success", Task{Name: "asking", Run: func(context.Context) error { return fmt.Errorf("a call: %w", context.Canceled) }}, "asking: a call: context canceled"},
+		{"a task ends early", "it would be missing from now on, and nobody would know", Task{Name: "idling", Run: func(context.Context) error { return nil }}, "idling: it ended, though nothing asked it to"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			if err := Run(t.Context(), wait, tc.task); err == nil || !strings.HasPrefix(err.Error(), tc.want) {
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			if err := Run(ctx, wait, tc.task); err == nil || !strings.HasPrefix(err.Error(), tc.want) {
 				t.Errorf("%s: %v", tc.reason, err)
 			}
 		})
@@ -229,10 +233,22 @@ func TestRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 		defer cancel()
-		if err := Run(ctx, Task{"sleeping", func(ctx context.Context) error { _ = Sleep(ctx, 2*time.Hour); return nil }}); err != nil {
+		if err := Run(ctx, Task{Name: "sleeping", Run: func(ctx context.Context) error { _ = Sleep(ctx, 2*time.Hour); return nil }}); err != nil {
 			t.Errorf("an ordinary end: %v", err)
 		}
 	})
+	ctx, cancel := context.WithCancel(t.Context())
+	finite := Task{Name: "warming up", Finite: true, Run: func(context.Context) error { cancel(); return nil }}
+	if err := Run(ctx, wait, finite); err != nil {
+		t.Errorf("the caller ends it: %v", err)
+	}
+	once := Task{Name: "warming up", Finite: true, Run: func(context.Context) error { return nil }}
+	if err := Run(t.Context(), once, once); err != nil {
+		t.Errorf("nothing but finite tasks: %v", err)
+	}
+	if err := Run(t.Context(), once, Task{Name: "failing", Finite: true, Run: func(context.Context) error { return errors.New("boom") }}); err == nil {
+		t.Error("a finite task may fail like any other")
+	}
 }
 
 func TestOptions(t *testing.T) {

@@ -16,17 +16,20 @@ import (
 // shutdownGrace is how long open requests to the endpoints may take at the end.
 const shutdownGrace = 2 * time.Second
 
-// A Task is one long-running part of an agent. It returns when the context ends; an earlier return with an error ends the
-// agent.
+// A Task is one part of an agent. It returns when the context ends.
 type Task struct {
 	Name string
-	Run  func(ctx context.Context) error
+	// Finite says that the task may be done before: the others go on without it. One that is not and returns early ends the
+	// agent, with an error or without: an agent that silently lacks a part looks well and is not.
+	Finite bool
+	Run    func(ctx context.Context) error
 }
 
 // Run runs the tasks until the context ends or one of them fails, and waits for all. A panic in a task is an error with its
-// stack: the agent ends in good order and says why.
-func Run(ctx context.Context, tasks ...Task) error {
-	ctx, cancel := context.WithCancel(ctx)
+// stack: the agent ends in good order and says why. That a task was cancelled is forgiven when the caller's context has
+// ended, and only then: whoever restarts the agent goes by its exit code.
+func Run(caller context.Context, tasks ...Task) error {
+	ctx, cancel := context.WithCancel(caller)
 	defer cancel()
 	var (
 		group sync.WaitGroup
@@ -36,17 +39,22 @@ func Run(ctx context.Context, tasks ...Task) error {
 	for _, t := range tasks {
 		group.Go(func() {
 			err := protect(ctx, t)
-			if err != nil && !errors.Is(err, context.Canceled) {
-				once.Do(func() { first = fmt.Errorf("%s: %w", t.Name, err) })
+			switch {
+			case err == nil && !t.Finite && ctx.Err() == nil:
+				err = errEarly
+			case err == nil, caller.Err() != nil && errors.Is(err, context.Canceled):
+				return
 			}
-			if err != nil {
-				cancel()
-			}
+			once.Do(func() { first = fmt.Errorf("%s: %w", t.Name, err) })
+			cancel()
 		})
 	}
 	group.Wait()
 	return first
 }
+
+// errEarly is a task's end that nobody asked for.
+var errEarly = errors.New("it ended, though nothing asked it to")
 
 func protect(ctx context.Context, t Task) (err error) {
 	defer func() {

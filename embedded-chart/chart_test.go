@@ -564,67 +564,6 @@ func TestNoStaticKeysWithARole(t *testing.T) {
 	}
 }
 
-// TestPublishedCommands renders the example commands of the published page as they stand there, misspelling included.
-func TestPublishedCommands(t *testing.T) {
-	common := []string{
-		"datadog.apiKey=********************************", "containerInsights.env_variables.APP_NOPS_K8S_AGENT_CLUSTER_ARN=arn:aws:eks:us-west-2:123456789012:cluster/my-sample-cluster",
-		"karpenops.image.tag=1.25.1", "karpenops.clusterId=*****", "nops.apiKey=********************************",
-	}
-	amp := []string{"containerInsights.enabled=true", "containerInsights.centralized=true", "containerInsights.ampID=*********************", "containerInsights.ampRegion=us-west-2", "containerInsights.ampAccessKey=******************", "containerInsights.ampSecretKey=*************************"}
-	for _, tt := range []struct {
-		name string
-		set  []string
-		want []string
-	}{
-		{"from the UI", append(append([]string{"karpenops.enabled=true"}, amp...), common...), []string{"dcgm-exporter", "heartbeat", "kube-state-metrics", "node-exporter", "vmagent"}},
-		{"container insights only", append(append([]string{"karpenops.enabled=false", "autoUpater.enabled=false", "dataFetcher.enabled=false", "containerRightsizing.enabled=false"}, amp...), common...), []string{"dcgm-exporter", "heartbeat", "kube-state-metrics", "node-exporter", "vmagent"}},
-		{"Karpenter only", append([]string{"containerInsights.enabled=false", "autoUpater.enabled=false", "dataFetcher.enabled=false", "containerRightsizing.enabled=false", "karpenops.enabled=true"}, common...), []string{"heartbeat"}},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			v := object{}
-			for _, s := range tt.set {
-				if err := strvals.ParseInto(s, v); err != nil {
-					t.Fatal(err)
-				}
-			}
-			manifests, notes, err := render(t, v)
-			if err != nil {
-				t.Fatal(err)
-			}
-			var got []string
-			for _, o := range manifests {
-				if workload(o) {
-					got = append(got, text(o, "metadata", "labels", "app.kubernetes.io/component"))
-				}
-			}
-			sort.Strings(got)
-			if diff := cmp.Diff(tt.want, got); diff != "" {
-				t.Errorf("workloads:\n%s", diff)
-			}
-			if strings.Contains(strings.Join(tt.set, " "), "autoUpater") && !strings.Contains(notes, "misspelling of autoUpdater") {
-				t.Errorf("no note on the misspelling:\n%s", notes)
-			}
-			if strings.Contains(strings.Join(tt.set, " "), "karpenops.enabled=true") && !strings.Contains(notes, "karpenops.enabled=true renders nothing") {
-				t.Errorf("no warning that karpenops renders nothing:\n%s", notes)
-			}
-		})
-	}
-}
-
-func TestPublishedDefaults(t *testing.T) {
-	v := load(t).Values
-	for _, tt := range []struct{ path, want string }{
-		{"autoUpdater.schedule", "0 0 * * *"}, {"karpenops.enabled", "false"}, {"containerRightsizing.enabled", "true"}, {"datadog.enabled", "false"},
-		{"dcgmExporter.enabled", "true"}, {"dataFetcher.enabled", "true"}, {"externalSecrets.enabled", "false"}, {"customerManagedSecrets.enabled", "false"},
-		{"nops.global.nodeSelector", "map[]"}, {"nops.global.tolerations", "[]"}, {"nops.global.affinity", "map[]"}, {"nops.global.labels", "map[]"}, {"nops.global.annotations", "map[]"},
-		{"containerInsights.centralized", "true"}, {"prometheus.ipv6_enabled", "false"},
-	} {
-		if got := text(v, strings.Split(tt.path, ".")...); got != tt.want {
-			t.Errorf("%s is %s, published is %s", tt.path, got, tt.want)
-		}
-	}
-}
-
 // TestGlobals: which workloads the global settings reach, and who wins.
 func TestGlobals(t *testing.T) {
 	v := base("nops.global.nodeSelector.pool=agents", "nops.global.labels.team=finops", "nops.global.annotations.owner=platform", "heartbeat.podAnnotations.owner=sre", "nops.global.tolerations[0].operator=Exists", "nops.global.tolerations[0].key=x", "heartbeat.tolerations[0].operator=Exists", "heartbeat.tolerations[0].key=x")

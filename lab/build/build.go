@@ -18,6 +18,8 @@ import (
 	"sort"
 	"strings"
 	"time"
+
+	"github.com/rogpeppe/go-internal/lockedfile"
 )
 
 // A Program is one binary, and the names it goes by.
@@ -101,6 +103,8 @@ type Builder struct {
 	Cache string
 	// Progress is told when a build starts, with the time it took last (0: never built), and when it ends. Optional.
 	Progress func(program string, last, took time.Duration, done bool)
+	// Waiting is told when another command builds what this one needs. Optional.
+	Waiting func(program string)
 }
 
 // Assets builds whatever is missing and returns a directory that holds all programs under all of their names.
@@ -143,7 +147,54 @@ func (b Builder) cached(ctx context.Context, p Program) (string, error) {
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
+	// Two commands that need the same program at the same time: one compiles it, the other waits.
+	unlock, err := b.lock(ctx, p.Name, path)
+	if err != nil {
+		return "", fmt.Errorf("build %s: %w", p.Name, err)
+	}
+	defer unlock()
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
 	return path, b.Build(ctx, p, path)
+}
+
+// lock holds a file of the cache until it is released or this process ends.
+func (b Builder) lock(ctx context.Context, name, path string) (unlock func(), err error) {
+	dir := filepath.Join(b.Cache, "locks")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("make the directory of locks: %w", err)
+	}
+	type result struct {
+		unlock func()
+		err    error
+	}
+	got := make(chan result)
+	go func() {
+		unlock, err := lockedfile.MutexAt(filepath.Join(dir, filepath.Base(filepath.Dir(path)))).Lock()
+		select {
+		case got <- result{unlock, err}:
+		case <-ctx.Done():
+			if err == nil {
+				unlock()
+			}
+		}
+	}()
+	for long := time.After(time.Second); ; long = nil {
+		select {
+		case r := <-got:
+			if r.err != nil {
+				return nil, fmt.Errorf("lock the cache: %w", r.err)
+			}
+			return r.unlock, nil
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait until another command has built it: %w", ctx.Err())
+		case <-long:
+			if b.Waiting != nil {
+				b.Waiting(name)
+			}
+		}
+	}
 }
 
 // Build compiles a static binary to a path. A build that is cut short leaves nothing there.

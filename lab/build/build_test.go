@@ -1,11 +1,15 @@
 package build
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -54,6 +58,61 @@ func TestBuiltOnceUntilSomethingChanges(t *testing.T) {
 	changed, err := b.Assets(t.Context(), p)
 	if err != nil || changed == first || builds != 2 {
 		t.Fatalf("changed: %s, %v, %d builds", changed, err, builds)
+	}
+}
+
+// TestBuiltOnceByTwo: what one command compiles another waits for.
+func TestBuiltOnceByTwo(t *testing.T) {
+	repo, cache := checkout(t), t.TempDir()
+	var builds atomic.Int64
+	var dirs [3]string
+	var all sync.WaitGroup
+	for n := range dirs {
+		all.Go(func() {
+			b := Builder{Repo: repo, Cache: cache, Progress: func(_ string, _, _ time.Duration, done bool) {
+				if done {
+					builds.Add(1)
+				}
+			}}
+			dir, err := b.Assets(t.Context(), []Program{{Name: "p", Module: "m", Package: "."}})
+			if err != nil {
+				t.Error(err)
+			}
+			dirs[n] = dir
+		})
+	}
+	all.Wait()
+	if builds.Load() != 1 || dirs[0] == "" || dirs[1] != dirs[0] || dirs[2] != dirs[0] {
+		t.Errorf("%d builds into %q, want one", builds.Load(), dirs)
+	}
+}
+
+// TestWaitingCanBeInterrupted: whoever waits for another's build still hears the user.
+func TestWaitingCanBeInterrupted(t *testing.T) {
+	b := Builder{Repo: checkout(t), Cache: t.TempDir()}
+	p := Program{Name: "p", Module: "m", Package: "."}
+	key, err := b.key(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock, err := b.lock(t.Context(), p.Name, filepath.Join(b.Cache, "bin", p.Name+"-"+key, p.Name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	ctx, cancel := context.WithCancel(t.Context())
+	told := 0
+	b.Waiting = func(program string) {
+		if told++; program != p.Name {
+			t.Errorf("waiting for %q", program)
+		}
+		cancel()
+	}
+	if _, err := b.Assets(ctx, []Program{p}); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "build p") {
+		t.Errorf("%v, want that the wait for p was cancelled", err)
+	}
+	if told != 1 {
+		t.Errorf("told %d times", told)
 	}
 }
 

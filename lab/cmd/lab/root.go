@@ -104,6 +104,8 @@ func (g *global) builder() (build.Builder, error) {
 		case !done:
 			fmt.Fprintf(g.err, "· building %s …\n", program)
 		}
+	}, Waiting: func(program string) {
+		fmt.Fprintf(g.err, "· another command is building %s; waiting until it has ended …\n", program)
 	}}, nil
 }
 

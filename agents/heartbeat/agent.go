@@ -410,6 +410,7 @@ func (a *Agent) send(ctx context.Context) error {
 			a.queue.Done(token)
 			a.refused.Add(1)
 			a.wantFull.Store(true)
+			a.setLink(linkOf(err))
 			a.deps.Log.Error("the platform refuses a heartbeat, it is dropped", "seq", beat.Seq, "error", err)
 			continue
 		case agent.Stalled:
@@ -506,6 +507,8 @@ func linkOf(err error) link {
 			return linkForbidden
 		case nopsclient.KindNotFound, nopsclient.KindNotOffered:
 			return linkNotOffered
+		case nopsclient.KindConflict, nopsclient.KindRefused:
+			return linkRefused
 		}
 	}
 	return linkUnreachable

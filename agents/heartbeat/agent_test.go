@@ -440,6 +440,40 @@ func TestRefusedBeatDoesNotBlock(t *testing.T) {
 	})
 }
 
+// TestAPlatformThatRefusesOurBeats is older than the agent, say: people must see that nothing arrives.
+func TestAPlatformThatRefusesOurBeats(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, 60, nil)
+		defer r.stop()
+		time.Sleep(time.Minute)
+		r.platform.Faults.Set(platform.Fault{Status: http.StatusBadRequest})
+		before := r.agent.seq.Get()
+		time.Sleep(30 * time.Minute)
+		synctest.Wait()
+		if n := r.agent.seq.Get() - before; n > 36 {
+			t.Errorf("%v beats in half an hour of being refused, want no more than otherwise", n)
+		}
+		cm := r.cluster.configMaps[len(r.cluster.configMaps)-1]
+		if want := "platform: refused: " + linkRefused.detail() + "\n"; !strings.Contains(cm.Data["summary"], want) {
+			t.Errorf("summary:\n%s\nwant %s", cm.Data["summary"], want)
+		}
+		var page bytes.Buffer
+		if _, err := r.agent.metrics.WriteTo(&page); err != nil || !strings.Contains(page.String(), "nops_heartbeat_platform_up 0\n") {
+			t.Errorf("the platform counts as up: %v", err)
+		}
+		r.platform.Faults.Set()
+		lost := len(r.platform.Received())
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		if got := fmt.Sprint(r.cluster.reasons()); got != "[PlatformRefused PlatformConnected]" {
+			t.Errorf("events %s", got)
+		}
+		if !strings.Contains(r.platform.Received()[lost:], `"full":true`) {
+			t.Error("no full beat after what was lost")
+		}
+	})
+}
+
 func TestIntervalIsThePlatforms(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := start(t, 900, nil)

@@ -33,7 +33,7 @@ type composer struct {
 func (c *composer) compose(now time.Time, s snapshot, known bool, kubernetes string, dropped uint64) nopsapi.Heartbeat {
 	c.seq++
 	beat := nopsapi.Heartbeat{
-		SchemaVersion: nopsapi.Version, BootID: c.bootID, Seq: c.seq, ObservedAt: now.UTC(), Agent: c.agent, Release: c.release,
+		SchemaVersion: nopsapi.HeartbeatSchema, BootID: c.bootID, Seq: c.seq, ObservedAt: now.UTC(), Agent: c.agent, Release: c.release,
 		KubernetesInfo: nopsapi.KubernetesInfo{Version: kubernetes}, Components: []nopsapi.ComponentStatus{}, Pipeline: pipelineStatus(s.pipeline), DroppedBeats: dropped,
 	}
 	if !known {

@@ -30,6 +30,7 @@ const (
 	linkUnauthorized link = "unauthorized" // 401
 	linkForbidden    link = "forbidden"    // 403
 	linkNotOffered   link = "not-offered"  // the platform does not take heartbeats of this cluster (404)
+	linkRefused      link = "refused"      // it takes none of what we say (another 4xx): the beats are lost
 	linkUnreachable  link = "unreachable"  // no sensible answer
 )
 
@@ -45,6 +46,8 @@ func (l link) detail() string {
 		return "the API key may not report this cluster (HTTP 403): make one for this cluster and run nopsctl install"
 	case linkNotOffered:
 		return "the platform does not offer heartbeats for this cluster (HTTP 404)"
+	case linkRefused:
+		return "the platform refuses heartbeats of this agent, and they are lost: its log says why; a platform that is older than the agent does so"
 	default:
 		return "the platform gives no answer: heartbeats are queued; nopsctl test-connectivity says where it fails"
 	}
@@ -52,7 +55,7 @@ func (l link) detail() string {
 
 // broken says whether somebody has to do something.
 func (l link) broken() bool {
-	return l == linkUnauthorized || l == linkForbidden || l == linkNotOffered || l == linkUnreachable
+	return l == linkUnauthorized || l == linkForbidden || l == linkNotOffered || l == linkRefused || l == linkUnreachable
 }
 
 // snapshot is what the agent sees at one moment.

@@ -266,6 +266,43 @@ func TestWarningsDoNotFlap(t *testing.T) {
 	})
 }
 
+// TestStatesOfANewerAgent: what this platform does not know it keeps, and neither opens nor closes a warning for.
+func TestStatesOfANewerAgent(t *testing.T) {
+	each(t, func(t *testing.T, store platform.Store) {
+		_, c, h := serve(t, store)
+		person, agent := installed(t, h.URL)
+		n := uint64(0)
+		tell := func(a, b, pipeline string) string {
+			t.Helper()
+			n++
+			c.Advance(30 * time.Second)
+			said := beat(n, c.Now(), true, component("a", a), component("b", b))
+			said.Pipeline = &nopsapi.PipelineStatus{State: pipeline}
+			send(t, agent, said)
+			var open []string
+			for _, w := range must[nopsapi.WarningList](t)(person.Warnings(t.Context(), arn, nopsapi.WarningOpen)).Warnings {
+				open = append(open, strings.TrimSuffix(w.Kind+" "+w.Component, " "))
+			}
+			return strings.Join(open, ", ")
+		}
+		for i, step := range []struct{ reason, a, b, pipeline, want string }{
+			{"nothing known to be wrong", "splendid", nopsapi.StateReady, "leaking", ""},
+			{"the rest of the beat counts", "splendid", nopsapi.StateFailed, nopsapi.PipelineBlocked, "component-failing b, pipeline-broken"},
+			{"nothing known to be well", nopsapi.StateReady, "splendid", "leaking", "component-failing b, pipeline-broken"},
+			{"well again", nopsapi.StateReady, nopsapi.StateReady, nopsapi.PipelineDelivering, ""},
+		} {
+			if got := tell(step.a, step.b, step.pipeline); got != step.want {
+				t.Errorf("step %d, %s: open %q, want %q", i, step.reason, got, step.want)
+			}
+		}
+		tell("splendid", nopsapi.StateIdle, "leaking")
+		latest := must[nopsapi.HeartbeatList](t)(person.Heartbeats(t.Context(), arn, time.Time{})).Latest
+		if got := states(t, person); got != "a=splendid b=idle" || latest.Pipeline.State != "leaking" {
+			t.Errorf("kept: %s, pipeline %s", got, latest.Pipeline.State)
+		}
+	})
+}
+
 func TestSilenceIsNotHeldAgainstAgentsWhileThePlatformWasAway(t *testing.T) {
 	each(t, func(t *testing.T, store platform.Store) {
 		_, c, h := serve(t, store)

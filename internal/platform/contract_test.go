@@ -199,7 +199,7 @@ func wantKind(t *testing.T, err error, kind nopsclient.Kind) {
 }
 
 func beat(seq uint64, at time.Time, full bool, components ...nopsapi.ComponentStatus) nopsapi.Heartbeat {
-	return nopsapi.Heartbeat{SchemaVersion: nopsapi.Version, BootID: "boot", Seq: seq, ObservedAt: at, SentAt: at, Full: full, Components: components}
+	return nopsapi.Heartbeat{SchemaVersion: nopsapi.HeartbeatSchema, BootID: "boot", Seq: seq, ObservedAt: at, SentAt: at, Full: full, Components: components}
 }
 
 func component(name, state string) nopsapi.ComponentStatus {
@@ -392,11 +392,12 @@ func TestHeartbeats(t *testing.T) {
 			t.Fatalf("stored %v, latest %+v", seqs, list.Latest)
 		}
 		for name, bad := range map[string]nopsapi.Heartbeat{
-			"no boot":       {SchemaVersion: 1, Seq: 1, ObservedAt: start},
-			"seq 0":         {SchemaVersion: 1, BootID: "b", ObservedAt: start},
-			"no time":       {SchemaVersion: 1, BootID: "b", Seq: 1},
-			"newer schema":  {SchemaVersion: 9, BootID: "b", Seq: 1, ObservedAt: start},
-			"unknown state": beat(7, start, true, component("a", "splendid")),
+			"no boot":      {SchemaVersion: 1, Seq: 1, ObservedAt: start},
+			"seq 0":        {SchemaVersion: 1, BootID: "b", ObservedAt: start},
+			"no time":      {SchemaVersion: 1, BootID: "b", Seq: 1},
+			"no schema":    {BootID: "b", Seq: 1, ObservedAt: start},
+			"newer schema": {SchemaVersion: nopsapi.HeartbeatSchema + 1, BootID: "b", Seq: 1, ObservedAt: start},
+			"no state":     beat(7, start, true, component("a", "")),
 		} {
 			if _, err := agent.SendHeartbeat(t.Context(), arn, bad); !nopsclient.IsKind(err, nopsclient.KindRefused) {
 				t.Errorf("%s: %v, want refused", name, err)

@@ -20,7 +20,7 @@ type verdict int
 
 const (
 	well    verdict = iota // closes it
-	unclear                // leaves it: what restarts is neither well nor newly wrong
+	unclear                // leaves it: what restarts, or is in a state unknown here, is neither well nor newly wrong
 	wrong                  // opens it
 )
 
@@ -50,12 +50,12 @@ func (s *Server) look(customer Customer, st state) ([]finding, error) {
 	}
 	components := map[string]finding{}
 	for _, c := range latest.Components {
-		f := finding{kind: nopsapi.WarningComponent, component: c.Name}
+		f := finding{kind: nopsapi.WarningComponent, component: c.Name, verdict: unclear}
 		switch c.State {
 		case nopsapi.StateFailed, nopsapi.StateDegraded:
 			f.verdict, f.message = wrong, strings.TrimSuffix(fmt.Sprintf("%s is %s: %s", c.Name, c.State, c.Reason), ": ")
-		case nopsapi.StateProgressing:
-			f.verdict = unclear
+		case nopsapi.StateReady, nopsapi.StateIdle:
+			f.verdict = well
 		}
 		if worst, known := components[c.Name]; !known || f.verdict > worst.verdict {
 			components[c.Name] = f

@@ -112,8 +112,8 @@ func TestValues(t *testing.T) {
 	scopes := schemas["WhoAmI"].Properties["scopes"].Items.Enum
 	for name, tt := range map[string]struct{ document, constants []string }{
 		"scopes":          {scopes, s["Scope"]},
-		"component state": {schemas["ComponentStatus"].Properties["state"].Enum, s["State"]},
-		"pipeline state":  {schemas["PipelineStatus"].Properties["state"].Enum, s["Pipeline"]},
+		"component state": {schemas["ComponentStatus"].Properties["state"].Known, s["State"]},
+		"pipeline state":  {schemas["PipelineStatus"].Properties["state"].Known, s["Pipeline"]},
 		"error code":      {schemas["ErrorDetail"].Properties["code"].Enum, s["Code"]},
 		"warning kind":    {schemas["Warning"].Properties["kind"].Enum, s["WarningKind"]},
 		"warning state":   {schemas["Warning"].Properties["state"].Enum, s["WarningState"]},
@@ -135,7 +135,8 @@ func TestLimits(t *testing.T) {
 	for name, tt := range map[string]struct{ got, want any }{
 		"OpenAPI":          {d.OpenAPI, "3.1.0"},
 		"version":          {d.Info.Version, strconv.Itoa(nopsapi.Version)},
-		"schema version":   {s["Heartbeat"].Properties["schema_version"].Const, float64(nopsapi.Version)},
+		"oldest schema":    {s["Heartbeat"].Properties["schema_version"].Minimum, 1},
+		"newest schema":    {s["Heartbeat"].Properties["schema_version"].Maximum, nopsapi.HeartbeatSchema},
 		"host":             {d.Servers[0].URL, nopsapi.DefaultHost},
 		"header":           {d.Components.SecuritySchemes["apiKey"].Name, nopsapi.KeyHeader},
 		"idempotency":      {d.Components.Parameters["IdempotencyKey"].Name, nopsapi.IdempotencyHeader},

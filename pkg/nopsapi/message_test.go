@@ -55,7 +55,9 @@ func fill(v reflect.Value, name string) {
 
 func sampleNumber(name string) int64 {
 	switch name {
-	case "Heartbeat.schema_version", "WhoAmI.contract_version":
+	case "Heartbeat.schema_version":
+		return nopsapi.HeartbeatSchema
+	case "WhoAmI.contract_version":
 		return nopsapi.Version
 	case "HeartbeatAck.interval_seconds", "InstallConfig.heartbeat_interval_seconds":
 		return 60
@@ -178,7 +180,7 @@ func TestSecretsDoNotPrint(t *testing.T) {
 }
 
 func TestValidate(t *testing.T) {
-	good := nopsapi.Heartbeat{SchemaVersion: nopsapi.Version, BootID: "b", Seq: 1, ObservedAt: time.Unix(1, 0)}
+	good := nopsapi.Heartbeat{SchemaVersion: nopsapi.HeartbeatSchema, BootID: "b", Seq: 1, ObservedAt: time.Unix(1, 0)}
 	beat := func(change func(*nopsapi.Heartbeat)) nopsapi.Heartbeat {
 		b := good
 		change(&b)
@@ -195,11 +197,15 @@ func TestValidate(t *testing.T) {
 		{"beat with the longest boot", "the bound is inclusive", beat(func(b *nopsapi.Heartbeat) { b.BootID = strings.Repeat("b", nopsapi.MaxBootID) }), true},
 		{"beat 0", "the first is 1", beat(func(b *nopsapi.Heartbeat) { b.Seq = 0 }), false},
 		{"beat of no time", "it could not be counted", beat(func(b *nopsapi.Heartbeat) { b.ObservedAt = time.Time{} }), false},
+		{"beat of the first schema", "agents are upgraded after the platform", beat(func(b *nopsapi.Heartbeat) { b.SchemaVersion = 1 }), true},
 		{"beat of a newer schema", "an older platform must not guess", beat(func(b *nopsapi.Heartbeat) { b.SchemaVersion++ }), false},
-		{"unknown state", "it could not be judged", beat(func(b *nopsapi.Heartbeat) { b.Components = []nopsapi.ComponentStatus{{Name: "a", State: "splendid"}} }), false},
+		{"beat of no schema", "nobody knows what it means", beat(func(b *nopsapi.Heartbeat) { b.SchemaVersion = 0 }), false},
+		{"unknown state", "a newer agent's: the rest of the beat is worth keeping", beat(func(b *nopsapi.Heartbeat) { b.Components = []nopsapi.ComponentStatus{{Name: "a", State: "splendid"}} }), true},
+		{"component without state", "says nothing", beat(func(b *nopsapi.Heartbeat) { b.Components = []nopsapi.ComponentStatus{{Name: "a"}} }), false},
 		{"component without name", "nobody could be told of it", beat(func(b *nopsapi.Heartbeat) { b.Components = []nopsapi.ComponentStatus{{State: nopsapi.StateReady}} }), false},
 		{"too many components", "the contract bounds them", beat(func(b *nopsapi.Heartbeat) { b.Components = make([]nopsapi.ComponentStatus, nopsapi.MaxComponents+1) }), false},
-		{"unknown state of the pipeline", "it could not be judged", beat(func(b *nopsapi.Heartbeat) { b.Pipeline = &nopsapi.PipelineStatus{State: "leaking"} }), false},
+		{"unknown state of the pipeline", "a newer agent's, likewise", beat(func(b *nopsapi.Heartbeat) { b.Pipeline = &nopsapi.PipelineStatus{State: "leaking"} }), true},
+		{"pipeline without state", "says nothing", beat(func(b *nopsapi.Heartbeat) { b.Pipeline = &nopsapi.PipelineStatus{} }), false},
 		{"key", "nothing is wrong", nopsapi.NewAPIKey{Scopes: []nopsapi.Scope{nopsapi.ScopeRead}}, true},
 		{"key without scope", "of no use", nopsapi.NewAPIKey{}, false},
 		{"key for agents", "belongs to a cluster", nopsapi.NewAPIKey{Scopes: []nopsapi.Scope{nopsapi.ScopeAgent}}, false},

@@ -18,6 +18,14 @@ import (
 //	1: api-keys, clusters, install-config, agent-key, heartbeats, warnings, connectivity
 const Version = 1
 
+// HeartbeatSchema is the version of what a heartbeat means. It is counted apart from the contract's: a platform takes beats
+// of every schema from 1 to this one, for agents are upgraded later than the platform, and refuses newer ones. It goes up
+// when an older platform would misread a beat; a new field or a new state is none of that, who does not know it leaves it
+// alone. History:
+//
+//	1: components, pipeline, dropped beats
+const HeartbeatSchema = 1
+
 // DefaultHost is where the platform is served.
 const DefaultHost = "https://app.nops.io"
 
@@ -196,7 +204,8 @@ func (c InstallConfig) GoString() string { return "InstallConfig{" + c.String() 
 // LogValue never shows a credential.
 func (c InstallConfig) LogValue() slog.Value { return slog.StringValue(c.String()) }
 
-// Component states of a heartbeat, those of internal/workload.
+// Component states of a heartbeat, those of internal/workload. A newer agent may send others: they are kept, and nobody
+// takes them for well or wrong.
 const (
 	StateReady       = "ready"
 	StateProgressing = "progressing"
@@ -229,7 +238,7 @@ type ComponentStatus struct {
 	Since           time.Time     `json:"since"`
 }
 
-// Pipeline states.
+// Pipeline states; of others the same holds.
 const (
 	PipelineDelivering = "delivering"
 	PipelineStarting   = "starting"
@@ -266,9 +275,9 @@ type ReleaseInfo struct {
 
 // Heartbeat is one beat: POST /clusters/{arn}/heartbeats, gzip, at most MaxHeartbeatCompressed bytes, with an idempotency key.
 type Heartbeat struct {
-	SchemaVersion  int               `json:"schema_version"`
-	BootID         string            `json:"boot_id"` // new at each start of the agent
-	Seq            uint64            `json:"seq"`     // from 1, without gaps within a boot
+	SchemaVersion  int               `json:"schema_version"` // HeartbeatSchema
+	BootID         string            `json:"boot_id"`        // new at each start of the agent
+	Seq            uint64            `json:"seq"`            // from 1, without gaps within a boot
 	ObservedAt     time.Time         `json:"observed_at"`
 	SentAt         time.Time         `json:"sent_at"`
 	Full           bool              `json:"full"` // all components; otherwise only those that changed

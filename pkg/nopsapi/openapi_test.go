@@ -22,7 +22,7 @@ import (
 
 type schema struct {
 	Enum       []string          `json:"enum"`
-	Const      any               `json:"const"`
+	Known      []string          `json:"x-known-values"` // of a text that may be another one
 	MaxLength  int               `json:"maxLength"`
 	MaxItems   int               `json:"maxItems"`
 	Minimum    int               `json:"minimum"`

@@ -65,11 +65,13 @@ func (k NewAPIKey) Validate() error {
 	return nil
 }
 
-// Validate says what is wrong with a heartbeat. SentAt is not looked at: it is set anew for each try to send.
+// Validate says what is wrong with a heartbeat. SentAt is not looked at: it is set anew for each try to send. States that are
+// not known here are nothing wrong: an agent may be newer than the platform, and what else the beat tells is worth having.
 func (h Heartbeat) Validate() error {
+	if err := readable(h.SchemaVersion, HeartbeatSchema); err != nil {
+		return err
+	}
 	switch {
-	case h.SchemaVersion != Version:
-		return fmt.Errorf("schema_version %d: this platform speaks %d", h.SchemaVersion, Version)
 	case h.BootID == "":
 		return fmt.Errorf("boot_id is empty")
 	case len(h.BootID) > MaxBootID:
@@ -85,18 +87,23 @@ func (h Heartbeat) Validate() error {
 		if c.Name == "" {
 			return fmt.Errorf("component %d has no name", i)
 		}
-		switch c.State {
-		case StateReady, StateProgressing, StateDegraded, StateFailed, StateIdle:
-		default:
-			return fmt.Errorf("component %s: unknown state %q", clip(c.Name), clip(c.State))
+		if c.State == "" {
+			return fmt.Errorf("component %s has no state", clip(c.Name))
 		}
 	}
-	if h.Pipeline != nil {
-		switch h.Pipeline.State {
-		case PipelineDelivering, PipelineStarting, PipelineRefused, PipelineBlocked, PipelineUnknown, PipelineDisabled:
-		default:
-			return fmt.Errorf("pipeline: unknown state %q", clip(h.Pipeline.State))
-		}
+	if h.Pipeline != nil && h.Pipeline.State == "" {
+		return fmt.Errorf("pipeline has no state")
+	}
+	return nil
+}
+
+// readable says whether a platform whose newest schema of heartbeats is known can read one.
+func readable(schema, newest int) error {
+	switch {
+	case schema < 1:
+		return fmt.Errorf("schema_version %d: the first is 1", schema)
+	case schema > newest:
+		return fmt.Errorf("schema_version %d: this platform reads up to %d; the agent is newer than the platform", schema, newest)
 	}
 	return nil
 }

@@ -88,8 +88,18 @@ func renderCase(t *testing.T, name string, values object) (manifests []object, n
 
 func renderChart(t *testing.T, c *chart.Chart, values object) (manifests []object, notes string, err error) {
 	t.Helper()
+	return renderWith(t, c, values, eks())
+}
+
+// eks is what a cluster of EKS says of itself.
+func eks() *chartutil.Capabilities {
 	caps := chartutil.DefaultCapabilities.Copy()
 	caps.KubeVersion = chartutil.KubeVersion{Version: "v1.33.1-eks-595af52", Major: "1", Minor: "33+"}
+	return caps
+}
+
+func renderWith(t *testing.T, c *chart.Chart, values object, caps *chartutil.Capabilities) (manifests []object, notes string, err error) {
+	t.Helper()
 	if !chartutil.IsCompatibleRange(c.Metadata.KubeVersion, caps.KubeVersion.Version) {
 		t.Fatalf("kubeVersion %q refuses %s", c.Metadata.KubeVersion, caps.KubeVersion.Version)
 	}
@@ -362,9 +372,9 @@ var changes = map[string][]string{
 	"ClusterRole/nops-vpa-recommender":          {"create verticalpodautoscalers", "patch verticalpodautoscalers", "delete verticalpodautoscalers", "patch verticalpodautoscalers/status", "patch rightsizingpolicies/status", "create verticalpodautoscalercheckpoints", "patch verticalpodautoscalercheckpoints", "delete verticalpodautoscalercheckpoints"},
 	"ClusterRole/nops-vpa-updater":              {"patch verticalpodautoscalers/status", "patch pods/resize", "create pods/eviction"},
 	"ClusterRole/nops-vpa-admission-controller": {"patch mutatingwebhookconfigurations nops-vpa"},
-	"Role/nops-vpa-recommender":                 {"create leases", "update leases"},
-	"Role/nops-vpa-updater":                     {"create leases", "update leases"},
-	"Role/nops-vpa-admission-controller":        {"create leases", "update leases", "update secrets nops-vpa-certificates"},
+	"Role/nops-vpa-recommender":                 {"create leases", "update leases nops-vpa-recommender"},
+	"Role/nops-vpa-updater":                     {"create leases", "update leases nops-vpa-updater"},
+	"Role/nops-vpa-admission-controller":        {"create leases", "update leases nops-vpa-admission-controller", "update secrets nops-vpa-certificates"},
 }
 
 func rules(t *testing.T, o object) {

@@ -317,12 +317,14 @@ func TestNotes(t *testing.T) {
 		want []string
 		not  []string
 	}{
-		{"all", nil, []string{"Runs: heartbeat, vmagent, node-exporter, kube-state-metrics, dcgm-exporter\n", "Not yet part of this release, whatever their values say: container-insights-agent, karpenops, vpa, data-fetcher, image-tag-updater\n", "nopsctl status -n nops", "nopsctl test-connectivity -n nops", "stay readable in Helm's release Secrets"}, []string{"Off:", "WARNING"}},
+		{"all", nil, []string{"Runs: heartbeat, vmagent, node-exporter, kube-state-metrics, dcgm-exporter\n", "Not yet part of this release, whatever their values say: container-insights-agent, karpenops, vpa, data-fetcher, image-tag-updater\n", "nopsctl status -n nops", "nopsctl test-connectivity -n nops", "stay readable in Helm's release Secrets"}, []string{"Off:", "WARNING", "global.*"}},
 		{"no heartbeat", []string{"heartbeat.enabled=false"}, []string{"Runs: vmagent", "Off:  heartbeat"}, nil},
 		{"nothing", []string{"heartbeat.enabled=false", "containerInsights.enabled=false"}, []string{"Runs: nothing\n", "Off:  heartbeat", "Off:  container insights"}, nil},
 		{"references and keys", []string{"customerManagedSecrets.enabled=true", "customerManagedSecrets.apiSecretName=s", "customerManagedSecrets.apiSecretKey=k", "customerManagedSecrets.ampAccessName=s", "customerManagedSecrets.ampAccessKey=k", "customerManagedSecrets.ampSecretName=s", "customerManagedSecrets.ampSecretKey=k"}, []string{"The references win"}, []string{"stay readable"}},
 		{"role and keys", []string{`victoriaMetrics.serviceAccount.annotations.eks\.amazonaws\.com/role-arn=arn:aws:iam::1:role/x`}, []string{"The role is used"}, nil},
 		{"unverified kubelets", []string{"victoriaMetrics.kubeletInsecureSkipVerify=true"}, []string{"kubeletInsecureSkipVerify=true"}, nil},
+		{"a bucket", []string{"containerInsights.env_variables.APP_AWS_S3_BUCKET=b", "containerInsights.debug=true"}, []string{"APP_AWS_S3_BUCKET is unused", "containerInsights.debug is unused"}, nil},
+		{"Helm's own", []string{"global.nodeSelector.a=b"}, []string{"global.* is Helm's own"}, nil},
 		{"the misspelling", []string{"autoUpater.enabled=false"}, []string{"misspelling of autoUpdater"}, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -158,7 +158,10 @@ volumes:
 {{- toYaml (mergeOverwrite (omit (include "nops.labels" . | fromYaml) "helm.sh/chart" "app.kubernetes.io/managed-by") (include "nops.select" . | fromYaml)) -}}
 {{- end -}}
 
-{{/* A Deployment of one of our agents. Besides the above: replicas, deploymentAnnotations, podAnnotations. */}}
+{{/*
+A Deployment of one of our agents. Besides the above: replicas, deploymentAnnotations, podAnnotations; rolling, for those that may
+run twice for a while.
+*/}}
 {{- define "nops.agentDeployment" -}}
 apiVersion: apps/v1
 kind: Deployment
@@ -168,11 +171,11 @@ metadata:
 spec:
   replicas: {{ .replicas }}
   revisionHistoryLimit: 3
-  {{- if gt (int .replicas) 1 }}
+  {{- if or .rolling (gt (int .replicas) 1) }}
   strategy:
     type: RollingUpdate
     rollingUpdate:
-      maxUnavailable: 1
+      maxUnavailable: {{ ternary 1 0 (gt (int .replicas) 1) }}
   {{- else }}
   strategy:
     type: Recreate # two would do everything twice
@@ -186,6 +189,15 @@ spec:
       {{- include "nops.annotations" (dict "root" .root "annotations" .podAnnotations "ours" (include "nops.credentialsRevision" .root | fromYaml)) | indent 6 }}
     spec:
       {{- include "nops.agentPod" . | nindent 6 }}
+      {{- if gt (int .replicas) 1 }}
+      topologySpreadConstraints:
+        - maxSkew: 1
+          topologyKey: kubernetes.io/hostname
+          whenUnsatisfiable: ScheduleAnyway
+          labelSelector:
+            matchLabels:
+              {{- include "nops.select" . | nindent 14 }}
+      {{- end }}
 {{- if gt (int .replicas) 1 }}
 ---
 apiVersion: policy/v1

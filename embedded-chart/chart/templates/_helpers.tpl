@@ -29,11 +29,8 @@ The selector of a workload. It can never be changed: where one of that name is t
 stays, and the pods get its labels. Otherwise no release of that chart could be upgraded.
 */}}
 {{- define "nops.selector" -}}
-{{- $live := dig "spec" "selector" (dict) (lookup "apps/v1" .kind .root.Release.Namespace (include "nops.name" .)) -}}
-{{- if $live }}{{ toYaml $live }}{{ else -}}
-matchLabels:
-  {{- include "nops.identity" . | nindent 2 }}
-{{- end -}}
+{{- $ours := dict "matchLabels" (include "nops.identity" . | fromYaml) -}}
+{{- toYaml (dig "spec" "selector" $ours (lookup "apps/v1" .kind .root.Release.Namespace (include "nops.name" .))) -}}
 {{- end -}}
 
 {{/* Labels of every object: the global ones, the component's own over them, ours over both. */}}

@@ -47,7 +47,7 @@ func TestEmbeddedChart(t *testing.T) {
 	for _, c := range result.Components {
 		components[c.Component] = true
 	}
-	if diff := cmp.Diff(map[string]bool{"heartbeat": true, "vmagent": true, "node-exporter": true, "kube-state-metrics": true}, components); diff != "" {
+	if diff := cmp.Diff(map[string]bool{"heartbeat": true, "vmagent": true, "node-exporter": true, "kube-state-metrics": true, "dcgm-exporter": true}, components); diff != "" {
 		t.Errorf("components (-want +got):\n%s", diff)
 	}
 	if again, err := engine().Plan(t.Context(), r); err != nil || !again.NoOp {
@@ -62,7 +62,7 @@ func TestEmbeddedChart(t *testing.T) {
 		states[c.Name] = string(c.State)
 	}
 	none := string(install.ComponentUnavailable)
-	if diff := cmp.Diff(map[string]string{"containerInsights": "ready", "heartbeat": "ready", "karpenops": none, "containerRightsizing": none, "dataFetcher": none, "autoUpdater": none, "dcgmExporter": none, "datadog": none}, states); diff != "" {
+	if diff := cmp.Diff(map[string]string{"containerInsights": "ready", "heartbeat": "ready", "karpenops": none, "containerRightsizing": none, "dataFetcher": none, "autoUpdater": none, "dcgmExporter": "ready", "datadog": "disabled"}, states); diff != "" {
 		t.Errorf("status (-want +got):\n%s", diff)
 	}
 	for _, c := range install.Components() {

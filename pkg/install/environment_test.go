@@ -40,6 +40,7 @@ type server struct {
 	dynamic    dynamic.Interface
 	stop       func()
 	rounds     atomic.Int64 // of control
+	round      sync.Mutex   // held while a round is made: who holds it keeps control still
 }
 
 var (
@@ -124,21 +125,27 @@ func (s *server) control(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		s.rounds.Add(1)
-		namespaces, err := s.client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{})
-		if err != nil {
+		s.once(ctx)
+	}
+}
+
+func (s *server) once(ctx context.Context) {
+	s.round.Lock()
+	defer s.round.Unlock()
+	s.rounds.Add(1)
+	namespaces, err := s.client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return
+	}
+	for i := range namespaces.Items {
+		ns := &namespaces.Items[i]
+		if ns.DeletionTimestamp != nil {
+			ns.Spec.Finalizers = nil
+			_, _ = s.client.CoreV1().Namespaces().Finalize(ctx, ns, metav1.UpdateOptions{})
 			continue
 		}
-		for i := range namespaces.Items {
-			ns := &namespaces.Items[i]
-			if ns.DeletionTimestamp != nil {
-				ns.Spec.Finalizers = nil
-				_, _ = s.client.CoreV1().Namespaces().Finalize(ctx, ns, metav1.UpdateOptions{})
-				continue
-			}
-			if strings.HasPrefix(ns.Name, "t-") {
-				s.makeReady(ctx, ns.Name, ns.Labels[brokenNamespace] != "")
-			}
+		if strings.HasPrefix(ns.Name, "t-") {
+			s.makeReady(ctx, ns.Name, ns.Labels[brokenNamespace] != "")
 		}
 	}
 }
@@ -306,7 +313,9 @@ func (w *world) everything() map[string]bool {
 		{Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "clusterroles"}, {Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "clusterrolebindings"},
 		{Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "roles"}, {Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "rolebindings"},
 		{Group: "admissionregistration.k8s.io", Version: "v1", Resource: "validatingwebhookconfigurations"}, {Group: "policy", Version: "v1", Resource: "poddisruptionbudgets"},
-		{Group: "batch", Version: "v1", Resource: "jobs"},
+		{Group: "admissionregistration.k8s.io", Version: "v1", Resource: "mutatingwebhookconfigurations"}, {Group: "networking.k8s.io", Version: "v1", Resource: "networkpolicies"},
+		{Group: "batch", Version: "v1", Resource: "jobs"}, {Group: "batch", Version: "v1", Resource: "cronjobs"}, {Version: "v1", Resource: "persistentvolumeclaims"},
+		{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"},
 	} {
 		list, err := w.dynamic.Resource(gvr).List(w.t.Context(), metav1.ListOptions{})
 		if err != nil {

@@ -276,9 +276,11 @@ func TestCancel(t *testing.T) {
 			if diff := cmp.Diff(tt.revisions, w.revisions()); diff != "" {
 				t.Errorf("%s: revisions (-want +got):\n%s", tt.reason, diff)
 			}
+			w.round.Lock() // the stand-in for the controllers has requests of its own
 			goleak.VerifyNone(t, leaks, goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"), goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"),
 				goleak.IgnoreAnyFunction("golang.org/x/net/http2.(*ClientConn).readLoop"), goleak.IgnoreAnyFunction("net/http.(*http2ClientConn).readLoop"),
 				goleak.IgnoreAnyFunction("net/http/internal/http2.(*ClientConn).readLoop"), goleak.IgnoreAnyFunction("k8s.io/client-go/transport.(*dynamicClientCert).run"))
+			w.round.Unlock()
 
 			if tt.name == "waiting" {
 				ns, err := w.client.CoreV1().Namespaces().Get(t.Context(), w.namespace, metav1.GetOptions{})

@@ -180,7 +180,7 @@ func (p *Plan) String() string {
 // GoString implements fmt.GoStringer.
 func (p *Plan) GoString() string { return p.String() }
 
-// Values is a copy of the values the release will store. They hold no credential.
+// Values is a copy of the values the release will store. They hold no credential but those that NOPS-VAL-005 warns of.
 func (p *Plan) Values() map[string]any { return merge(p.values, nil) }
 
 // planner carries what the steps of one plan find out.
@@ -371,6 +371,14 @@ func (p *planner) mergeValues() error {
 		p.warn("NOPS-VAL-001", "stored by the release: "+u.String(), "it has no effect; adoption keeps it")
 		p.ignored = append(p.ignored, u.Path)
 	}
+	for _, c := range Components() {
+		// The right spelling wins within one set of values, but the newer command wins over the older one.
+		alias, misspelt := lookupBool(given, c.alias)
+		_, spelt := lookupBool(given, c.Toggle)
+		if _, before := lookupBool(p.stored, c.Toggle); misspelt && !spelt && before {
+			set(given, c.Toggle, alias)
+		}
+	}
 	p.values = merge(p.stored, given)
 	deprecated := k.deprecated(p.values)
 	for _, path := range sortedKeys(deprecated) {
@@ -421,9 +429,14 @@ func (p *planner) checkIdentity() error {
 
 // moveCredentials takes credentials out of the values and into the Secret's data.
 func (p *planner) moveCredentials() error {
-	stored := merge(p.stored, nil)
-	fromStored := takeCredentials(stored)
+	fromStored := takeCredentials(merge(p.stored, nil))
 	inline := takeCredentials(p.values)
+	if readsAMPFromValues(p.values) {
+		if err := p.leaveAMP(inline); err != nil {
+			return err
+		}
+		maps.DeleteFunc(fromStored, func(key string, _ []byte) bool { return isAMP(key) })
+	}
 	if p.secret != nil {
 		if whose, owner := ownerOf(p.secret, p.Release, p.Namespace); whose == foreign || owner.Tool == ToolHelm {
 			return &ManagedElsewhereError{Object: "Secret " + p.Namespace + "/" + CredentialsSecret, Owner: owner}
@@ -435,25 +448,30 @@ func (p *planner) moveCredentials() error {
 	}
 	maps.Copy(data, inline)
 	for k, v := range p.request.Credentials {
-		if len(v) == 0 {
+		switch {
+		case len(v) == 0:
 			delete(data, k)
-			continue
+		case isAMP(k) && hasRole(p.values): // a key that nobody needs is one more to lose
+		default:
+			data[k] = v
 		}
-		data[k] = v
 	}
+	theirs := customersSecrets(p.values)
 	if len(fromStored) > 0 {
-		var old []string
-		for _, r := range p.records {
-			if holdsCredentials(r.Config) {
-				old = append(old, fmt.Sprint(r.Version))
-			}
+		where := "move to Secret " + p.Namespace + "/" + CredentialsSecret
+		if len(theirs) > 0 {
+			where = "are not used and leave them"
 		}
-		p.warn("NOPS-VAL-003", fmt.Sprintf("credentials found in the release's values move to Secret %s/%s; old revisions still hold them: %s", p.Namespace, CredentialsSecret, strings.Join(old, ", ")),
+		p.warn("NOPS-VAL-003", fmt.Sprintf("credentials found in the release's values %s; old revisions still hold them: %s", where, p.revisionsWithCredentials()),
 			"whoever can read the release's Secrets can read them: rotate the keys and delete those revisions")
 	}
-	if theirs := customersSecrets(p.values); len(theirs) > 0 {
+	if len(theirs) > 0 {
 		if len(p.request.Credentials) > 0 || len(inline) > 0 {
-			p.warn("NOPS-VAL-004", "the values say that you keep the credentials ("+strings.Join(theirs, ", ")+"): the ones given here are not used", "remove customerManagedSecrets from the values to let nopsctl keep them")
+			hint := "remove customerManagedSecrets from the values to let nopsctl keep them"
+			if external(p.values) {
+				hint = "set externalSecrets.enabled=false to let nopsctl keep them"
+			}
+			p.warn("NOPS-VAL-004", "the values say that you keep the credentials ("+strings.Join(theirs, ", ")+"): the ones given here are not used", hint)
 		}
 		return nil
 	}
@@ -466,6 +484,48 @@ func (p *planner) moveCredentials() error {
 	const revision = "nops.credentialsRevision" // ours; a chart published before it refuses it
 	if _, known := slices.BinarySearch(p.known.paths, revision); known {
 		set(p.values, revision, revisionOf(data, p.uid))
+	}
+	return nil
+}
+
+// revisionsWithCredentials names the recorded revisions that hold credentials among their values.
+func (p *planner) revisionsWithCredentials() string {
+	var old []string
+	for _, r := range p.records {
+		if holdsCredentials(r.Config) {
+			old = append(old, fmt.Sprint(r.Version))
+		}
+	}
+	return strings.Join(old, ", ")
+}
+
+// elsewhereForAMP says where the keys of the metrics store belong when External Secrets brings the others.
+const elsewhereForAMP = "put AMP_ACCESS_KEY and AMP_SECRET_KEY into an entry of the store and name it in " + pathAMPEntry +
+	", or give vmagent a role (containerInsights.serviceAccount.annotations or containerInsights.podIdentity.enabled)"
+
+// leaveAMP leaves the keys of the metrics store in the values of a release that has them there, since without them it would
+// not work any more. New ones are refused: whatever is among the values can be read in Helm's release Secrets.
+func (p *planner) leaveAMP(inline secretData) error {
+	var left, added []string
+	for path, key := range map[string]string{pathAMPAccess: KeyAMPAccess, pathAMPSecret: KeyAMPSecret} {
+		switch given := string(inline[key]); {
+		case given == "":
+		case given == credentialAt(p.stored, path):
+			set(p.values, path, given)
+			delete(inline, key)
+			left = append(left, path)
+		default:
+			added = append(added, path)
+		}
+	}
+	slices.Sort(left)
+	slices.Sort(added)
+	if len(added) > 0 {
+		return &Error{Class: ClassUsage, Reason: strings.Join(added, " and ") + ": with externalSecrets the chart would read them from the values, where they stay readable in Helm's release Secrets", Advice: elsewhereForAMP}
+	}
+	if len(left) > 0 {
+		p.warn("NOPS-VAL-005", fmt.Sprintf("%s stay in the release's values: with externalSecrets the chart reads them from there; revisions that hold them: %s", strings.Join(left, " and "), p.revisionsWithCredentials()),
+			elsewhereForAMP+"; then rotate the keys: whoever can read the release's Secrets can read them")
 	}
 	return nil
 }
@@ -503,7 +563,11 @@ func (p *planner) render() error {
 	}
 	files, err := helmengine.New(p.config).Render(&c, all)
 	if err != nil {
-		return &Error{Class: ClassUsage, Reason: "render chart " + c.Name(), Err: err}
+		failed := &Error{Class: ClassUsage, Reason: "render chart " + c.Name(), Err: err}
+		if readsAMPFromValues(p.values) && strings.Contains(err.Error(), pathAMPEntry) {
+			failed.Advice = elsewhereForAMP + "; keys given to this command are not used"
+		}
+		return failed
 	}
 	for name := range files {
 		if !strings.HasSuffix(name, "NOTES.txt") {
@@ -613,7 +677,7 @@ func (p *planner) checkObjects() error {
 	}
 	switch {
 	case len(unserved) > 0:
-		p.check(checkOwnership, event.Failed, "this cluster does not serve "+strings.Join(unserved, ", "), "")
+		p.check(checkOwnership, event.Failed, "this cluster does not serve "+strings.Join(unserved, ", "), "install first what serves them (external-secrets.io: External Secrets Operator), or leave out what asks for them")
 	case len(conflicts) > 0:
 		p.check(checkOwnership, event.Failed, "these exist already and nobody's name is on them: "+strings.Join(conflicts, ", "), "remove them, or take them over with --adopt")
 	default:

@@ -2,6 +2,7 @@ package install
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"path"
@@ -17,6 +18,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
+	psapi "k8s.io/pod-security-admission/api"
+	pspolicy "k8s.io/pod-security-admission/policy"
 
 	"github.com/nopsctl/nopsctl/pkg/event"
 )
@@ -58,9 +62,9 @@ func Checks() []CheckDoc {
 		{checkIdentity, "Cluster identity", "The ARN given, the one in the values and the one pinned in the cluster are the same.", "Use the context of the cluster the command was made for."},
 		{checkOwnership, "Objects", "Nothing that would be written belongs to another release or tool.", "Change it where it is managed; take over what nobody manages with --adopt."},
 		{checkRelease, "Release", "No other operation is running on the release.", "Wait for it; if it died, run again with --recover."},
-		{checkImages, "Images", "Every image can be resolved, and those of the agents are builds of this project.", "Mirror the images, or build them: nopsctl images mirror, --registry-mirror, make images REGISTRY=…."},
+		{checkImages, "Images", "Every image can be resolved, and those of the agents are builds of this project. One that only DaemonSets use which no node would run now (the DCGM exporter's, where there are no GPUs) is a warning.", "Mirror the images, or build them: nopsctl images mirror, --registry-mirror, make images REGISTRY=…."},
 		{checkPorts, "Host ports", "No other pod uses the host ports of the rendered DaemonSets.", "Disable one of the two, or give ours another port."},
-		{checkSecurity, "Pod Security", "The namespace's Pod Security level admits the rendered pods.", "Label the namespace pod-security.kubernetes.io/enforce=privileged."},
+		{checkSecurity, "Pod Security", "The namespace's Pod Security level admits the rendered pods, by the rules of Pod Security themselves.", "Label the namespace pod-security.kubernetes.io/enforce=privileged."},
 		{checkAdmission, "Admission", "The API server would admit what is rendered (server-side dry run of what does not exist yet).", "Change what the message names: a policy, a quota, or the permission to grant permissions."},
 	}
 }
@@ -281,52 +285,149 @@ func isWorkload(kind string) bool {
 }
 
 func (p *planner) images() {
-	seen := map[string]bool{}
+	users := map[string][]object{} // by reference
 	for _, o := range p.objects {
 		spec, ok := podSpec(o)
 		if !ok {
 			continue
 		}
 		for _, c := range containers(spec, "initContainers", "containers") {
-			if ref, _ := c["image"].(string); ref != "" && !seen[ref] {
-				seen[ref] = true
+			ref, _ := c["image"].(string)
+			if ref == "" {
+				continue
+			}
+			if users[ref] == nil {
 				p.Images = append(p.Images, PlannedImage{Component: o.component(), Reference: ref})
 			}
+			users[ref] = append(users[ref], o)
 		}
 	}
 	sort.Slice(p.Images, func(i, j int) bool { return p.Images[i].Reference < p.Images[j].Reference })
 	if p.request.Images == nil || len(p.Images) == 0 {
 		return
 	}
-	var mu sync.Mutex
-	var problems []string
+	unresolved, foreigners := make([]string, len(p.Images)), make([]string, len(p.Images))
 	each(len(p.Images), 4, func(i int) error {
 		ref := p.Images[i].Reference
 		ctx, cancel := context.WithTimeout(p.ctx, 30*time.Second)
 		defer cancel()
 		info, err := p.request.Images.Resolve(ctx, ref)
-		problem := ""
+		p.Images[i].Digest = info.Digest
 		switch {
 		case err != nil:
-			problem = ref + ": " + oneLine(err.Error())
+			unresolved[i] = ref + ": " + oneLine(err.Error())
 		case slices.Contains(p.request.OwnImages, base(ref)) && info.Labels[SourceLabel] != SourceValue:
-			problem = ref + " is not a build of this project"
-		}
-		p.Images[i].Digest = info.Digest
-		if problem != "" {
-			mu.Lock()
-			defer mu.Unlock()
-			problems = append(problems, problem)
+			foreigners[i] = ref + " is not a build of this project"
 		}
 		return nil
 	})
-	sort.Strings(problems)
-	if len(problems) > 0 {
-		p.check(checkImages, event.Failed, strings.Join(problems, "; "),
-			"copy the images to a registry you can reach (nopsctl images mirror) and name it with --registry-mirror, or build ours: make images REGISTRY=…")
-		return
+	nodes := sync.OnceValues(p.nodes)
+	var problems, later, switches []string
+	for i, image := range p.Images {
+		switch {
+		case foreigners[i] != "":
+			problems = append(problems, foreigners[i])
+		case unresolved[i] != "":
+			waiting, unsure := nowhere(users[image.Reference], nodes)
+			if !waiting {
+				problems = append(problems, unresolved[i]+unsure)
+				continue
+			}
+			later = append(later, unresolved[i]+" (no node here would run "+users[image.Reference][0].String()+" now)")
+			if c, ok := componentOf(image.Component); ok && len(c.Workloads) == 1 {
+				switches = append(switches, "--set "+c.Toggle+"=false")
+			}
+		}
 	}
-	p.check(checkImages, event.OK, fmt.Sprintf("%d images resolved", len(p.Images)), "")
+	const mirror = "copy the images to a registry you can reach (nopsctl images mirror) and name it with --registry-mirror"
+	switch {
+	case len(problems) > 0:
+		p.check(checkImages, event.Failed, strings.Join(append(problems, later...), "; "), mirror+", or build ours: make images REGISTRY=…")
+	case len(later) > 0:
+		hint := "nothing misses them yet; before nodes are added that run them, " + mirror
+		if len(switches) > 0 {
+			hint += ", or leave out what needs them: " + strings.Join(switches, " ")
+		}
+		p.check(checkImages, event.Warned, strings.Join(later, "; "), hint)
+	default:
+		p.check(checkImages, event.OK, fmt.Sprintf("%d images resolved", len(p.Images)), "")
+	}
+}
+
+// componentOf finds the component that a workload's label belongs to.
+func componentOf(label string) (Component, bool) {
+	for _, c := range Components() {
+		if slices.Contains(c.Workloads, label) {
+			return c, true
+		}
+	}
+	return Component{}, false
+}
+
+// nodes reads the nodes. That a user may not list them stops nothing, so the permission is not asked for.
+func (p *planner) nodes() ([]corev1.Node, error) {
+	var all []corev1.Node
+	options := metav1.ListOptions{Limit: 500}
+	for {
+		list, err := p.typed.CoreV1().Nodes().List(p.ctx, options)
+		if err != nil {
+			return nil, fmt.Errorf("nodes cannot be listed: %s", reason(err))
+		}
+		all = append(all, list.Items...)
+		if options.Continue = list.Continue; options.Continue == "" {
+			return all, nil
+		}
+	}
+}
+
+// nowhere says whether all of the workloads are DaemonSets that select none of the nodes there are. Where that cannot be
+// found out, unsure says why.
+func nowhere(workloads []object, nodes func() ([]corev1.Node, error)) (yes bool, unsure string) {
+	for _, o := range workloads {
+		if o.GetKind() != "DaemonSet" {
+			return false, ""
+		}
+	}
+	all, err := nodes()
+	if err != nil {
+		return false, " (whether a node would run it now is not known: " + err.Error() + ")"
+	}
+	for _, o := range workloads {
+		if runsOn(o, all) {
+			return false, ""
+		}
+	}
+	return len(all) > 0, "" // a cluster without nodes says nothing about those that come
+}
+
+// runsOn says whether the pods of a DaemonSet select any of the nodes. Taints do not count: they come and go.
+func runsOn(o object, nodes []corev1.Node) bool {
+	template, err := podTemplate(o)
+	if err != nil {
+		return true
+	}
+	affinity := nodeaffinity.NewRequiredNodeAffinity(template.Spec.NodeSelector, template.Spec.Affinity)
+	return slices.ContainsFunc(nodes, func(n corev1.Node) bool {
+		matches, err := affinity.Match(&n)
+		return matches || err != nil
+	})
+}
+
+// podTemplate is the pod template of a workload, typed.
+func podTemplate(o object) (*corev1.PodTemplateSpec, error) {
+	at := []string{"spec", "template"}
+	if o.GetKind() == "CronJob" {
+		at = []string{"spec", "jobTemplate", "spec", "template"}
+	}
+	content, _, err := unstructured.NestedMap(o.Object, at...)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", o, err)
+	}
+	template := &corev1.PodTemplateSpec{}
+	if err := json.Unmarshal(canonical(content), template); err != nil {
+		return nil, fmt.Errorf("%s: pod template: %w", o, err)
+	}
+	return template, nil
 }
 
 // base is the last element of an image's repository.
@@ -377,6 +478,10 @@ func (p *planner) ports() {
 	if len(wanted) == 0 {
 		return
 	}
+	own := map[string]bool{} // of the release as it is now, whatever labels its chart gave to pods
+	for _, o := range p.base {
+		own[o.String()] = true
+	}
 	taken := map[string]bool{}
 	options := metav1.ListOptions{Limit: 500}
 	for {
@@ -387,8 +492,8 @@ func (p *planner) ports() {
 		}
 		for i := range pods.Items {
 			for _, port := range takenPorts(&pods.Items[i], p.Release, p.Namespace) {
-				if by := wanted[port]; by != "" {
-					taken[fmt.Sprintf("port %d, which %s needs, is used by %s", port, by, workloadOf(&pods.Items[i]))] = true
+				if by, user := wanted[port], workloadOf(&pods.Items[i]); by != "" && !own[user] {
+					taken[fmt.Sprintf("port %d, which %s needs, is used by %s", port, by, user)] = true
 				}
 			}
 		}
@@ -430,25 +535,41 @@ func workloadOf(pod *corev1.Pod) string {
 	return "Pod " + pod.Namespace + "/" + pod.Name
 }
 
+// podSecurity asks the rules of Pod Security themselves whether the namespace's level admits what is rendered.
 func (p *planner) podSecurity() {
-	var privileged []string
-	for _, o := range p.objects {
-		spec, ok := podSpec(o)
-		if !ok {
-			continue
-		}
-		for _, field := range []string{"hostNetwork", "hostPID", "hostIPC"} {
-			if on, _ := spec[field].(bool); on {
-				privileged = append(privileged, o.String()+" ("+field+")")
-				break
-			}
-		}
-	}
-	if p.namespace == nil || len(privileged) == 0 {
+	if p.namespace == nil {
 		return
 	}
-	if level := p.namespace.Labels["pod-security.kubernetes.io/enforce"]; level == "baseline" || level == "restricted" {
-		p.check(checkSecurity, event.Warned, fmt.Sprintf("namespace %s enforces the Pod Security level %s, which refuses the pods of %s", p.Namespace, level, strings.Join(privileged, ", ")),
+	level := psapi.Level(p.namespace.Labels[psapi.EnforceLevelLabel])
+	if level != psapi.LevelBaseline && level != psapi.LevelRestricted {
+		p.check(checkSecurity, event.OK, "admits the rendered pods", "")
+		return
+	}
+	version, err := psapi.ParseVersion(p.namespace.Labels[psapi.EnforceVersionLabel])
+	if err != nil { // no label, or one that the API server reads as latest
+		version = psapi.LatestVersion()
+	}
+	evaluator, err := pspolicy.NewEvaluator(pspolicy.DefaultChecks(), nil)
+	if err != nil {
+		p.check(checkSecurity, event.Unknown, err.Error(), "")
+		return
+	}
+	var refused []string
+	for _, o := range p.objects {
+		if !isWorkload(o.GetKind()) {
+			continue
+		}
+		template, err := podTemplate(o)
+		if err != nil {
+			continue // the dry run says it better
+		}
+		result := pspolicy.AggregateCheckResults(evaluator.EvaluatePod(psapi.LevelVersion{Level: level, Version: version}, &template.ObjectMeta, &template.Spec))
+		if !result.Allowed {
+			refused = append(refused, o.String()+" ("+result.ForbiddenReason()+")")
+		}
+	}
+	if len(refused) > 0 {
+		p.check(checkSecurity, event.Warned, fmt.Sprintf("namespace %s enforces the Pod Security level %s, which refuses the pods of %s", p.Namespace, level, strings.Join(refused, ", ")),
 			fmt.Sprintf("kubectl label namespace %s pod-security.kubernetes.io/enforce=privileged --overwrite", p.Namespace))
 		return
 	}

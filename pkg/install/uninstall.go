@@ -25,6 +25,9 @@ type UninstallRequest struct {
 	Timeout time.Duration
 	// KeepNamespace keeps the namespace even when an install made it.
 	KeepNamespace bool
+	// DeleteCRDs removes the definitions of custom resources that the release brought, with all their objects. Without it
+	// those that have objects stay.
+	DeleteCRDs bool
 	// Recover takes a pending operation for dead, however young it is.
 	Recover bool
 }
@@ -108,6 +111,7 @@ func (r *remover) run() error {
 		{"release", "Uninstalling release " + r.Release, r.records.last() != nil, r.uninstall},
 		{"leftovers", "Removing what earlier revisions left", r.records.last() != nil, r.sweep},
 		{"pods", "Waiting for the pods to end", true, r.pods},
+		{"definitions", "Removing definitions of custom resources", true, r.definitions},
 		{"support", "Removing credentials and the cluster's identity", true, r.support},
 		{"namespace", "Removing namespace " + r.Namespace, !r.request.KeepNamespace, r.namespace},
 	} {
@@ -129,9 +133,9 @@ func (r *remover) run() error {
 	}
 	if r.removed == 0 {
 		r.result.Outcome, r.result.Message = event.Unchanged, fmt.Sprintf("release %s is not installed in namespace %s: nothing to remove", r.Release, r.Namespace)
-		return nil
+	} else {
+		r.result.Outcome, r.result.Message = event.OK, fmt.Sprintf("release %s and what belongs to it are gone", r.Release)
 	}
-	r.result.Outcome, r.result.Message = event.OK, fmt.Sprintf("release %s and what belongs to it are gone", r.Release)
 	if len(r.result.Kept) > 0 {
 		r.result.Message += "; kept: " + strings.Join(r.result.Kept, "; ")
 	}

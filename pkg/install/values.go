@@ -319,7 +319,7 @@ func knownValues(c *chart.Chart) (*known, error) {
 
 const maxDepth = 24 // a schema may refer to itself
 
-// collect lists every path that is known.
+// collect lists every path that is known and that one would suggest: none that is deprecated.
 func (k *known) collect(prefix string, defaults, schema map[string]any, depth int) {
 	if depth > maxDepth {
 		return
@@ -334,9 +334,13 @@ func (k *known) collect(prefix string, defaults, schema map[string]any, depth in
 	}
 	for name := range seen {
 		path := join(prefix, name)
-		k.paths = append(k.paths, path)
 		below, _ := defaults[name].(map[string]any)
-		if belowSchema := k.resolve(properties[name]); below != nil || belowSchema != nil {
+		belowSchema := k.resolve(properties[name])
+		if old, _ := belowSchema["deprecated"].(bool); old {
+			continue
+		}
+		k.paths = append(k.paths, path)
+		if below != nil || belowSchema != nil {
 			k.collect(path, below, belowSchema, depth+1)
 		}
 	}

@@ -347,6 +347,9 @@ func (a *applier) redactor(ctx context.Context, data secretData) func(string) st
 	for _, k := range sortedKeys(data) {
 		hide(data[k])
 	}
+	for _, c := range inlineCredentials() {
+		hide([]byte(credentialAt(a.plan.values, c.path)))
+	}
 	if live, err := a.typed.CoreV1().Secrets(a.Namespace).Get(ctx, CredentialsSecret, metav1.GetOptions{}); err == nil {
 		for _, k := range sortedKeys(live.Data) {
 			hide(live.Data[k])

@@ -294,16 +294,22 @@ func call(method, address, key string, body io.Reader) ([]byte, int, error) {
 	return data, res.StatusCode, err
 }
 
-// samplesMatchPods holds the pod UIDs in a metric against those of the pods that run now, both ways.
+// fresh is how old a sample may be to speak of the pods that run now. Stories that compare scrape every five seconds; the
+// kubelet remembers a container that is gone for some fifteen.
+const fresh = 30 * time.Second
+
+// samplesMatchPods holds the containers that a metric has fresh samples of, all younger than the story, against those that
+// run now, both ways: none is missing, and none is there that is not in the cluster.
 func (w *world) samplesMatchPods(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: samples-match-pods METRIC UIDLABEL")
 	}
-	metric, label := args[0], args[1]
-	deadline := time.Now().Add(60 * time.Second)
+	began := moment(ts, ts.Getenv("BEGAN"))
+	deadline := time.Now().Add(90 * time.Second)
 	for {
-		err := w.podsMatch(metric, label)
+		n, err := w.podsMatch(args[0], args[1], began)
 		if err == nil {
+			fmt.Fprintf(ts.Stdout(), "%s: %d containers, in the cluster and in the samples\n", args[0], n)
 			return
 		}
 		if time.Now().After(deadline) {
@@ -313,28 +319,53 @@ func (w *world) samplesMatchPods(ts *testscript.TestScript, neg bool, args []str
 	}
 }
 
-func (w *world) podsMatch(metric, label string) error {
+func (w *world) podsMatch(metric, label string, began time.Time) (int, error) {
+	live, err := w.containers()
+	if err != nil {
+		return 0, err
+	}
+	window := min(time.Since(began), fresh)
+	result, err := w.prom("/api/v1/query", url.Values{"query": {fmt.Sprintf("count by (%s, container) (last_over_time(%s{cluster=%q, container!=\"\"}[%dms]))", label, metric, w.status.ClusterARN, window.Milliseconds())}})
+	if err != nil {
+		return 0, err
+	}
+	return len(live), samplesAgainstPods(metric, label, result, live)
+}
+
+// containers are those of the pods that run now, by UID and name, with the pod for people.
+func (w *world) containers() (map[string]string, error) {
 	out, err := w.inside("kubectl", "get", "pods", "-A", "--field-selector=status.phase=Running", "-o", "jsonpath={range .items[*]}{.metadata.uid} {.metadata.namespace} {.metadata.name}{range .spec.containers[*]} {.name}{end}{\"\\n\"}{end}").Output()
 	if err != nil {
-		return fmt.Errorf("kubectl get pods: %w", err)
+		return nil, fmt.Errorf("kubectl get pods: %w", err)
 	}
 	live := map[string]string{}
 	for _, line := range strings.Split(strings.TrimSpace(string(out)), "\n") {
 		fields := strings.Fields(line)
 		if len(fields) < 4 {
-			return fmt.Errorf("unexpected line from kubectl: %q", line)
+			return nil, fmt.Errorf("unexpected line from kubectl: %q", line)
 		}
 		for _, container := range fields[3:] {
 			live[fields[0]+"/"+container] = fields[1] + "/" + fields[2]
 		}
 	}
-	result, err := w.prom("/api/v1/query", url.Values{"query": {fmt.Sprintf("count by (%s, container) (%s{cluster=%q, container!=\"\"})", label, metric, w.status.ClusterARN)}})
-	if err != nil {
-		return err
+	return live, nil
+}
+
+// samplesAgainstPods compares the containers of a metric's series with those that run, both ways.
+func samplesAgainstPods(metric, label string, result []series, live map[string]string) error {
+	if len(live) == 0 {
+		return fmt.Errorf("%s: no container runs, so nothing is compared", metric)
 	}
 	seen := map[string]bool{}
 	for _, s := range result {
-		seen[s.Metric[label]+"/"+s.Metric["container"]] = true
+		uid, container := s.Metric[label], s.Metric["container"]
+		if uid == "" || container == "" {
+			return fmt.Errorf("%s: a series without %s or container: %v", metric, label, s.Metric)
+		}
+		seen[uid+"/"+container] = true
+		if _, runs := live[uid+"/"+container]; !runs {
+			return fmt.Errorf("%s: samples of container %s of pod %s, which does not run (%d containers seen, %d live)", metric, container, uid, len(result), len(live))
+		}
 	}
 	for key, pod := range live {
 		if !seen[key] {

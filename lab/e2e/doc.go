@@ -13,7 +13,9 @@
 //	eventually-match TIME REGEXP COMMAND…   repeats it until its standard output matches
 //	interrupt REGEXP COMMAND… sends SIGINT once the command's output matches, and waits for its end
 //	query PROMQL              asks the metrics store; one line per series: value and labels
-//	samples-match-pods METRIC CONTAINER…    the metric's pod UIDs are those of the live pods
+//	samples-match-pods METRIC UIDLABEL      the containers in fresh samples of the metric are those that run, both ways
 //	api KEY METHOD PATH       asks the platform with that key: "status body"
-//	scan-canary               no credential of this lab in any log, event, value, argument or release Secret
+//	scan-canary               no credential of this lab in any log, event, object, value, argument or release Secret
+//	! scan-canary PLACE…      one is found in each of these places: the story has planted it there
+//	empty-cluster             nothing of the stack is left, in any kind; negated, what is left is printed
 package e2e

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -149,6 +150,8 @@ func (w *world) setup(env *testscript.Env) error {
 	repo := filepath.Dir(w.bin)
 	for name, value := range map[string]string{
 		"BEGAN":          strconv.FormatInt(time.Now().Unix(), 10),
+		"KEY":            w.status.APIKey, // for what is planted; nothing else takes a key from a command line
+		"KEYINJSON":      base64.StdEncoding.EncodeToString([]byte(`{"key":"` + w.status.APIKey + `"}`)),
 		"KEYFILE":        filepath.Join(env.WorkDir, "key"),
 		"BADSECRET":      filepath.Join(env.WorkDir, "badsecret"),
 		"BADKEY":         filepath.Join(env.WorkDir, "badkey"),

@@ -174,6 +174,15 @@ func TestUninstall(t *testing.T) {
 		t.Errorf("uninstalls: %+v", w.engine.uninstalls)
 	}
 	w.contains(w.errOut, "are gone")
+	w.engine.definitions = []install.Definition{{Name: "rightsizingpolicies.vpa.nops.io"}, {Name: "verticalpodautoscalers.vpa.nops.io", Objects: 3}}
+	w.want(CodeUsage, "uninstall")
+	w.contains(w.errOut, "  - CustomResourceDefinition rightsizingpolicies.vpa.nops.io\n", "verticalpodautoscalers.vpa.nops.io (3 objects) stays: --delete-crds")
+	w.want(CodeUsage, "uninstall", "--delete-crds")
+	w.contains(w.errOut, "  - CustomResourceDefinition verticalpodautoscalers.vpa.nops.io (3 objects), with all its objects")
+	w.want(CodeOK, "uninstall", "--yes", "--delete-crds")
+	if n := len(w.engine.uninstalls); n != 2 || w.engine.uninstalls[0].DeleteCRDs || !w.engine.uninstalls[1].DeleteCRDs {
+		t.Errorf("uninstalls: %+v", w.engine.uninstalls)
+	}
 	w.want(CodeOK, "uninstall", "--yes", "-o", "json")
 	golden(t, "uninstall.json", w.out.String())
 

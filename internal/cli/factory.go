@@ -32,6 +32,7 @@ type Lifecycle interface {
 type Reader interface {
 	Status(ctx context.Context) (*install.Status, error)
 	Credentials(ctx context.Context) (map[string][]byte, error)
+	Definitions(ctx context.Context) ([]install.Definition, error)
 }
 
 // Engine is the engine.

@@ -217,7 +217,8 @@ type fakeEngine struct {
 	credentials map[string][]byte
 
 	status                                     *install.Status
-	noOp                                       bool
+	definitions                                []install.Definition
+	noOp, keptByCustomer                       bool
 	planErr, applyErr, statusErr, uninstallErr error
 	credentialsErr                             error
 	beforeApply                                func(ctx context.Context) error
@@ -257,6 +258,9 @@ func (e *fakeEngine) Plan(_ context.Context, r install.Request) (*install.Plan, 
 		ValueChanges: []install.ValueChange{{Path: "containerInsights.ampID", New: "ws-4242"}},
 		Images:       []install.PlannedImage{{Component: "heartbeat", Reference: "public.ecr.aws/nops/k8s-heartbeat-agent:0.1.0", Digest: "sha256:0123456789abcdef"}},
 		Checks:       failed,
+	}
+	if e.keptByCustomer {
+		p.CredentialKeys = nil
 	}
 	return p, e.planErr
 }
@@ -321,6 +325,10 @@ func (e *fakeEngine) Status(context.Context) (*install.Status, error) {
 
 func (e *fakeEngine) Credentials(context.Context) (map[string][]byte, error) {
 	return e.credentials, e.credentialsErr
+}
+
+func (e *fakeEngine) Definitions(context.Context) ([]install.Definition, error) {
+	return e.definitions, nil
 }
 
 func healthy() *install.Status {

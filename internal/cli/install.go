@@ -259,11 +259,11 @@ func (in *installer) step(id, title string, do func() (string, error)) error {
 // whoAmI shows the key to the platform before anything else: a wrong one must change nothing.
 func (in *installer) whoAmI(ctx context.Context) error {
 	var err error
-	if fromValues, _ := lookup(in.given, "nops.apiKey").(string); fromValues != "" {
-		// The published way of giving it. The engine moves it out of the values.
-		in.f.IO.Redactor().Add(fromValues)
+	if fromValues := valueKey(in.given); fromValues.secret != "" {
+		// The published ways of giving it. The engine moves it out of the values.
+		in.f.IO.Redactor().Add(fromValues.secret)
 		if in.key, err = in.f.readKey(ctx, in.installOptions.key); err == nil && in.key.secret == "" {
-			in.key = apiKey{fromValues, "value nops.apiKey"}
+			in.key = fromValues
 			err = checkKey(in.key)
 		}
 	} else {
@@ -416,7 +416,7 @@ func (in *installer) agents(ctx context.Context) error {
 // mintKey makes the agents' key and plans anew with it. It comes after preflight and the question: a key that was made for
 // nothing stays valid, and the person's key may not be allowed to revoke it.
 func (in *installer) mintKey(ctx context.Context, plan *install.Plan) (*install.Plan, error) {
-	if !in.mint {
+	if !in.mint || len(plan.CredentialKeys) == 0 { // the customer keeps the agents' key
 		return plan, nil
 	}
 	err := in.step("agent-key", "Making a key for the agents of this cluster", func() (string, error) {

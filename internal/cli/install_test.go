@@ -125,6 +125,12 @@ func TestNoKeyIsMadeForNothing(t *testing.T) {
 	if after := keys(w); after != before {
 		t.Errorf("%d keys were made", after-before)
 	}
+	w.engine.keptByCustomer = true // the values of the release name their Secrets, or External Secrets
+	w.want(CodeOK, "install", "--api-key", personKey, "--yes", "--skip-connectivity")
+	if after := keys(w); after != before {
+		t.Errorf("%d keys were made that no agent uses", after-before)
+	}
+	w.engine.keptByCustomer = false
 	w.want(CodeOK, "install", "--api-key", personKey, "--yes", "--skip-connectivity")
 	if after := keys(w); after != before+1 {
 		t.Errorf("%d keys were made, want one", after-before)
@@ -234,6 +240,16 @@ func TestInstallAsksForTheKey(t *testing.T) {
 	w.contains(w.errOut, "not shown")
 	if strings.Contains(w.errOut.String(), personKey) {
 		t.Error("the key was echoed")
+	}
+}
+
+// TestInstallTakesTheKeyFromValues: published commands give it there, those of 2024 elsewhere.
+func TestInstallTakesTheKeyFromValues(t *testing.T) {
+	for _, path := range []string{"nops.apiKey", "karpenops.apiKey"} {
+		w := newWorld(t)
+		w.want(CodeOK, "install", "--set", path+"="+personKey, "--skip-connectivity")
+		w.want(CodeAuth, "install", "--set", path+"="+wrongKey, "--skip-connectivity")
+		w.contains(w.errOut, "the API key from value "+path+" is not accepted")
 	}
 }
 

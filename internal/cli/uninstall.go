@@ -18,6 +18,7 @@ type uninstallOptions struct {
 
 	yes           bool
 	keepNamespace bool
+	deleteCRDs    bool
 	recover       bool
 	timeout       time.Duration
 	output        string
@@ -36,8 +37,9 @@ func newUninstallCommand(f *Factory, runF func(context.Context, *uninstallOption
 		Use:   "uninstall",
 		Short: "Remove the stack and all that belongs to it",
 		Long: `Removes the release, the credentials, the pinned identity of the cluster and, when an installation made it and nobody
-else uses it, the namespace. What could block the creation of pods goes first. Samples and heartbeats that were sent stay
-with the platform, and so does the cluster's registration.
+else uses it, the namespace. What could block the creation of pods goes first. Definitions of custom resources (vpa.nops.io)
+go when no object of theirs is left, or with all their objects when --delete-crds is given. Samples and heartbeats that were
+sent stay with the platform, and so does the cluster's registration.
 
 It says what goes and asks. Without a terminal it needs --yes.`,
 		Args: noArgs,
@@ -53,6 +55,7 @@ It says what goes and asks. Without a terminal it needs --yes.`,
 	fs := cmd.Flags()
 	fs.BoolVarP(&o.yes, "yes", "y", false, "do not ask")
 	fs.BoolVar(&o.keepNamespace, "keep-namespace", false, "keep the namespace even when an installation made it")
+	fs.BoolVar(&o.deleteCRDs, "delete-crds", false, "remove definitions of custom resources together with all objects of theirs")
 	fs.BoolVar(&o.recover, "recover", false, "take an operation that still holds the release for dead")
 	fs.DurationVar(&o.timeout, "timeout", 5*time.Minute, "how long to wait for the pods to end")
 	outputFlag(cmd, &o.output, "text", "json", "jsonl")
@@ -85,7 +88,7 @@ func (o *uninstallOptions) uninstall(ctx context.Context, op *operation) (*insta
 			return nil, err
 		}
 	}
-	return s.engine.Uninstall(ctx, install.UninstallRequest{Timeout: o.timeout, KeepNamespace: o.keepNamespace, Recover: o.recover})
+	return s.engine.Uninstall(ctx, install.UninstallRequest{Timeout: o.timeout, KeepNamespace: o.keepNamespace, DeleteCRDs: o.deleteCRDs, Recover: o.recover})
 }
 
 // say lists what goes, before the question.
@@ -112,6 +115,20 @@ func (o *uninstallOptions) say(ctx context.Context, s *session) error {
 		}
 	}
 	fmt.Fprintf(w, "  - Secret %s/%s, ConfigMap %s/%s, roles, services and the release's history\n", target.Namespace, install.CredentialsSecret, target.Namespace, install.IdentityConfigMap)
+	definitions, err := s.engine.Definitions(ctx)
+	if err != nil {
+		return err
+	}
+	for _, d := range definitions {
+		switch {
+		case d.Objects == 0 && d.Unknown == "":
+			fmt.Fprintf(w, "  - CustomResourceDefinition %s\n", d.Name)
+		case o.deleteCRDs:
+			fmt.Fprintf(w, "  - %s, with all its objects\n", d)
+		default:
+			fmt.Fprintf(w, "    %s stays: --delete-crds removes it with all its objects\n", d)
+		}
+	}
 	if !o.keepNamespace {
 		fmt.Fprintf(w, "  - Namespace %s, if an installation made it and nothing else is in it\n", target.Namespace)
 	}

@@ -130,6 +130,16 @@ func valueARN(values map[string]any) string {
 	return s
 }
 
+// valueKey is the API key in the values; karpenops.apiKey is where it was until 2024.
+func valueKey(values map[string]any) apiKey {
+	for _, path := range []string{"nops.apiKey", "karpenops.apiKey"} {
+		if s, _ := lookup(values, path).(string); s != "" {
+			return apiKey{s, "value " + path}
+		}
+	}
+	return apiKey{}
+}
+
 // customersKeys says whether the given values name Secrets that the customer keeps.
 func customersKeys(values map[string]any) bool {
 	if on, _ := lookup(values, "customerManagedSecrets.enabled").(bool); !on {

@@ -55,7 +55,7 @@ test-unit: deps ## Unit, import law, chart, contract and API-server tests of the
 
 .PHONY: test-stories
 test-stories: deps ## The stories: the real binaries in one shared lab
-	cd lab && go test -count=1 -timeout 40m -v -run TestStories ./e2e
+	cd lab && go test -count=1 -timeout 40m -v -skip "TestScenarios|TestLabs" ./e2e
 
 .PHONY: test-scenarios
 test-scenarios: deps ## The long ones
@@ -66,7 +66,6 @@ test-scenarios: deps ## The long ones
 generate: ## Regenerate golden files, docs and the dependency lists
 	go test $$(grep -rl 'flag.Bool("update"' --include=*_test.go embedded-chart internal pkg | xargs -n1 dirname | sort -u | sed 's,^,./,') -update
 	cd lab && go test ./cmd/lab -update
-	./lab/deps-txt
 
 .PHONY: lint
 lint: ## golangci-lint on the three modules
@@ -76,7 +75,11 @@ lint: ## golangci-lint on the three modules
 verify: lint generate ## Lint, regenerate, fail on a dirty tree, check the release configuration
 	for m in $(MODULES); do (cd $$m && go mod tidy -diff && go mod verify >/dev/null && go vet ./...); done
 	$(TOOL) goreleaser check
-	@git diff --exit-code || { echo "generated files differ from what is committed: run make generate and commit" >&2; exit 1; }
+	@$(MAKE) --no-print-directory clean-tree
+
+.PHONY: clean-tree
+clean-tree:
+	@dirty=$$(git status --porcelain) && [ -z "$$dirty" ] || { git --no-pager diff; printf '%s\n%s\n' "$$dirty" "generated files differ from what is committed, or are not committed: run make generate and commit" >&2; exit 1; }
 
 .PHONY: release-snapshot
 release-snapshot: ## Build nopsctl for every platform into dist/

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"sort"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -28,6 +29,7 @@ const (
 // pkg is what the law needs to know about a package of ours.
 type pkg struct {
 	ImportPath string
+	Name       string
 	Dir        string
 	Standard   bool
 	Imports    []string
@@ -179,6 +181,130 @@ func laws() []rule {
 	}
 }
 
+// pending are paths that the laws name and that are not there yet. Any other that is not there is a slip of the pen, and
+// makes a law that looks like one.
+func pending() map[string]string {
+	return map[string]string{
+		root + "/pkg/verify":      "the verification of images is still to come",
+		root + "/pkg/verify/ref":  "so is its leaf",
+		root + "/internal/ui/tea": "and the terminal UI",
+	}
+}
+
+// named are the paths of ours that the source of the laws names: root+"/pkg/x", agents+"/internal", at("pkg/x").
+func named(t *testing.T, source any) map[string]bool {
+	t.Helper()
+	f, err := parser.ParseFile(token.NewFileSet(), "archtest_test.go", source, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	modules := map[string]string{"root": root, "agents": agents, "lab": lab}
+	literal := func(e ast.Expr) (string, bool) {
+		lit, ok := e.(*ast.BasicLit)
+		if !ok || lit.Kind != token.STRING {
+			return "", false
+		}
+		text, err := strconv.Unquote(lit.Value)
+		return text, err == nil
+	}
+	found := map[string]bool{}
+	for _, decl := range f.Decls {
+		fn, ok := decl.(*ast.FuncDecl)
+		if !ok || fn.Name.Name != "laws" {
+			continue
+		}
+		ast.Inspect(fn, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.BinaryExpr:
+				module, isIdent := n.X.(*ast.Ident)
+				if path, ok := literal(n.Y); isIdent && ok && modules[module.Name] != "" {
+					found[modules[module.Name]+path] = true
+				}
+			case *ast.CallExpr:
+				if name, ok := n.Fun.(*ast.Ident); ok && name.Name == "at" {
+					for _, arg := range n.Args {
+						if path, ok := literal(arg); ok {
+							found[root+"/"+path] = true
+						}
+					}
+				}
+			}
+			return true
+		})
+	}
+	return found
+}
+
+// missing says what of the named paths is no package, and holds none, though it is not pending; and what is pending though
+// it is there, or named by no law.
+func missing(names map[string]bool, packages map[string]*pkg, pending map[string]string) []string {
+	var found []string
+	there := func(name string) bool {
+		for path := range packages {
+			if within(path, name) {
+				return true
+			}
+		}
+		return false
+	}
+	for name := range names {
+		if _, waits := pending[name]; !waits && !there(name) {
+			found = append(found, name+": named by a law, and there is no such package: correct it, or list it as pending")
+		}
+	}
+	for name := range pending {
+		switch {
+		case there(name):
+			found = append(found, name+": is there now: it is pending no more")
+		case !names[name]:
+			found = append(found, name+": is pending, and no law names it")
+		}
+	}
+	sort.Strings(found)
+	return found
+}
+
+// TestLawsNameWhatIsThere: a law about a package whose name is spelt wrong, or that has moved, holds nothing.
+func TestLawsNameWhatIsThere(t *testing.T) {
+	names := named(t, nil)
+	if len(names) < 16 {
+		t.Errorf("only %d paths found in the laws: %v", len(names), names)
+	}
+	for _, m := range missing(names, load(t), pending()) {
+		t.Error(m)
+	}
+}
+
+// TestMissingCatches plants a law that names nothing, in each of the forms in which laws name things.
+func TestMissingCatches(t *testing.T) {
+	packages := map[string]*pkg{root + "/pkg/event": {}, root + "/pkg/install/deep": {}, agents + "/internal/agent": {}}
+	for _, tt := range []struct {
+		name, reason, law string
+		pending           map[string]string
+		want              []string
+	}{
+		{"all there", "a prefix counts, too", `rule{to: at("pkg/event"), forbids: anyOf(root + "/pkg/install", agents + "/internal")}`, nil, nil},
+		{"misspelt in at", "it binds nothing", `rule{to: at("pkg/event", "pkg/evnt")}`, nil, []string{root + "/pkg/evnt"}},
+		{"misspelt in what is forbidden", "it forbids nothing", `rule{forbids: anyOf(root + "/pkg/instal")}`, nil, []string{root + "/pkg/instal"}},
+		{"misspelt within a function", "exceptions are law", `rule{to: func(p string) bool { return p == agents+"/intern" }}`, nil, []string{agents + "/intern"}},
+		{"pending", "it is still to come", `rule{to: at("pkg/verify/ref")}`, map[string]string{root + "/pkg/verify/ref": "to come"}, nil},
+		{"pending, and there", "the list must not cover what is bound", `rule{to: at("pkg/event")}`, map[string]string{root + "/pkg/event": "to come"}, []string{root + "/pkg/event"}},
+		{"pending for nothing", "the list must not outlive its laws", `rule{to: at("pkg/event")}`, map[string]string{root + "/pkg/x": "to come"}, []string{root + "/pkg/x"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			found := missing(named(t, "package archtest\nfunc laws() []rule { return []rule{"+tt.law+"} }"), packages, tt.pending)
+			if len(found) != len(tt.want) {
+				t.Fatalf("found %q, want %q: %s", found, tt.want, tt.reason)
+			}
+			for i, want := range tt.want {
+				if !strings.HasPrefix(found[i], want+": ") {
+					t.Errorf("found %q, want %q", found[i], want)
+				}
+			}
+		})
+	}
+}
+
 // room is the first folder under agents/ of a package.
 func room(path string) string {
 	r, _, _ := strings.Cut(strings.TrimPrefix(path, agents+"/"), "/")
@@ -200,7 +326,7 @@ func TestImportLaw(t *testing.T) {
 				}
 			}
 			if bound == 0 {
-				t.Logf("binds no package yet")
+				t.Error("binds no package: a law that binds nothing holds nothing")
 			}
 		})
 	}
@@ -267,7 +393,7 @@ func load(t *testing.T) map[string]*pkg {
 	t.Helper()
 	packages := map[string]*pkg{}
 	for _, dir := range []string{".", "agents", "lab"} {
-		cmd := exec.Command("go", "list", "-e", "-json=ImportPath,Dir,Standard,Imports,GoFiles", "./...")
+		cmd := exec.Command("go", "list", "-e", "-json=ImportPath,Name,Dir,Standard,Imports,GoFiles", "./...")
 		cmd.Dir = filepath.Join("..", "..", dir)
 		var stderr bytes.Buffer
 		cmd.Stderr = &stderr

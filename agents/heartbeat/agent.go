@@ -86,7 +86,7 @@ type hands interface {
 
 var (
 	_ eyes  = (*watcher)(nil)
-	_ hands = (*writer)(nil)
+	_ hands = (*agent.Writer)(nil)
 )
 
 // Agent is the heartbeat.
@@ -97,6 +97,7 @@ type Agent struct {
 	writer  hands
 	metrics *agent.Metrics
 	health  *agent.Health
+	loops   struct{ observing, sending, asking *agent.Loop }
 	queue   *agent.Queue[nopsapi.Heartbeat]
 
 	interval   atomic.Int64 // nanoseconds
@@ -116,13 +117,15 @@ type Agent struct {
 // New makes an agent.
 func New(opts Options, deps Deps) (*Agent, error) {
 	deps = fill(deps)
-	config := rest.CopyConfig(deps.Kube)
-	config.UserAgent = "nops-heartbeat/" + deps.Version
-	c, err := newClients(config)
+	c, err := newClients(deps.Kube, "nops-heartbeat/"+deps.Version)
 	if err != nil {
 		return nil, err
 	}
-	return assemble(opts, deps, newWatcher(c, opts.Namespace, opts.Release), &writer{core: c.core, namespace: opts.Namespace}), nil
+	return assemble(opts, deps, newWatcher(c, opts.Namespace, opts.Release), agent.NewWriter(c[corev1.SchemeGroupVersion], identity(opts, deps))), nil
+}
+
+func identity(o Options, d Deps) agent.Identity {
+	return agent.Identity{Component: component, Namespace: o.Namespace, Release: o.Release, Version: d.Version}
 }
 
 // fill sets the defaults.
@@ -153,7 +156,7 @@ func assemble(opts Options, deps Deps, watch eyes, write hands) *Agent {
 	const beats, beatsHelp = "nops_heartbeat_beats_total", "Heartbeats by what became of them."
 	a := &Agent{
 		opts: opts, deps: deps, metrics: m, watch: watch, writer: write,
-		health: agent.NewHealth(deps.Now, turnLimit, conditionKubernetes), queue: agent.NewQueue[nopsapi.Heartbeat](queueBound),
+		health: agent.NewHealth(deps.Now, conditionKubernetes), queue: agent.NewQueue[nopsapi.Heartbeat](queueBound),
 		poke: make(chan struct{}, 1), rhythm: make(chan struct{}, 1), tracker: newTracker(opts.VmagentURL != ""), link: linkConnecting,
 		delivered:   m.Counter(beats, beatsHelp, "result", "delivered"),
 		refused:     m.Counter(beats, beatsHelp, "result", "refused"),
@@ -163,6 +166,10 @@ func assemble(opts Options, deps Deps, watch eyes, write hands) *Agent {
 		seq:         m.Gauge("nops_heartbeat_sequence", "Number of the latest heartbeat of this process."),
 	}
 	a.interval.Store(int64(defaultInterval))
+	a.loops.observing, a.loops.sending = a.health.Loop("observing", turnLimit), a.health.Loop("sending", turnLimit)
+	if opts.VmagentURL != "" {
+		a.loops.asking = a.health.Loop("asking vmagent", turnLimit)
+	}
 	m.CounterFunc(beats, beatsHelp, func() float64 { return float64(a.queue.Dropped()) }, "result", "dropped")
 	m.GaugeFunc("nops_heartbeat_queue_length", "Heartbeats that wait for the platform.", func() float64 { return float64(a.queue.Len()) })
 	m.GaugeFunc("nops_heartbeat_interval_seconds", "Time between heartbeats, as the platform set it.", func() float64 { return time.Duration(a.interval.Load()).Seconds() })
@@ -237,8 +244,8 @@ func (a *Agent) observe(ctx context.Context) error {
 			bootID: a.deps.BootID, agent: nopsapi.AgentInfo{Name: component, Version: a.deps.Version},
 			release: nopsapi.ReleaseInfo{Name: a.opts.Release, Namespace: a.opts.Namespace, ChartVersion: a.opts.ChartVersion},
 		}
-		extra   = bucket{capacity: extraPerMinute, every: time.Minute / extraPerMinute}
-		teller  = &teller{agent: a, sparing: newSparing()}
+		extra   = agent.Bucket{Capacity: extraPerMinute, Every: time.Minute / extraPerMinute}
+		teller  = &teller{agent: a, sparing: agent.NewSparing(10, time.Minute)}
 		said    map[string]string // signature of the last beat
 		due     = time.NewTimer(0)
 		turn    = time.NewTicker(turnEvery)
@@ -276,7 +283,7 @@ func (a *Agent) observe(ctx context.Context) error {
 		said, last = signature(s), a.deps.Now()
 	}
 	for {
-		a.health.Turn()
+		a.loops.observing.Turn()
 		select {
 		case <-ctx.Done():
 			if gather != nil {
@@ -300,11 +307,11 @@ func (a *Agent) observe(ctx context.Context) error {
 			now := a.deps.Now()
 			s, o, known := a.look()
 			if known && (!maps.Equal(said, signature(s)) || a.wantFull.Load()) {
-				if extra.take(now) {
+				if extra.Take(now) {
 					beat(s, known)
 					schedule()
 				} else {
-					gatherFor(extra.wait(now))
+					gatherFor(extra.Wait(now))
 				}
 			}
 			teller.tell(ctx, s, o, known)
@@ -315,7 +322,7 @@ func (a *Agent) observe(ctx context.Context) error {
 // teller tells people inside the cluster: the ConfigMap and events. What it cannot write it tries again at the next look.
 type teller struct {
 	agent   *Agent
-	sparing *sparing
+	sparing *agent.Sparing
 	before  snapshot
 	written map[string]string
 }
@@ -328,8 +335,8 @@ func (t *teller) tell(ctx context.Context, s snapshot, o objects, known bool) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	if data := mirror(s); !equalMaps(t.written, data) {
-		if err := a.writer.ConfigMap(ctx, stateConfigMap(a.opts.Namespace, a.opts.Release, own, data)); err != nil {
+	if data := mirror(s); !agent.EqualMaps(t.written, data) {
+		if err := a.writer.ConfigMap(ctx, stateConfigMap(own, data)); err != nil {
 			a.deps.Log.Warn("the mirror could not be written", "error", err)
 		} else {
 			t.written = data
@@ -337,19 +344,19 @@ func (t *teller) tell(ctx context.Context, s snapshot, o objects, known bool) {
 	}
 	for _, n := range notes(t.before, s, uidsOf(o), own) {
 		now := a.deps.Now()
-		if !t.sparing.allow(n, now) {
+		if !t.sparing.Allow(n, now) {
 			continue
 		}
-		a.deps.Log.Log(ctx, levelOf(n), n.why, "reason", n.reason, "object", n.kind+"/"+n.name)
-		if err := a.writer.Event(ctx, n.event(a.opts.Namespace, a.deps.Version, now)); err != nil {
+		a.deps.Log.Log(ctx, levelOf(n), n.Why, "reason", n.Reason, "object", n.Kind+"/"+n.Name)
+		if err := a.writer.Event(ctx, n.Event(identity(a.opts, a.deps), now)); err != nil {
 			a.deps.Log.Warn("an event could not be written", "error", err)
 		}
 	}
 	t.before = s
 }
 
-func levelOf(n note) slog.Level {
-	if n.warning {
+func levelOf(n agent.Note) slog.Level {
+	if n.Warning {
 		return slog.LevelWarn
 	}
 	return slog.LevelInfo
@@ -380,13 +387,12 @@ func (a *Agent) send(ctx context.Context) error {
 	for {
 		beat, token, waiting := a.queue.Peek()
 		if !waiting {
-			select {
-			case <-ctx.Done():
+			if a.loops.sending.Await(ctx, a.queue.Wake()) != nil {
 				return nil
-			case <-a.queue.Wake():
 			}
 			continue
 		}
+		a.loops.sending.Turn()
 		err := a.deliver(ctx, beat)
 		if ctx.Err() != nil {
 			a.finish(ctx, err == nil, token)
@@ -397,7 +403,7 @@ func (a *Agent) send(ctx context.Context) error {
 			soon.Reset()
 			stalled.Reset()
 			failing = a.deps.Now()
-			if a.queue.Len() > 0 && agent.Sleep(ctx, pace) != nil {
+			if a.queue.Len() > 0 && a.loops.sending.Sleep(ctx, pace) != nil {
 				a.finish(ctx, false, 0)
 				return nil
 			}
@@ -427,7 +433,7 @@ func (a *Agent) send(ctx context.Context) error {
 			}
 		}
 		a.deps.Log.Warn("a heartbeat could not be delivered", "seq", beat.Seq, "queued", a.queue.Len(), "retry_in", wait.Round(time.Millisecond).String(), "error", err)
-		if agent.Sleep(ctx, wait) != nil {
+		if a.loops.sending.Sleep(ctx, wait) != nil {
 			a.finish(ctx, false, 0)
 			return nil
 		}
@@ -529,7 +535,7 @@ func (a *Agent) setLink(l link) {
 func (a *Agent) askVmagent(ctx context.Context) error {
 	const first, quick, often, seldom = time.Second, 12, 5 * time.Second, 15 * time.Second
 	wait := first
-	for n := 0; agent.Sleep(ctx, wait) == nil; n++ {
+	for n := 0; a.loops.asking.Sleep(ctx, wait) == nil; n++ {
 		counters, err := probe.ReadVmagent(ctx, a.deps.Vmagent, a.opts.VmagentURL, a.deps.Now)
 		if ctx.Err() != nil {
 			return nil

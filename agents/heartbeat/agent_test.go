@@ -104,7 +104,7 @@ var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 func labelsOf(comp string) map[string]string {
 	return map[string]string{
-		"app.kubernetes.io/name": comp, instanceLabel: agenttest.Release, workload.ComponentLabel: comp, workload.VersionLabel: "1.0.0",
+		"app.kubernetes.io/name": comp, agent.LabelInstance: agenttest.Release, workload.ComponentLabel: comp, workload.VersionLabel: "1.0.0",
 	}
 }
 
@@ -167,7 +167,10 @@ func start(t *testing.T, interval int, change func(*Options, *Deps)) *rig {
 	}
 	rnd := rand.New(rand.NewPCG(1, 2))
 	var mu sync.Mutex
-	o := Options{Release: agenttest.Release, ChartVersion: "0.1.0", Options: agent.Options{APIKey: agenttest.APIKey, Host: "https://nops.test", ClusterARN: agenttest.ClusterARN, Namespace: agenttest.Namespace}}
+	o := Options{
+		PlatformOptions: agent.PlatformOptions{APIKey: agenttest.APIKey, Host: "https://nops.test", ClusterARN: agenttest.ClusterARN},
+		ProcessOptions:  agent.ProcessOptions{Namespace: agenttest.Namespace, Release: agenttest.Release, ChartVersion: "0.1.0"},
+	}
 	d := Deps{Platform: client, Version: "1.2.3", BootID: "boot", Log: agent.NewLogger(r.logs, slog.LevelDebug, agenttest.APIKey), Rand: func() float64 {
 		mu.Lock()
 		defer mu.Unlock()

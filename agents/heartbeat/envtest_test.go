@@ -143,7 +143,10 @@ func testLive(t *testing.T, config *rest.Config, client kubernetes.Interface) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := Options{Release: agenttest.Release, Options: agent.Options{APIKey: agenttest.APIKey, Host: "https://nops.test", ClusterARN: agenttest.ClusterARN, Namespace: agenttest.Namespace}}
+	o := Options{
+		PlatformOptions: agent.PlatformOptions{APIKey: agenttest.APIKey, Host: "https://nops.test", ClusterARN: agenttest.ClusterARN},
+		ProcessOptions:  agent.ProcessOptions{Namespace: agenttest.Namespace, Release: agenttest.Release},
+	}
 	a, err := New(o, Deps{Kube: as(t, config, client), Platform: platform, Version: "1.2.3", Log: agent.NewLogger(logs, slog.LevelDebug, agenttest.APIKey), Listener: l})
 	if err != nil {
 		t.Fatal(err)
@@ -194,6 +197,10 @@ func testLive(t *testing.T, config *rest.Config, client kubernetes.Interface) {
 		cm, err := client.CoreV1().ConfigMaps(agenttest.Namespace).Get(ctx, StateConfigMap, metav1.GetOptions{})
 		return err == nil && strings.Contains(cm.Data["summary"], "node-exporter: ready\n") && strings.Contains(cm.Data["summary"], "platform: connected") && len(cm.OwnerReferences) == 1
 	})
+	mine, err := client.CoreV1().ConfigMaps(agenttest.Namespace).List(ctx, metav1.ListOptions{LabelSelector: agent.LabelPartOf + "=" + agent.PartOf + "," + agent.LabelInstance + "=" + agenttest.Release})
+	if err != nil || len(mine.Items) != 1 || mine.Items[0].Labels[agent.LabelManagedBy] != "nops-heartbeat" {
+		t.Errorf("by the labels that uninstalling goes by, %d ConfigMaps are found, want the mirror: %v", len(mine.Items), err)
+	}
 
 	// Trouble is seen, told to the platform and said in an Event, with the permissions of the table.
 	pod := &corev1.Pod{

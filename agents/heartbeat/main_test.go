@@ -51,7 +51,7 @@ func call(t *testing.T, env map[string]string, args ...string) (code int, stdout
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	code = Main(ctx, Process{
+	code = Program().Main(ctx, agent.Process{
 		Args: args, Getenv: getenv, Stdout: &out, Stderr: &errOut, Version: "1.2.3",
 		KubeConfig: func() (*rest.Config, error) { return nil, errors.New("not in a pod; by the way " + agenttest.APIKey) },
 	})
@@ -314,7 +314,7 @@ func TestProbeKeyOfAnotherCluster(t *testing.T) {
 		t.Fatalf("minting a key: HTTP %d %s", w.Code, w.Body)
 	}
 	other := strings.Replace(agenttest.ClusterARN, "cluster/test", "cluster/other", 1)
-	r := Probe(t.Context(), ProbeOptions{Options: Options{Options: agent.Options{APIKey: key.Key, Host: nops.URL, ClusterARN: other}}}, ProbeDeps{})
+	r := Probe(t.Context(), ProbeOptions{Options: Options{PlatformOptions: agent.PlatformOptions{APIKey: key.Key, Host: nops.URL, ClusterARN: other}}}, ProbeDeps{})
 	if f, _ := r.Results[0].Failure(); f.Code != probe.CodeForbidden || !strings.Contains(f.Error, "another cluster: "+agenttest.ClusterARN) {
 		t.Errorf("got %+v", f)
 	}
@@ -368,7 +368,7 @@ func TestProbeIsNotFooledByFaults(t *testing.T) {
 	nops := httptest.NewServer(p)
 	t.Cleanup(nops.Close)
 	p.Faults.Set(platform.Fault{Status: http.StatusServiceUnavailable})
-	r := Probe(t.Context(), ProbeOptions{Options: Options{Options: agent.Options{APIKey: agenttest.APIKey, Host: nops.URL, ClusterARN: agenttest.ClusterARN}}}, ProbeDeps{})
+	r := Probe(t.Context(), ProbeOptions{Options: Options{PlatformOptions: agent.PlatformOptions{APIKey: agenttest.APIKey, Host: nops.URL, ClusterARN: agenttest.ClusterARN}}}, ProbeDeps{})
 	if f, _ := r.Results[0].Failure(); f.Stage != probe.StageHTTP || f.Error != "HTTP 503 Service Unavailable" {
 		t.Errorf("got %+v", f)
 	}

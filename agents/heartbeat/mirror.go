@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/nopsctl/nopsctl/agents/internal/agent"
 	"github.com/nopsctl/nopsctl/internal/workload"
 	"github.com/nopsctl/nopsctl/pkg/connectivity/probe"
 )
@@ -119,87 +120,59 @@ func describe(parts ...string) string {
 	return strings.Join(said, ": ")
 }
 
-// owner is the agent's own Deployment. What the agent makes is owned by it, so that it goes when the release goes.
-type owner struct {
-	name string
-	uid  types.UID
-}
-
-func (o owner) reference() []metav1.OwnerReference {
-	return []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "Deployment", Name: o.name, UID: o.uid}}
-}
-
 // ownDeployment finds the agent's Deployment among the objects. While it is not there, or on its way out, the agent writes
 // nothing: it would come after the cleaning.
-func ownDeployment(o objects) (owner, bool) {
+func ownDeployment(o objects) (agent.Owner, bool) {
 	for _, d := range o.deployments {
 		if d.Labels[workload.ComponentLabel] == component && d.DeletionTimestamp == nil {
-			return owner{d.Name, d.UID}, true
+			return agent.Owner{Kind: "Deployment", Name: d.Name, UID: d.UID}, true
 		}
 	}
-	return owner{}, false
+	return agent.Owner{}, false
 }
 
 // stateConfigMap is the mirror as an object.
-func stateConfigMap(namespace, release string, o owner, data map[string]string) *corev1.ConfigMap {
-	return &corev1.ConfigMap{
-		ObjectMeta: metav1.ObjectMeta{
-			Name: StateConfigMap, Namespace: namespace, OwnerReferences: o.reference(),
-			Labels: map[string]string{
-				"app.kubernetes.io/name": component, instanceLabel: release, workload.ComponentLabel: component,
-				"app.kubernetes.io/part-of": "nops-kubernetes-agent", "app.kubernetes.io/managed-by": "nops-heartbeat",
-			},
-		},
-		Data: data,
-	}
-}
-
-// A note is an event about to be written.
-type note struct {
-	topic       string // what it is about, finer than the object: the agent's Deployment stands for several things
-	kind, name  string // of the object
-	uid         types.UID
-	warning     bool
-	reason, why string
+func stateConfigMap(own agent.Owner, data map[string]string) *corev1.ConfigMap {
+	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: StateConfigMap, OwnerReferences: own.Reference()}, Data: data}
 }
 
 // notes are the events that the way from one snapshot to the next deserves: something broke, or what was broken recovered.
 // Ordinary progress is the controllers' to tell.
-func notes(before, after snapshot, uids map[string]types.UID, own owner) []note {
-	var all []note
+func notes(before, after snapshot, uids map[string]types.UID, own agent.Owner) []agent.Note {
+	var all []agent.Note
 	was := map[string]workload.Summary{}
 	for _, c := range before.components {
 		was[c.Object()] = c
 	}
 	bad := func(s workload.State) bool { return s == workload.Degraded || s == workload.Failed }
 	for _, c := range after.components {
-		n := note{topic: c.Object(), kind: c.Kind, name: c.Name, uid: uids[c.Object()]}
+		n := agent.Note{Topic: c.Object(), Kind: c.Kind, Name: c.Name, UID: uids[c.Object()]}
 		old := was[c.Object()]
 		switch {
 		case bad(c.State) && (!bad(old.State) || old.Reason != c.Reason):
-			n.warning, n.reason, n.why = true, "Component"+title(string(c.State)), describe(c.Component, c.Reason, c.Message)
+			n.Warning, n.Reason, n.Why = true, "Component"+title(string(c.State)), describe(c.Component, c.Reason, c.Message)
 		case bad(old.State) && c.State.Settled():
-			n.reason, n.why = "ComponentRecovered", c.Component+" is "+string(c.State)
+			n.Reason, n.Why = "ComponentRecovered", c.Component+" is "+string(c.State)
 		default:
 			continue
 		}
 		all = append(all, n)
 	}
-	mine := note{kind: "Deployment", name: own.name, uid: own.uid}
+	mine := agent.Note{Kind: own.Kind, Name: own.Name, UID: own.UID}
 	switch n := mine; {
 	case failing(after.pipeline.state) && (!failing(before.pipeline.state) || before.pipeline.detail != after.pipeline.detail):
-		n.topic, n.warning, n.reason, n.why = "delivery", true, "DeliveryFailing", after.pipeline.detail
+		n.Topic, n.Warning, n.Reason, n.Why = "delivery", true, "DeliveryFailing", after.pipeline.detail
 		all = append(all, n)
 	case failing(before.pipeline.state) && after.pipeline.state == probe.Delivering:
-		n.topic, n.reason, n.why = "delivery", "DeliveryRestored", after.pipeline.detail
+		n.Topic, n.Reason, n.Why = "delivery", "DeliveryRestored", after.pipeline.detail
 		all = append(all, n)
 	}
 	switch n := mine; {
 	case after.link.broken() && before.link != after.link:
-		n.topic, n.warning, n.reason, n.why = "platform", true, "Platform"+title(strings.ReplaceAll(string(after.link), "-o", "O")), after.link.detail()
+		n.Topic, n.Warning, n.Reason, n.Why = "platform", true, "Platform"+title(strings.ReplaceAll(string(after.link), "-o", "O")), after.link.detail()
 		all = append(all, n)
 	case before.link.broken() && after.link == linkConnected:
-		n.topic, n.reason, n.why = "platform", "PlatformConnected", after.link.detail()
+		n.Topic, n.Reason, n.Why = "platform", "PlatformConnected", after.link.detail()
 		all = append(all, n)
 	}
 	return all
@@ -210,84 +183,4 @@ func title(s string) string {
 		return s
 	}
 	return strings.ToUpper(s[:1]) + s[1:]
-}
-
-// event is the note as an object.
-func (n note) event(namespace, version string, now time.Time) *corev1.Event {
-	kind := corev1.EventTypeNormal
-	if n.warning {
-		kind = corev1.EventTypeWarning
-	}
-	const maxMessage = 1024 // the API server's limit
-	why := n.why
-	if len(why) > maxMessage {
-		why = strings.ToValidUTF8(why[:maxMessage-3], "") + "…"
-	}
-	at := metav1.NewTime(now)
-	return &corev1.Event{
-		ObjectMeta:     metav1.ObjectMeta{GenerateName: "nops-heartbeat-", Namespace: namespace},
-		InvolvedObject: corev1.ObjectReference{APIVersion: apiVersion(n.kind), Kind: n.kind, Namespace: namespace, Name: n.name, UID: n.uid},
-		Reason:         n.reason, Message: why, Type: kind, Count: 1, FirstTimestamp: at, LastTimestamp: at,
-		Source:              corev1.EventSource{Component: "nops-heartbeat"},
-		ReportingController: "nops.io/heartbeat", ReportingInstance: "nops-heartbeat " + version,
-	}
-}
-
-func apiVersion(kind string) string {
-	if kind == "CronJob" || kind == "Job" {
-		return "batch/v1"
-	}
-	return "apps/v1"
-}
-
-// sparing lets a note pass unless it repeats what was said last about the same thing, and not more than a few in a row.
-type sparing struct {
-	last   map[string]string // topic → what was said
-	bucket bucket
-}
-
-func newSparing() *sparing {
-	return &sparing{last: map[string]string{}, bucket: bucket{capacity: 10, every: time.Minute}}
-}
-
-func (s *sparing) allow(n note, now time.Time) bool {
-	said := n.reason + ": " + n.why
-	if s.last[n.topic] == said || !s.bucket.take(now) {
-		return false
-	}
-	s.last[n.topic] = said
-	return true
-}
-
-// bucket is a token bucket that starts full.
-type bucket struct {
-	capacity int
-	every    time.Duration // one token
-	used     float64
-	at       time.Time
-}
-
-// take takes a token if there is one.
-func (b *bucket) take(now time.Time) bool {
-	if !b.at.IsZero() {
-		b.used = max(0, b.used-float64(now.Sub(b.at))/float64(b.every))
-	}
-	b.at = now
-	if b.used+1 > float64(b.capacity) {
-		return false
-	}
-	b.used++
-	return true
-}
-
-// wait is how long until there is a token.
-func (b *bucket) wait(now time.Time) time.Duration {
-	used := b.used
-	if !b.at.IsZero() {
-		used = max(0, used-float64(now.Sub(b.at))/float64(b.every))
-	}
-	if used+1 <= float64(b.capacity) {
-		return 0
-	}
-	return time.Duration((used + 1 - float64(b.capacity)) * float64(b.every))
 }

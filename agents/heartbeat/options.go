@@ -12,42 +12,38 @@ import (
 
 // Environment variables beyond those of the chassis.
 const (
-	EnvRelease      = "NOPS_RELEASE"
-	EnvChartVersion = "NOPS_CHART_VERSION"
-	EnvVmagentURL   = "NOPS_VMAGENT_URL"
-	EnvAMPURL       = "NOPS_AMP_URL" // of probe alone
+	EnvVmagentURL = "NOPS_VMAGENT_URL"
+	EnvAMPURL     = "NOPS_AMP_URL" // of probe alone
 )
-
-// DefaultRelease is the release the documentation uses.
-const DefaultRelease = "nops-kubernetes-agent"
 
 // Options of `run`.
 type Options struct {
-	agent.Options
-	// Release is the Helm release whose workloads are reported (label app.kubernetes.io/instance).
-	Release string
-	// ChartVersion is passed on.
-	ChartVersion string
+	agent.PlatformOptions
+	agent.ProcessOptions
 	// VmagentURL is where vmagent serves /metrics; empty means that the installation has none.
 	VmagentURL string
 }
 
+var (
+	_ agent.Flags = (*Options)(nil)
+	_ agent.Flags = (*ProbeOptions)(nil)
+)
+
 // Environment names the variables that BindFlags reads.
 func (o *Options) Environment() []string {
-	return append(o.Options.Environment(), EnvRelease, EnvChartVersion, EnvVmagentURL)
+	return append(append(o.PlatformOptions.Environment(), o.ProcessOptions.Environment()...), EnvVmagentURL)
 }
 
 // BindFlags adds the flags; their defaults come from the environment.
 func (o *Options) BindFlags(fs *pflag.FlagSet, env agent.Getenv) {
-	o.Options.BindFlags(fs, env)
-	fs.StringVar(&o.Release, "release", agent.Or(env(EnvRelease), DefaultRelease), "Helm release this agent belongs to ("+EnvRelease+")")
-	fs.StringVar(&o.ChartVersion, "chart-version", env(EnvChartVersion), "version of the installed chart ("+EnvChartVersion+")")
+	o.PlatformOptions.BindFlags(fs, env)
+	o.ProcessOptions.BindFlags(fs, env)
 	fs.StringVar(&o.VmagentURL, "vmagent-url", env(EnvVmagentURL), "address of vmagent; empty when there is none ("+EnvVmagentURL+")")
 }
 
 // Validate says everything that is wrong at once.
 func (o *Options) Validate() error {
-	return errors.Join(o.Options.Validate(), optionalURL("--vmagent-url ("+EnvVmagentURL+")", o.VmagentURL))
+	return errors.Join(o.PlatformOptions.Validate(), o.ProcessOptions.Validate(), optionalURL("--vmagent-url ("+EnvVmagentURL+")", o.VmagentURL))
 }
 
 func optionalURL(what, s string) error {

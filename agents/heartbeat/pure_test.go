@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
@@ -19,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/nopsctl/nopsctl/agents/internal/agent"
 	"github.com/nopsctl/nopsctl/internal/workload"
 	"github.com/nopsctl/nopsctl/pkg/connectivity/probe"
 	"github.com/nopsctl/nopsctl/pkg/nopsapi"
@@ -240,7 +240,7 @@ func TestNotes(t *testing.T) {
 		return []workload.Summary{{Kind: "Deployment", Namespace: "nops", Name: "nops-vmagent", Component: "vmagent", State: state, Reason: reason}}
 	}
 	pipe := func(state probe.DeliveryState, detail string) pipeline { return pipeline{state: state, detail: detail} }
-	own := owner{"nops-heartbeat", "own"}
+	own := agent.Owner{Kind: "Deployment", Name: "nops-heartbeat", UID: "own"}
 	for _, tc := range []struct {
 		name, reason  string
 		before, after snapshot
@@ -254,40 +254,18 @@ func TestNotes(t *testing.T) {
 		{"not yet over", "progressing is not recovered", snapshot{components: vm(workload.Degraded, "x")}, snapshot{components: vm(workload.Progressing, "")}, ""},
 		{"delivery breaks", "on the agent's own object", snapshot{pipeline: pipe(probe.Delivering, "")}, snapshot{pipeline: pipe(probe.Refused, "HTTP 403")}, "nops-heartbeat DeliveryFailing: HTTP 403"},
 		{"delivery mends", "", snapshot{pipeline: pipe(probe.Blocked, "HTTP 503")}, snapshot{pipeline: pipe(probe.Delivering, "fine")}, "nops-heartbeat DeliveryRestored: fine"},
+		{"refused", "beats are lost", snapshot{link: linkConnected}, snapshot{link: linkRefused}, "nops-heartbeat PlatformRefused: " + linkRefused.detail()},
 		{"not offered", "camel case", snapshot{link: linkConnecting}, snapshot{link: linkNotOffered}, "nops-heartbeat PlatformNotOffered: " + linkNotOffered.detail()},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var got []string
 			for _, n := range notes(tc.before, tc.after, map[string]types.UID{}, own) {
-				got = append(got, n.name+" "+n.reason+": "+n.why)
+				got = append(got, n.Name+" "+n.Reason+": "+n.Why)
 			}
 			if s := strings.Join(got, "; "); s != tc.want {
 				t.Errorf("%s: %q, want %q", tc.reason, s, tc.want)
 			}
 		})
-	}
-}
-
-func TestEventIsValid(t *testing.T) {
-	e := note{kind: "CronJob", name: "x", uid: "u", warning: true, reason: "ComponentFailed", why: strings.Repeat("ä", 2000)}.event("nops", "1", epoch)
-	if len(e.Message) > 1024 || e.InvolvedObject.APIVersion != "batch/v1" || e.Namespace != "nops" || e.Type != "Warning" {
-		t.Errorf("%d bytes of message, %+v", len(e.Message), e.InvolvedObject)
-	}
-}
-
-func TestBucket(t *testing.T) {
-	b := bucket{capacity: 2, every: 10 * time.Second}
-	now := epoch
-	for i, want := range []bool{true, true, false} {
-		if got := b.take(now); got != want {
-			t.Errorf("take %d of a bucket of two: %v, want %v", i+1, got, want)
-		}
-	}
-	if w := b.wait(now); w != 10*time.Second {
-		t.Errorf("the next in %s", w)
-	}
-	if now = now.Add(10 * time.Second); b.wait(now) != 0 || !b.take(now) || b.take(now) {
-		t.Error("one every ten seconds")
 	}
 }
 

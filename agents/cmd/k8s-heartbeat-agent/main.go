@@ -8,12 +8,13 @@ import (
 	"syscall"
 
 	"github.com/nopsctl/nopsctl/agents/heartbeat"
+	"github.com/nopsctl/nopsctl/agents/internal/agent"
 	"github.com/nopsctl/nopsctl/internal/version"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := heartbeat.Main(ctx, heartbeat.Process{Args: os.Args[1:], Getenv: os.Getenv, Stdout: os.Stdout, Stderr: os.Stderr, Version: version.Get().Version})
+	code := heartbeat.Program().Main(ctx, agent.Process{Args: os.Args[1:], Getenv: os.Getenv, Stdout: os.Stdout, Stderr: os.Stderr, Version: version.Get().Version})
 	stop()
 	os.Exit(code)
 }

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -142,7 +143,7 @@ func TestIntent(t *testing.T) {
 
 func TestHealth(t *testing.T) {
 	now := time.Unix(1000, 0)
-	h := NewHealth(func() time.Time { return now }, time.Minute, "b", "a")
+	h := NewHealth(func() time.Time { return now }, "b", "a")
 	if err := h.Ready(); err == nil || err.Error() != "not ready: a: not yet; b: not yet" {
 		t.Errorf("ready: %v", err)
 	}
@@ -152,16 +153,123 @@ func TestHealth(t *testing.T) {
 		t.Errorf("ready: %v", err)
 	}
 	h.Met("b")
+	quick, slow := h.Loop("quick", time.Minute), h.Loop("slow", time.Hour)
 	if h.Ready() != nil || h.Live() != nil {
 		t.Errorf("ready %v, live %v", h.Ready(), h.Live())
 	}
 	now = now.Add(2 * time.Minute)
-	if h.Live() == nil {
-		t.Error("a loop that stands still is alive")
+	if err := h.Live(); err == nil || err.Error() != "a loop of the agent stands still: quick has not turned for more than 1m0s" {
+		t.Errorf("a loop that stands still is alive: %v", err)
 	}
-	h.Turn()
+	slow.Turn()
+	if h.Live() == nil {
+		t.Error("one loop that turns hides another that stands still")
+	}
+	quick.Turn()
 	if h.Live() != nil {
-		t.Error("a loop that turns is dead")
+		t.Error("loops that turn are dead")
+	}
+	now = now.Add(2 * time.Hour)
+	if err := h.Live(); err == nil || !strings.Contains(err.Error(), "quick has not turned for more than 1m0s; slow has not turned for more than 1h0m0s") {
+		t.Errorf("both stand still: %v", err)
+	}
+	quick.End()
+	slow.Turn()
+	if err := h.Live(); err != nil {
+		t.Errorf("a loop that is done need not turn: %v", err)
+	}
+}
+
+// TestLoopsThatWaitAreAlive: what an outage makes a loop wait for, hours maybe, is no reason to restart it.
+func TestLoopsThatWaitAreAlive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := NewHealth(time.Now)
+		asleep, idle := h.Loop("asleep", time.Minute), h.Loop("idle", time.Minute)
+		ctx, cancel := context.WithCancel(t.Context())
+		wake, ends := make(chan struct{}), make(chan error, 3)
+		go func() { ends <- asleep.Sleep(ctx, 5*time.Hour) }()
+		go func() { ends <- idle.Await(ctx, wake) }()
+		for range 4 {
+			time.Sleep(time.Hour)
+			if err := h.Live(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		wake <- struct{}{}
+		if err := <-ends; err != nil {
+			t.Errorf("work came: %v", err)
+		}
+		go func() { ends <- idle.Await(ctx, wake) }()
+		cancel()
+		for range 2 {
+			if err := <-ends; !errors.Is(err, context.Canceled) {
+				t.Errorf("the end: %v", err)
+			}
+		}
+		time.Sleep(2 * time.Minute)
+		if h.Live() == nil {
+			t.Error("after the waits nothing turns, and that is not seen")
+		}
+	})
+}
+
+// TestMistakesOfTheProgram are found the first time the agent is made, in any test.
+func TestMistakesOfTheProgram(t *testing.T) {
+	zero := func() float64 { return 0 }
+	for _, tc := range []struct {
+		name, reason string
+		do           func(*Metrics, *Health)
+		want         string // empty: no mistake
+	}{
+		{"other labels", "that is what labels are for", func(m *Metrics, _ *Health) {
+			m.Counter("a_total", "As.", "k", "1")
+			m.Counter("a_total", "As.", "k", "2")
+		}, ""},
+		{"a counter twice", "one of the two would count for nobody", func(m *Metrics, _ *Health) { m.Counter("a_total", "As."); m.Counter("a_total", "As.") }, "metric a_total is registered twice"},
+		{"a counter twice, with labels", "likewise", func(m *Metrics, _ *Health) {
+			m.Counter("a_total", "As.", "k", "1")
+			m.CounterFunc("a_total", "As.", zero, "k", "1")
+		}, `metric a_total{k="1"} is registered twice`},
+		{"two kinds", "a page that scrapers refuse", func(m *Metrics, _ *Health) { m.Counter("a", "As."); m.Gauge("a", "As.", "k", "1") }, "metric a is a counter (As.) and a gauge (As.)"},
+		{"two texts", "one would be lost", func(m *Metrics, _ *Health) { m.Gauge("a", "As."); m.Gauge("a", "Bs.", "k", "1") }, "metric a is a gauge (As.) and a gauge (Bs.)"},
+		{"half a label", "it would be left out", func(m *Metrics, _ *Health) { m.Gauge("a", "As.", "k") }, "are no pairs"},
+		{"a loop twice", "one would hide that the other stands still", func(_ *Metrics, h *Health) { h.Loop("l", time.Minute); h.Loop("l", time.Minute) }, `two loops are called "l"`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			defer func() {
+				said := ""
+				if r := recover(); r != nil {
+					said = fmt.Sprint(r)
+				}
+				if (said == "") != (tc.want == "") || !strings.Contains(said, tc.want) {
+					t.Errorf("%s: panic %q, want %q", tc.reason, said, tc.want)
+				}
+			}()
+			tc.do(&Metrics{}, NewHealth(time.Now))
+		})
+	}
+}
+
+func TestEventIsValid(t *testing.T) {
+	e := Note{Kind: "CronJob", Name: "x", UID: "u", Warning: true, Reason: "ComponentFailed", Why: strings.Repeat("ä", 2000)}.Event(Identity{Component: "heartbeat", Namespace: "nops", Version: "1"}, time.Unix(1000, 0))
+	if len(e.Message) > 1024 || e.InvolvedObject.APIVersion != "batch/v1" || e.Namespace != "nops" || e.Type != "Warning" || e.Source.Component != "nops-heartbeat" || e.ReportingController != "nops.io/heartbeat" {
+		t.Errorf("%d bytes of message, %+v", len(e.Message), e.InvolvedObject)
+	}
+}
+
+func TestBucket(t *testing.T) {
+	b := Bucket{Capacity: 2, Every: 10 * time.Second}
+	now := time.Unix(1000, 0)
+	for i, want := range []bool{true, true, false} {
+		if got := b.Take(now); got != want {
+			t.Errorf("take %d of a bucket of two: %v, want %v", i+1, got, want)
+		}
+	}
+	if w := b.Wait(now); w != 10*time.Second {
+		t.Errorf("the next in %s", w)
+	}
+	if now = now.Add(10 * time.Second); b.Wait(now) != 0 || !b.Take(now) || b.Take(now) {
+		t.Error("one every ten seconds")
 	}
 }
 
@@ -173,7 +281,7 @@ func TestEndpoints(t *testing.T) {
 	m.Gauge("b", "Bs.").Set(1.5)
 	m.GaugeFunc("big", "No exponents.", func() float64 { return 1.7e9 })
 	now := time.Now
-	h := NewHealth(now, time.Minute, "kubernetes")
+	h := NewHealth(now, "kubernetes")
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -253,17 +361,24 @@ func TestRun(t *testing.T) {
 
 func TestOptions(t *testing.T) {
 	env := map[string]string{EnvAPIKey: " " + canary + "\n", EnvClusterARN: "arn:aws:eks:us-east-1:123456789012:cluster/x", EnvNamespace: "nops"}
-	var o Options
+	var o struct {
+		PlatformOptions
+		ProcessOptions
+	}
 	fs := pflag.NewFlagSet("x", pflag.ContinueOnError)
-	o.BindFlags(fs, func(k string) string { return env[k] })
+	getenv := func(k string) string { return env[k] }
+	o.PlatformOptions.BindFlags(fs, getenv)
+	o.ProcessOptions.BindFlags(fs, getenv)
 	if err := fs.Parse([]string{"--namespace", "other"}); err != nil {
 		t.Fatal(err)
 	}
-	want := Options{APIKey: canary, Host: DefaultHost, ClusterARN: env[EnvClusterARN], Namespace: "other", ListenAddress: ":8080", LogLevel: "info"}
+	want := o
+	want.PlatformOptions = PlatformOptions{APIKey: canary, Host: DefaultHost, ClusterARN: env[EnvClusterARN]}
+	want.ProcessOptions = ProcessOptions{Namespace: "other", Release: DefaultRelease, ListenAddress: ":8080", LogLevel: "info"}
 	if diff := cmp.Diff(want, o); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
 	}
-	if err := o.Validate(); err != nil {
+	if err := errors.Join(o.PlatformOptions.Validate(), o.ProcessOptions.Validate()); err != nil {
 		t.Errorf("valid options: %v", err)
 	}
 	if strings.Contains(fs.FlagUsages(), canary) {
@@ -277,11 +392,93 @@ func TestOptions(t *testing.T) {
 	if pem, err := o.CABundle(); pem != nil || err != nil {
 		t.Errorf("no bundle named: %q, %v", pem, err)
 	}
-	bad := Options{Host: "app.nops.io", LogLevel: "loud"}
-	err := bad.Validate()
-	for _, part := range []string{EnvAPIKey, "--host", "--cluster-arn", "--namespace", "--log-level"} {
-		if err == nil || !strings.Contains(err.Error(), part) {
-			t.Errorf("%v does not mention %s", err, part)
+	for _, tc := range []struct {
+		name  string
+		err   error
+		parts []string
+	}{
+		{"platform", (&PlatformOptions{Host: "app.nops.io"}).Validate(), []string{EnvAPIKey, "--host", "--cluster-arn"}},
+		{"process", (&ProcessOptions{LogLevel: "loud"}).Validate(), []string{"--namespace", "--release", "--log-level"}},
+	} {
+		for _, part := range tc.parts {
+			if tc.err == nil || !strings.Contains(tc.err.Error(), part) {
+				t.Errorf("%s: %v does not mention %s", tc.name, tc.err, part)
+			}
 		}
+	}
+}
+
+// quiet is an agent that has nothing to do with the platform.
+type quiet struct{ ProcessOptions }
+
+// TestProgramWithoutThePlatform: an agent that does not speak to the platform starts without a key, and reads none.
+func TestProgramWithoutThePlatform(t *testing.T) {
+	var read []string
+	getenv := func(k string) string {
+		read = append(read, k)
+		return map[string]string{EnvNamespace: "nops", "OTHER_SECRET": canary}[k]
+	}
+	var stdout, stderr bytes.Buffer
+	p := Program{Name: "quiet", About: "does little.", Secrets: []string{"OTHER_SECRET"}, Commands: []Command{{Name: "work", About: "do it", Run: func(_ context.Context, c *Call) error {
+		var o quiet
+		if err := c.Parse(&o); err != nil {
+			return err
+		}
+		log, err := c.Logger(o.ProcessOptions)
+		if err != nil {
+			return err
+		}
+		log.Info("working", "with", canary)
+		fmt.Fprintln(c.Out(), "the answer is "+canary)
+		return fmt.Errorf("it broke: %s", canary)
+	}}}}
+	main := func(args ...string) int {
+		stdout.Reset()
+		stderr.Reset()
+		return p.Main(t.Context(), Process{Args: args, Getenv: getenv, Stdout: &stdout, Stderr: &stderr, Version: "1.2.3"})
+	}
+	if code := main("work"); code != 1 || !strings.Contains(stdout.String(), "the answer is REDACTED") || !strings.Contains(stderr.String(), "quiet: it broke: REDACTED") || strings.Contains(stdout.String()+stderr.String(), "c0ffee") {
+		t.Errorf("exit %d\nstdout: %s\nstderr: %s", code, &stdout, &stderr)
+	}
+	if code := main("work", "--host", "x"); code != 2 || !strings.Contains(stderr.String(), "unknown flag: --host") {
+		t.Errorf("a flag of the platform: exit %d, %s", code, &stderr)
+	}
+	if code := main("work", "--namespace", ""); code != 2 || !strings.Contains(stderr.String(), "--namespace (POD_NAMESPACE) is empty") {
+		t.Errorf("no namespace: exit %d, %s", code, &stderr)
+	}
+	if code := main("help"); code != 0 || stdout.String() != "quiet does little.\n\n  work     do it\n  version  print the version\n\nEach command lists its flags with --help.\n" {
+		t.Errorf("help: exit %d, %s", code, &stdout)
+	}
+	if code := main("walk"); code != 2 || stderr.String() != "quiet: \"walk\" is no command; there are work and version\n" {
+		t.Errorf("no command: exit %d, %s", code, &stderr)
+	}
+	for _, k := range []string{EnvHost, EnvClusterARN} {
+		if slices.Contains(read, k) {
+			t.Errorf("%s was read", k)
+		}
+	}
+}
+
+// TestSparing lets through what is news, and not much of it at once.
+func TestSparing(t *testing.T) {
+	now := time.Unix(1000, 0)
+	s := NewSparing(3, time.Minute)
+	for i, step := range []struct {
+		reason string
+		note   Note
+		want   bool
+	}{
+		{"news", Note{Topic: "a", Reason: "Failed", Why: "x"}, true},
+		{"the same again", Note{Topic: "a", Reason: "Failed", Why: "x"}, false},
+		{"for another reason", Note{Topic: "a", Reason: "Failed", Why: "y"}, true},
+		{"about another thing", Note{Topic: "b", Reason: "Failed", Why: "y"}, true},
+		{"too much at once", Note{Topic: "c", Reason: "Failed", Why: "y"}, false},
+	} {
+		if got := s.Allow(step.note, now); got != step.want {
+			t.Errorf("step %d, %s: %v", i, step.reason, got)
+		}
+	}
+	if !s.Allow(Note{Topic: "c", Reason: "Failed", Why: "y"}, now.Add(time.Minute)) {
+		t.Error("what had to wait is lost")
 	}
 }

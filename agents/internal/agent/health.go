@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"sort"
@@ -9,32 +10,88 @@ import (
 	"time"
 )
 
-// Health answers the kubelet. Liveness asks one thing: does the agent's own loop still turn? It knows nothing of the
-// platform or the API server, because restarting the agent mends neither. Readiness lists conditions that must be met once
-// the agent started.
+// Health answers the kubelet. Liveness asks one thing: do the agent's own loops still turn, each of them? It knows nothing of
+// the platform or the API server, because restarting the agent mends neither. Readiness lists conditions that must be met
+// once the agent started.
 type Health struct {
-	now   func() time.Time
-	limit time.Duration
+	now func() time.Time
 
 	mu      sync.Mutex
-	turned  time.Time
+	loops   map[string]*Loop
 	waiting map[string]string // condition → why it is not met
 }
 
-// NewHealth makes a Health whose loop must call Turn at least every limit. It counts from now on.
-func NewHealth(now func() time.Time, limit time.Duration, conditions ...string) *Health {
-	h := &Health{now: now, limit: limit, turned: now(), waiting: map[string]string{}}
+// NewHealth makes a Health that is ready when the conditions are met.
+func NewHealth(now func() time.Time, conditions ...string) *Health {
+	h := &Health{now: now, loops: map[string]*Loop{}, waiting: map[string]string{}}
 	for _, c := range conditions {
 		h.waiting[c] = "not yet"
 	}
 	return h
 }
 
-// Turn says that the loop is alive.
-func (h *Health) Turn() {
+// Loop is one of an agent's loops.
+type Loop struct {
+	health *Health
+	name   string
+	limit  time.Duration
+	turned time.Time // the Health's lock guards it
+}
+
+// Loop adds a loop that must turn at least every limit, from now on. Two of one name would hide each other's standstill: the
+// second is a mistake of the program, and panics when the agent is made.
+func (h *Health) Loop(name string, limit time.Duration) *Loop {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.turned = h.now()
+	if h.loops[name] != nil {
+		panic(fmt.Sprintf("two loops are called %q", name))
+	}
+	l := &Loop{health: h, name: name, limit: limit, turned: h.now()}
+	h.loops[name] = l
+	return l
+}
+
+// Turn says that the loop is alive.
+func (l *Loop) Turn() {
+	l.health.mu.Lock()
+	defer l.health.mu.Unlock()
+	l.turned = l.health.now()
+}
+
+// End says that the loop is done in good order: it need not turn any more.
+func (l *Loop) End() {
+	l.health.mu.Lock()
+	defer l.health.mu.Unlock()
+	delete(l.health.loops, l.name)
+}
+
+// Sleep waits for d, or until the context ends. A loop that sleeps on purpose is alive.
+func (l *Loop) Sleep(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		l.Turn()
+		return ctx.Err()
+	}
+	return l.wait(ctx, nil, time.After(d))
+}
+
+// Await waits until wake receives, or until the context ends. A loop that waits for work is alive.
+func (l *Loop) Await(ctx context.Context, wake <-chan struct{}) error { return l.wait(ctx, wake, nil) }
+
+func (l *Loop) wait(ctx context.Context, wake <-chan struct{}, over <-chan time.Time) error {
+	ticker := time.NewTicker(l.limit / 3)
+	defer ticker.Stop()
+	for {
+		l.Turn()
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-wake:
+			return nil
+		case <-over:
+			return nil
+		case <-ticker.C:
+		}
+	}
 }
 
 // Met says that a condition of readiness is met.
@@ -51,14 +108,21 @@ func (h *Health) Unmet(condition, why string) {
 	h.waiting[condition] = why
 }
 
-// Live returns an error when the loop has not turned for too long.
+// Live returns an error that names the loops that have not turned for too long.
 func (h *Health) Live() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.now().Sub(h.turned) > h.limit {
-		return fmt.Errorf("the agent's loop has not turned for more than %s", h.limit)
+	var still []string
+	for name, l := range h.loops {
+		if h.now().Sub(l.turned) > l.limit {
+			still = append(still, fmt.Sprintf("%s has not turned for more than %s", name, l.limit))
+		}
 	}
-	return nil
+	if len(still) == 0 {
+		return nil
+	}
+	sort.Strings(still)
+	return fmt.Errorf("a loop of the agent stands still: %s", strings.Join(still, "; "))
 }
 
 // Ready returns an error that names the conditions that are not met.

@@ -14,6 +14,9 @@ import (
 
 // Metrics is a registry in the text exposition format. It is forty lines where the usual library is a megabyte of memory.
 // The zero value works.
+//
+// To register the same series twice is a mistake of the program, for only one of the two would ever be seen: it panics, when
+// the agent is made.
 type Metrics struct {
 	mu       sync.Mutex
 	families map[string]*family
@@ -73,10 +76,21 @@ func (m *Metrics) add(name, help, kind string, f func() float64, labels []string
 	if m.families == nil {
 		m.families = map[string]*family{}
 	}
-	if m.families[name] == nil {
-		m.families[name] = &family{help: help, kind: kind, samples: map[string]func() float64{}}
+	known := m.families[name]
+	if known == nil {
+		known = &family{help: help, kind: kind, samples: map[string]func() float64{}}
+		m.families[name] = known
 	}
-	m.families[name].samples[renderLabels(labels)] = f
+	rendered := renderLabels(labels)
+	switch {
+	case len(labels)%2 != 0:
+		panic(fmt.Sprintf("metric %s: labels %q are no pairs of name and value", name, labels))
+	case known.kind != kind || known.help != help:
+		panic(fmt.Sprintf("metric %s is a %s (%s) and a %s (%s)", name, known.kind, known.help, kind, help))
+	case known.samples[rendered] != nil:
+		panic(fmt.Sprintf("metric %s%s is registered twice", name, rendered))
+	}
+	known.samples[rendered] = f
 }
 
 func renderLabels(pairs []string) string {

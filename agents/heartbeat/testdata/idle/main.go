@@ -11,11 +11,12 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/nopsctl/nopsctl/agents/heartbeat"
+	"github.com/nopsctl/nopsctl/agents/internal/agent"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := heartbeat.Main(ctx, heartbeat.Process{Args: os.Args[1:], Getenv: os.Getenv, Stdout: os.Stdout, Stderr: os.Stderr, Version: "test", KubeConfig: func() (*rest.Config, error) {
+	code := heartbeat.Program().Main(ctx, agent.Process{Args: os.Args[1:], Getenv: os.Getenv, Stdout: os.Stdout, Stderr: os.Stderr, Version: "test", KubeConfig: func() (*rest.Config, error) {
 		return &rest.Config{Host: os.Getenv("TEST_KUBE_HOST"), TLSClientConfig: rest.TLSClientConfig{
 			CAFile: os.Getenv("TEST_KUBE_CA"), CertFile: os.Getenv("TEST_KUBE_CERT"), KeyFile: os.Getenv("TEST_KUBE_KEY"),
 		}}, nil

@@ -61,6 +61,10 @@ test-stories: deps ## The stories: the real binaries in one shared lab
 test-scenarios: deps ## The long ones
 	cd lab && go test -count=1 -timeout 60m -v -run "TestScenarios|TestLabs" ./e2e
 
+.PHONY: bench
+bench: ## What the keep-list saves, measured on this machine; never in CI. BENCH=-write rewrites docs/series.md
+	cd lab && go run ./bench/series $(BENCH)
+
 ##@ Regulations
 .PHONY: generate
 generate: ## Regenerate golden files, docs and the dependency lists

@@ -306,28 +306,35 @@ func podNames(pods []corev1.Pod) string {
 	return strings.Join(names, ", ")
 }
 
-// support removes what nopsctl made beside the chart, told by its labels, and the heartbeat's state.
+// support removes what nopsctl and the agents made beside the chart, told by their labels. (The first heartbeats are told by
+// the name of their state.)
 func (r *remover) support() (string, error) {
 	var names []string
-	selector := metav1.ListOptions{LabelSelector: labelManagedBy + "=" + managerName + "," + labelPartOf + "=" + partOf}
+	own := labelManagedBy + "=" + managerName + "," + labelPartOf + "=" + partOf
+	agents := labelInstance + "=" + r.Release + "," + labelPartOf + "=" + partOf
 	background := metav1.DeletePropagationBackground
 	for _, kind := range []struct {
-		gvr   schema.GroupVersionResource
-		named []string
+		gvr      schema.GroupVersionResource
+		selector string
+		named    []string
 	}{
-		{schema.GroupVersionResource{Group: "batch", Version: "v1", Resource: "jobs"}, nil}, // of an interrupted test-connectivity
-		{schema.GroupVersionResource{Version: "v1", Resource: "secrets"}, nil},
-		{schema.GroupVersionResource{Version: "v1", Resource: "configmaps"}, []string{HeartbeatState}},
+		{schema.GroupVersionResource{Group: "batch", Version: "v1", Resource: "jobs"}, own, nil}, // of an interrupted test-connectivity
+		{schema.GroupVersionResource{Version: "v1", Resource: "secrets"}, own, nil},
+		{schema.GroupVersionResource{Version: "v1", Resource: "configmaps"}, own, []string{HeartbeatState}},
+		{schema.GroupVersionResource{Version: "v1", Resource: "configmaps"}, agents, nil},
+		{schema.GroupVersionResource{Group: "coordination.k8s.io", Version: "v1", Resource: "leases"}, agents, nil},
 	} {
 		client := r.dynamic.Resource(kind.gvr).Namespace(r.Namespace)
-		list, err := client.List(r.ctx, selector)
+		list, err := client.List(r.ctx, metav1.ListOptions{LabelSelector: kind.selector})
 		if err != nil && !apierrors.IsForbidden(err) {
 			return "", explain("list "+kind.gvr.Resource+" in "+r.Namespace, err)
 		}
 		doomed := slices.Clone(kind.named)
 		if err == nil {
 			for i := range list.Items {
-				doomed = append(doomed, list.Items[i].GetName())
+				if o := (object{Unstructured: &list.Items[i]}); !o.keeps() {
+					doomed = append(doomed, o.GetName())
+				}
 			}
 		}
 		for _, name := range doomed {

@@ -611,7 +611,8 @@ func TestHosts(t *testing.T) {
 
 func TestBodies(t *testing.T) {
 	_, _, h := serve(t, nil)
-	installed(t, h.URL)
+	person, _ := installed(t, h.URL)
+	agentKey := must[nopsapi.AgentKey](t)(person.CreateAgentKey(t.Context(), arn)).Key
 	for _, tt := range []struct {
 		name     string
 		encoding string
@@ -621,7 +622,9 @@ func TestBodies(t *testing.T) {
 		{"not gzip", "gzip", []byte("plain"), 400},
 		{"damaged gzip", "gzip", zip(t, []byte("{}"))[:12], 400},
 		{"a bomb", "gzip", zip(t, make([]byte, nopsapi.MaxBody+1)), 413},
-		{"too large compressed", "gzip", make([]byte, nopsapi.MaxHeartbeatCompressed+1), 413},
+		{"larger than a beat may be, compressed", "gzip", make([]byte, nopsapi.MaxHeartbeatCompressed+1), 400}, // read, and found to be no gzip
+		{"too large compressed", "gzip", make([]byte, nopsapi.MaxBody+1), 413},
+		{"too large", "", make([]byte, nopsapi.MaxBody+1), 413},
 		{"another encoding", "br", []byte("x"), 400},
 		{"not JSON", "", []byte("<html>"), 400},
 		{"data after the document", "", []byte(`{"scopes":["read"]}{}`), 400},
@@ -634,6 +637,29 @@ func TestBodies(t *testing.T) {
 			t.Errorf("%s: %d %s, want %d", tt.name, res.StatusCode, body, tt.want)
 		}
 	}
+	// Each route has a limit of its own: a beat's is small, and what takes more is not bound by it.
+	for size, want := range map[int]int{nopsapi.MaxHeartbeatCompressed: 400, nopsapi.MaxHeartbeatCompressed + 1: 413} {
+		if res, body := raw(t, h.URL, "POST", nopsapi.PathHeartbeats(arn), agentKey, map[string]string{"Content-Encoding": "gzip"}, make([]byte, size)); res.StatusCode != want {
+			t.Errorf("a beat of %d bytes, compressed: %d %s, want %d", size, res.StatusCode, body, want)
+		}
+	}
+	packed := zip(t, []byte(`{"scopes":["read"],"unknown":"`+noise(nopsapi.MaxHeartbeatCompressed*2)+`"}`))
+	if len(packed) <= nopsapi.MaxHeartbeatCompressed {
+		t.Fatalf("only %d bytes: the test is wrong", len(packed))
+	}
+	if res, body := raw(t, h.URL, "POST", nopsapi.PathAPIKeys(), adminKey, map[string]string{"Content-Encoding": "gzip"}, packed); res.StatusCode != 201 {
+		t.Errorf("a request of %d bytes, compressed: %d %s", len(packed), res.StatusCode, body)
+	}
+}
+
+// noise is text that does not compress well, the same each time.
+func noise(n int) string {
+	out, x := make([]byte, n), uint64(2654435761)
+	for i := range out {
+		x = x*6364136223846793005 + 1442695040888963407
+		out[i] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"[x>>58]
+	}
+	return string(out)
 }
 
 func zip(t *testing.T, data []byte) []byte {

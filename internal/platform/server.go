@@ -212,31 +212,32 @@ type route struct {
 	pattern string // method and path, below nopsapi.Base unless it is a whole path
 	scopes  []nopsapi.Scope
 	handler handler
+	packed  int64 // bytes that a compressed body may have; 0 means nopsapi.MaxBody, which holds for every body unpacked
 }
 
 func (s *Server) table() []route {
 	type scopes = []nopsapi.Scope
 	anyKey, admin, install, agent, read := scopes(nil), scopes{nopsapi.ScopeAdmin}, scopes{nopsapi.ScopeInstall}, scopes{nopsapi.ScopeAgent}, scopes{nopsapi.ScopeRead}
 	return []route{
-		{"GET /api-keys/whoami", anyKey, s.whoAmI},
-		{"GET /api-keys", admin, s.listKeys},
-		{"POST /api-keys", admin, s.createKey},
-		{"POST /api-keys/{id}/rotate", admin, s.rotateKey},
-		{"DELETE /api-keys/{id}", admin, s.revokeKey},
-		{"GET /clusters", read, s.listClusters},
-		{"PUT /clusters/{arn}", install, s.registerCluster},
-		{"GET /clusters/{arn}", read, s.getCluster},
-		{"GET /clusters/{arn}/install-config", install, s.installConfig},
-		{"POST /clusters/{arn}/agent-key", install, s.agentKey},
-		{"POST /clusters/{arn}/heartbeats", agent, s.heartbeat},
-		{"GET /clusters/{arn}/heartbeats", read, s.listHeartbeats},
-		{"GET /clusters/{arn}/warnings", read, s.listWarnings},
-		{"POST /clusters/{arn}/warnings/{id}/acknowledge", install, s.acknowledge},
-		{"GET /clusters/{arn}/connectivity", read, s.connectivity},
-		{"POST /clusters/{arn}/connectivity-tests", install, s.startTest},
-		{"GET /clusters/{arn}/connectivity-tests/{id}", read, s.testView},
-		{"POST /clusters/{arn}/connectivity-tests/{id}/observations", scopes{nopsapi.ScopeInstall, nopsapi.ScopeAgent}, s.observe},
-		{"GET " + nopsapi.PublicClustersPath + "{$}", read, s.publicClusters},
+		{"GET /api-keys/whoami", anyKey, s.whoAmI, 0},
+		{"GET /api-keys", admin, s.listKeys, 0},
+		{"POST /api-keys", admin, s.createKey, 0},
+		{"POST /api-keys/{id}/rotate", admin, s.rotateKey, 0},
+		{"DELETE /api-keys/{id}", admin, s.revokeKey, 0},
+		{"GET /clusters", read, s.listClusters, 0},
+		{"PUT /clusters/{arn}", install, s.registerCluster, 0},
+		{"GET /clusters/{arn}", read, s.getCluster, 0},
+		{"GET /clusters/{arn}/install-config", install, s.installConfig, 0},
+		{"POST /clusters/{arn}/agent-key", install, s.agentKey, 0},
+		{"POST /clusters/{arn}/heartbeats", agent, s.heartbeat, nopsapi.MaxHeartbeatCompressed},
+		{"GET /clusters/{arn}/heartbeats", read, s.listHeartbeats, 0},
+		{"GET /clusters/{arn}/warnings", read, s.listWarnings, 0},
+		{"POST /clusters/{arn}/warnings/{id}/acknowledge", install, s.acknowledge, 0},
+		{"GET /clusters/{arn}/connectivity", read, s.connectivity, 0},
+		{"POST /clusters/{arn}/connectivity-tests", install, s.startTest, 0},
+		{"GET /clusters/{arn}/connectivity-tests/{id}", read, s.testView, 0},
+		{"POST /clusters/{arn}/connectivity-tests/{id}/observations", scopes{nopsapi.ScopeInstall, nopsapi.ScopeAgent}, s.observe, 0},
+		{"GET " + nopsapi.PublicClustersPath + "{$}", read, s.publicClusters, 0},
 	}
 }
 
@@ -248,7 +249,7 @@ func (s *Server) routes() {
 		if !strings.HasPrefix(path, "/svc/") {
 			path = nopsapi.Base + path
 		}
-		s.mux.Handle(method+" "+path, s.handle(r.scopes, r.handler))
+		s.mux.Handle(method+" "+path, s.handle(r))
 		methods[path] = append(methods[path], method)
 	}
 	for path, served := range methods {
@@ -268,13 +269,13 @@ func (s *Server) routes() {
 	})
 	if s.FaultControl {
 		for _, method := range []string{http.MethodGet, http.MethodPut, http.MethodDelete} {
-			s.mux.Handle(method+" "+FaultsPath, s.handle([]nopsapi.Scope{nopsapi.ScopeAdmin}, s.controlFaults))
+			s.mux.Handle(method+" "+FaultsPath, s.handle(route{scopes: []nopsapi.Scope{nopsapi.ScopeAdmin}, handler: s.controlFaults}))
 		}
 	}
 }
 
 // handle does for every route what every route needs.
-func (s *Server) handle(scopes []nopsapi.Scope, h handler) http.Handler {
+func (s *Server) handle(served route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx := r.Context()
 		c, err := s.authenticate(ctx, r)
@@ -284,15 +285,15 @@ func (s *Server) handle(scopes []nopsapi.Scope, h handler) http.Handler {
 		}
 		req := &request{Request: r, arn: r.PathValue("arn")}
 		req.home = home(c.customer.ID, req.arn)
-		if err := s.admit(c, scopes, req); err != nil {
+		if err := s.admit(c, served.scopes, req); err != nil {
 			s.answerError(w, r, err)
 			return
 		}
-		if req.body, err = readBody(r); err != nil {
+		if req.body, err = readBody(r, served.packed); err != nil {
 			s.answerError(w, r, err)
 			return
 		}
-		res, err := s.run(ctx, c, req, h)
+		res, err := s.run(ctx, c, req, served.handler)
 		if err != nil {
 			s.answerError(w, r, err)
 			return
@@ -382,13 +383,16 @@ func errNoCluster(arn string) error {
 	return refuse(http.StatusNotFound, nopsapi.CodeNotFound, "no cluster %s is registered with this customer", arn)
 }
 
-func readBody(r *http.Request) ([]byte, error) {
+// readBody reads a body, unpacked. packed bounds a compressed one; 0 means as large as one unpacked.
+func readBody(r *http.Request, packed int64) ([]byte, error) {
 	limit := int64(nopsapi.MaxBody)
 	zipped := false
 	switch encoding := r.Header.Get("Content-Encoding"); encoding {
 	case "", "identity":
 	case "gzip":
-		zipped, limit = true, nopsapi.MaxHeartbeatCompressed
+		if zipped = true; packed > 0 {
+			limit = packed
+		}
 	default:
 		return nil, refuse(http.StatusBadRequest, nopsapi.CodeInvalidRequest, "Content-Encoding %q: gzip or none", encoding)
 	}

@@ -142,6 +142,7 @@ func TestLimits(t *testing.T) {
 		"idempotency":      {d.Components.Parameters["IdempotencyKey"].Name, nopsapi.IdempotencyHeader},
 		"idempotency key":  {d.Components.Parameters["IdempotencyKey"].Schema.MaxLength, nopsapi.MaxIdempotencyKey},
 		"boot_id":          {s["Heartbeat"].Properties["boot_id"].MaxLength, nopsapi.MaxBootID},
+		"compressed beat":  {d.Paths[strings.ReplaceAll(nopsapi.PathHeartbeats("arn"), "/arn/", "/{arn}/")]["post"].MaxCompressed, nopsapi.MaxHeartbeatCompressed},
 		"components":       {s["Heartbeat"].Properties["components"].MaxItems, nopsapi.MaxComponents},
 		"heartbeats":       {s["HeartbeatList"].Properties["heartbeats"].MaxItems, nopsapi.MaxHeartbeatsPerAnswer},
 		"name of a key":    {s["NewAPIKey"].Properties["name"].MaxLength, nopsapi.MaxKeyName},

@@ -45,8 +45,8 @@ const PublicClustersPath = "/svc/karpenter_manager/clusters/"
 
 // Limits of the contract.
 const (
-	MaxHeartbeatCompressed = 16 << 10 // bytes of a body that is gzip-compressed, as heartbeats are
-	MaxBody                = 1 << 20  // bytes of any other body and of any answer, and of a heartbeat unpacked
+	MaxHeartbeatCompressed = 16 << 10 // bytes of a heartbeat that is gzip-compressed
+	MaxBody                = 1 << 20  // bytes of any other body, compressed or not, of any unpacked, and of any answer
 	MinHeartbeatInterval   = 15       // seconds
 	MaxHeartbeatInterval   = 900      // seconds
 	MaxBootID              = 128      // bytes

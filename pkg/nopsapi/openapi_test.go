@@ -47,9 +47,10 @@ type body struct {
 }
 
 type operation struct {
-	OperationID string          `json:"operationId"`
-	RequestBody *body           `json:"requestBody"`
-	Responses   map[string]body `json:"responses"`
+	OperationID   string          `json:"operationId"`
+	MaxCompressed int             `json:"x-max-compressed-bytes"`
+	RequestBody   *body           `json:"requestBody"`
+	Responses     map[string]body `json:"responses"`
 }
 
 type document struct {

@@ -202,18 +202,18 @@ func (c *Client) ListAPIKeys(ctx context.Context) (nopsapi.APIKeyList, error) {
 
 // CreateAPIKey makes a key; the answer alone holds its secret.
 func (c *Client) CreateAPIKey(ctx context.Context, key nopsapi.NewAPIKey) (nopsapi.APIKeyCreated, error) {
-	return send[nopsapi.APIKeyCreated](ctx, c, http.MethodPost, nopsapi.PathAPIKeys(), key, false)
+	return send[nopsapi.APIKeyCreated](ctx, c, http.MethodPost, nopsapi.PathAPIKeys(), key, 0)
 }
 
 // RotateAPIKey replaces the secret of a key. Rotate the key of this very client with another one: should the answer be lost,
 // the old secret is void and cannot ask again.
 func (c *Client) RotateAPIKey(ctx context.Context, id string) (nopsapi.APIKeyCreated, error) {
-	return send[nopsapi.APIKeyCreated](ctx, c, http.MethodPost, nopsapi.PathAPIKeyRotate(id), struct{}{}, false)
+	return send[nopsapi.APIKeyCreated](ctx, c, http.MethodPost, nopsapi.PathAPIKeyRotate(id), struct{}{}, 0)
 }
 
 // RevokeAPIKey ends a key.
 func (c *Client) RevokeAPIKey(ctx context.Context, id string) error {
-	_, err := send[nopsapi.APIKey](ctx, c, http.MethodDelete, nopsapi.PathAPIKey(id), nil, false)
+	_, err := send[nopsapi.APIKey](ctx, c, http.MethodDelete, nopsapi.PathAPIKey(id), nil, 0)
 	return err
 }
 
@@ -229,7 +229,7 @@ func (c *Client) PublicClusters(ctx context.Context, days int) ([]nopsapi.Public
 
 // RegisterCluster makes a cluster known; once more changes nothing.
 func (c *Client) RegisterCluster(ctx context.Context, arn string) (nopsapi.Cluster, error) {
-	return send[nopsapi.Cluster](ctx, c, http.MethodPut, nopsapi.PathCluster(arn), struct{}{}, false)
+	return send[nopsapi.Cluster](ctx, c, http.MethodPut, nopsapi.PathCluster(arn), struct{}{}, 0)
 }
 
 // Cluster reads a registered cluster.
@@ -244,7 +244,7 @@ func (c *Client) InstallConfig(ctx context.Context, arn string) (nopsapi.Install
 
 // CreateAgentKey mints a key for the agents of one cluster.
 func (c *Client) CreateAgentKey(ctx context.Context, arn string) (nopsapi.AgentKey, error) {
-	return send[nopsapi.AgentKey](ctx, c, http.MethodPost, nopsapi.PathAgentKey(arn), struct{}{}, false)
+	return send[nopsapi.AgentKey](ctx, c, http.MethodPost, nopsapi.PathAgentKey(arn), struct{}{}, 0)
 }
 
 // SendHeartbeat delivers a beat. Boot and sequence number make it idempotent.
@@ -252,7 +252,7 @@ func (c *Client) SendHeartbeat(ctx context.Context, arn string, beat nopsapi.Hea
 	if beat.Components == nil {
 		beat.Components = []nopsapi.ComponentStatus{} // the contract wants a list
 	}
-	return send[nopsapi.HeartbeatAck](ctx, c, http.MethodPost, nopsapi.PathHeartbeats(arn), beat, true)
+	return send[nopsapi.HeartbeatAck](ctx, c, http.MethodPost, nopsapi.PathHeartbeats(arn), beat, nopsapi.MaxHeartbeatCompressed)
 }
 
 // Heartbeats lists all beats that were observed since then and arrived, by time of observation.
@@ -289,17 +289,17 @@ func (c *Client) Warnings(ctx context.Context, arn, state string) (nopsapi.Warni
 
 // AcknowledgeWarning marks a warning as seen by a person.
 func (c *Client) AcknowledgeWarning(ctx context.Context, arn, id string) (nopsapi.Warning, error) {
-	return send[nopsapi.Warning](ctx, c, http.MethodPost, nopsapi.PathAcknowledge(arn, id), struct{}{}, false)
+	return send[nopsapi.Warning](ctx, c, http.MethodPost, nopsapi.PathAcknowledge(arn, id), struct{}{}, 0)
 }
 
 // StartConnectivityTest asks the platform for a nonce to look out for.
 func (c *Client) StartConnectivityTest(ctx context.Context, arn string) (nopsapi.ConnectivityTest, error) {
-	return send[nopsapi.ConnectivityTest](ctx, c, http.MethodPost, nopsapi.PathTests(arn), struct{}{}, false)
+	return send[nopsapi.ConnectivityTest](ctx, c, http.MethodPost, nopsapi.PathTests(arn), struct{}{}, 0)
 }
 
 // Observe shows the nonce to the platform; from is "here" or "cluster".
 func (c *Client) Observe(ctx context.Context, arn, id, nonce, from string) (nopsapi.Observation, error) {
-	return send[nopsapi.Observation](ctx, c, http.MethodPost, nopsapi.PathObservations(arn, id), nopsapi.Observation{Nonce: nonce, From: from, At: c.o.Now().UTC()}, false)
+	return send[nopsapi.Observation](ctx, c, http.MethodPost, nopsapi.PathObservations(arn, id), nopsapi.Observation{Nonce: nonce, From: from, At: c.o.Now().UTC()}, 0)
 }
 
 // ConnectivityTest is what the platform has seen, and of this test's nonce.
@@ -313,23 +313,24 @@ func (c *Client) Connectivity(ctx context.Context, arn string) (nopsapi.Connecti
 }
 
 func get[T any](ctx context.Context, c *Client, path string) (T, error) {
-	return send[T](ctx, c, http.MethodGet, path, nil, false)
+	return send[T](ctx, c, http.MethodGet, path, nil, 0)
 }
 
-// send makes one call of the contract.
-func send[T any](ctx context.Context, c *Client, method, path string, body any, compress bool) (T, error) {
+// send makes one call of the contract. packed is how many bytes the body may have compressed, a limit of the path's own; 0
+// sends it as it is.
+func send[T any](ctx context.Context, c *Client, method, path string, body any, packed int) (T, error) {
 	var answer T
 	var payload []byte
 	header := http.Header{}
 	header.Set(nopsapi.VersionHeader, strconv.Itoa(nopsapi.Version))
 	if body != nil {
 		var err error
-		if payload, err = encode(body, compress); err != nil {
+		if payload, err = encode(body, packed); err != nil {
 			// Refused before it is sent: trying the same again would fail the same way.
 			return answer, &Error{Kind: KindRefused, Host: c.host(), Code: nopsapi.CodeTooLarge, Message: c.line(method + " " + bare(path) + ": " + err.Error()), Err: err}
 		}
 		header.Set("Content-Type", "application/json")
-		if compress {
+		if packed > 0 {
 			header.Set("Content-Encoding", "gzip")
 		}
 	}
@@ -351,12 +352,16 @@ func send[T any](ctx context.Context, c *Client, method, path string, body any, 
 	return answer, nil
 }
 
-func encode(body any, compress bool) ([]byte, error) {
+// encode makes the body of a request. What the other side would refuse for its size is not sent at all.
+func encode(body any, packed int) ([]byte, error) {
 	data, err := json.Marshal(body)
 	if err != nil {
 		return nil, fmt.Errorf("encode the request: %w", err)
 	}
-	if !compress {
+	if len(data) > nopsapi.MaxBody {
+		return nil, fmt.Errorf("the request has %d bytes, the contract allows %d", len(data), nopsapi.MaxBody)
+	}
+	if packed == 0 {
 		return data, nil
 	}
 	var buf bytes.Buffer
@@ -367,8 +372,8 @@ func encode(body any, compress bool) ([]byte, error) {
 	if err := zip.Close(); err != nil {
 		return nil, fmt.Errorf("compress the request: %w", err)
 	}
-	if buf.Len() > nopsapi.MaxHeartbeatCompressed {
-		return nil, fmt.Errorf("the request has %d bytes compressed, the contract allows %d", buf.Len(), nopsapi.MaxHeartbeatCompressed)
+	if buf.Len() > packed {
+		return nil, fmt.Errorf("the request has %d bytes compressed, the contract allows %d", buf.Len(), packed)
 	}
 	return buf.Bytes(), nil
 }

@@ -104,6 +104,7 @@ func testChart(t testing.TB) *chart.Chart {
 		Schema: []byte(`{"properties": {
 			"only": {"type": "object", "properties": {"inSchema": {}}, "patternProperties": {"^x-": {}}},
 			"strict": {"type": "object", "additionalProperties": false},
+			"autoUpatar": {"type": "object", "deprecated": true, "additionalProperties": false, "properties": {"enabled": {}}},
 			"recursive": {"$ref": "#/$defs/r"},
 			"mixed": {"allOf": [{"properties": {"one": {}}}, {"$ref": "#/$defs/two"}]}},
 			"$defs": {"r": {"type": "object", "properties": {"again": {"$ref": "#/$defs/r"}}}, "two": {"properties": {"two": {}}}}}`)}
@@ -125,6 +126,7 @@ func TestUnknown(t *testing.T) {
 		{"wrong case", "YAML is case sensitive", m{"nops": m{"apikey": "k"}}, []UnknownValue{{"nops.apikey", "nops.apiKey"}}},
 		{"wrong depth", "given at the top; the shorter of two", m{"apiKey": "k"}, []UnknownValue{{"apiKey", "nops.apiKey"}}},
 		{"far off", "no suggestion is better than a wrong one", m{"zzzzzzzz": 1}, []UnknownValue{{"zzzzzzzz", ""}}},
+		{"nearly the misspelling", "one that is deprecated is not what was meant", m{"autoUpatr": m{"enabled": false}}, []UnknownValue{{"autoUpatr.enabled", "autoUpdater.enabled"}}},
 		{"schema only", "known by the schema alone", m{"only": m{"inSchema": 1, "x-y": 2, "inSchemer": 3}}, []UnknownValue{{"only.inSchemer", "only.inSchema"}}},
 		{"closed", "nothing is allowed there", m{"strict": m{"a": 1}}, []UnknownValue{{"strict.a", ""}}},
 		{"recursive", "a schema that refers to itself ends", m{"recursive": m{"again": m{"again": m{"agian": 1}}}}, []UnknownValue{{"recursive.again.again.agian", "recursive.again.again.again"}}},
@@ -139,7 +141,7 @@ func TestUnknown(t *testing.T) {
 }
 
 func TestCredentialsLeaveTheValues(t *testing.T) {
-	v := m{"nops": m{"apiKey": "secret-1"}, "containerInsights": m{"ampAccessKey": "secret-2", "ampSecretKey": "", "ampID": "ws"}, "datadog": m{"apiKey": 12345}}
+	v := m{"nops": m{"apiKey": "secret-1"}, "containerInsights": m{"ampAccessKey": "secret-2", "ampSecretKey": "", "ampID": "ws"}, "datadog": m{"apiKey": 12345}, "karpenops": m{"apiKey": "secret-0", "clusterId": "c"}}
 	if !holdsCredentials(v) {
 		t.Error("they are there")
 	}
@@ -147,8 +149,11 @@ func TestCredentialsLeaveTheValues(t *testing.T) {
 	if diff := cmp.Diff(secretData{KeyAPI: []byte("secret-1"), KeyAMPAccess: []byte("secret-2"), KeyDatadog: []byte("12345")}, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff(m{"containerInsights": m{"ampID": "ws", "ampSecretKey": ""}}, v); diff != "" || holdsCredentials(v) {
+	if diff := cmp.Diff(m{"containerInsights": m{"ampID": "ws", "ampSecretKey": ""}, "karpenops": m{"clusterId": "c"}}, v); diff != "" || holdsCredentials(v) {
 		t.Errorf("what is left (-want +got):\n%s", diff)
+	}
+	if old := takeCredentials(m{"karpenops": m{"apiKey": "secret-0"}, "nops": m{"apiKey": ""}}); string(old[KeyAPI]) != "secret-0" {
+		t.Error("where the API key was until 2024 counts while it stands nowhere else")
 	}
 	b, err := json.Marshal(struct{ D secretData }{got})
 	for _, text := range []string{fmt.Sprint(got), fmt.Sprintf("%v %+v %#v %s", got, got, got, got), string(b)} {
@@ -159,6 +164,46 @@ func TestCredentialsLeaveTheValues(t *testing.T) {
 	changes := fmt.Sprint(valueChanges(m{"nops": m{"apiKey": "secret-1"}, "x": m{"password": "secret-3"}}, m{"customerManagedSecrets": m{"apiSecretKey": "API_KEY"}, "x": m{"password": "secret-4"}}))
 	if strings.Contains(changes, "secret-") || !strings.Contains(changes, "API_KEY") {
 		t.Errorf("changes: %s", changes)
+	}
+}
+
+// TestRole: the chart's own rule, so that a role is believed exactly when the chart believes it.
+func TestRole(t *testing.T) {
+	const role = "arn:aws:iam::123456789012:role/vmagent"
+	account := func(in string, v any) m {
+		return m{in: m{"serviceAccount": m{"annotations": m{"eks.amazonaws.com/role-arn": v}}}}
+	}
+	for _, tt := range []struct {
+		name, reason string
+		values       m
+		want         bool
+	}{
+		{"none", "keys are needed", m{"containerInsights": m{"enabled": true}}, false},
+		{"annotation", "IRSA", account("containerInsights", role), true},
+		{"annotation of vmagent", "the same account", account("victoriaMetrics", role), true},
+		{"taken away", "vmagent's annotations win", merge(account("containerInsights", role), account("victoriaMetrics", "")), false},
+		{"pod identity", "an association outside of the cluster", m{"containerInsights": m{"podIdentity": m{"enabled": true}}}, true},
+		{"no pod identity", "the default, written out", m{"containerInsights": m{"podIdentity": m{"enabled": false}}}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := hasRole(tt.values); got != tt.want {
+				t.Errorf("%s: %v", tt.reason, got)
+			}
+			store := merge(tt.values, m{"externalSecrets": m{"enabled": true}})
+			if readsAMPFromValues(tt.values) || readsAMPFromValues(store) == tt.want {
+				t.Errorf("with External Secrets the keys are read from the values unless there is a role")
+			}
+			set(store, "externalSecrets.data.ampKeys.remoteRef.key", "nops/amp")
+			if readsAMPFromValues(store) {
+				t.Error("or an entry of the store that holds them")
+			}
+			data := secretData{KeyAPI: []byte("a"), KeyAMPAccess: []byte("b"), KeyAMPSecret: []byte("c")}
+			values := merge(tt.values, m{"customerManagedSecrets": m{"ampAccessName": CredentialsSecret, "ampAccessKey": KeyAMPAccess}})
+			refer(values, data)
+			if _, refers := lookup(values, "customerManagedSecrets.ampAccessName"); refers == tt.want || lookupString(values, "customerManagedSecrets.apiSecretKey") != KeyAPI {
+				t.Errorf("references: %v", values["customerManagedSecrets"])
+			}
+		})
 	}
 }
 
@@ -227,6 +272,61 @@ func TestAvailability(t *testing.T) {
 	}
 	if _, err := available(&chart.Chart{Metadata: &chart.Metadata{Name: "x"}, Files: []*chart.File{{Name: "files/images.yaml", Data: []byte("\t")}}}); err == nil {
 		t.Error("a broken list is an error")
+	}
+}
+
+// TestSwitches: what a component is set to, as the chart decides it.
+func TestSwitches(t *testing.T) {
+	c := &chart.Chart{Metadata: &chart.Metadata{Name: "c", Version: "1"}, Values: m{
+		"containerInsights": m{"enabled": true}, "dcgmExporter": m{"enabled": true}, "autoUpdater": m{"enabled": nil, "schedule": "0 0 * * *"}, "karpenops": m{"enabled": false}, "heartbeat": m{"enabled": true},
+	}}
+	updater := func(right, wrong any) m {
+		v := m{}
+		if right != "" {
+			set(v, "autoUpdater.enabled", right)
+		}
+		if wrong != "" {
+			set(v, "autoUpater.enabled", wrong)
+		}
+		return v
+	}
+	for _, tt := range []struct {
+		name, component, reason string
+		config                  m
+		want                    switched
+	}{
+		{"nothing given", "autoUpdater", "on unless somebody says otherwise", nil, switched{enabled: true}},
+		{"null", "autoUpdater", "says nothing", updater(nil, ""), switched{enabled: true}},
+		{"misspelt off", "autoUpdater", "the published commands", updater("", false), switched{explicit: true}},
+		{"misspelt on", "autoUpdater", "is honoured too", updater("", true), switched{enabled: true, explicit: true}},
+		{"null and misspelt", "autoUpdater", "null is not given", updater(nil, false), switched{explicit: true}},
+		{"right on, misspelt off", "autoUpdater", "the right spelling wins", updater(true, false), switched{enabled: true, explicit: true}},
+		{"right off, misspelt on", "autoUpdater", "the right spelling wins", updater(false, true), switched{explicit: true}},
+		{"chart without it", "heartbeat", "charts before the toggle always had it", nil, switched{enabled: true}},
+		{"by default", "karpenops", "off", nil, switched{}},
+		{"GPUs", "dcgmExporter", "with container insights", nil, switched{enabled: true}},
+		{"GPUs alone", "dcgmExporter", "its samples have nowhere to go", m{"containerInsights": m{"enabled": false}}, switched{enabled: true, without: "containerInsights"}},
+		{"no GPUs", "dcgmExporter", "its own switch says more", m{"containerInsights": m{"enabled": false}, "dcgmExporter": m{"enabled": false}}, switched{explicit: true}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			on, err := switches(c, tt.config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tt.want.available = true
+			if on[tt.component] != tt.want {
+				t.Errorf("%s: %+v, want %+v", tt.reason, on[tt.component], tt.want)
+			}
+		})
+	}
+	on, err := switches(c, m{"containerInsights": m{"enabled": false}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range componentStatuses(on, nil, false) {
+		if s.Name == "dcgmExporter" && (s.State != ComponentDisabled || s.Message != "disabled with containerInsights") {
+			t.Errorf("%+v", s)
+		}
 	}
 }
 

@@ -84,13 +84,22 @@ scrape_configs:
         regex: machine_.+
         target_label: __tmp_of
         replacement: machine
+      # How full a disk is, cAdvisor says of containerd's nodes for the root cgroup alone.
+      - source_labels: [__name__, id, device]
+        regex: container_fs_usage_bytes;/;/dev/(nvme|sd|vd|xvd).+
+        target_label: __tmp_of
+        replacement: node
       - action: drop
         source_labels: [__tmp_of, container]
         regex: ;(POD)?
-      # Networks without a pod are the node's.
+      # Networks without a pod are the node's. Pods on the node's network show all of its interfaces, those of other pods too:
+      # on EKS one for each.
       - action: drop
         source_labels: [__tmp_of, pod]
         regex: pod;
+      - action: drop
+        source_labels: [__tmp_of, interface]
+        regex: pod;(eni|veth|cali|cilium_|lxc|cni|docker|dummy|flannel|kube-ipvs|nodelocaldns|tunl|vlan|vxlan).*
       # The pod's UID from its cgroup, written either way (cgroupfs, systemd).
       - source_labels: [id]
         regex: .*pod([0-9a-f]{8})[-_]([0-9a-f]{4})[-_]([0-9a-f]{4})[-_]([0-9a-f]{4})[-_]([0-9a-f]{12}).*
@@ -122,6 +131,14 @@ scrape_configs:
       - targets: [nops-kube-state-metrics.{{ $root.Release.Namespace }}.svc:8080]
     metric_relabel_configs:
       {{- include "nops.keep" $keep.kubeStateMetrics.metrics | nindent 6 }}
+      # A phase that Kubernetes no longer sets.
+      - action: drop
+        source_labels: [__name__, phase]
+        regex: kube_pod_status_phase;Unknown
+      # Pods without any of the listed annotations.
+      - action: drop
+        source_labels: [__name__{{ range concat $keep.kubeStateMetrics.annotations.pods (get $root.Values.prometheus.kubeStateMetrics.metricAnnotations "pods" | default list) | uniq }}, annotation_{{ regexReplaceAll "[^a-zA-Z0-9_]" . "_" }}{{ end }}]
+        regex: kube_pod_annotations;*
   {{- if include "nops.on" (dict "root" $root "component" "dcgm-exporter") }}
   - job_name: dcgm-exporter
     scrape_interval: {{ include "nops.interval" (dict "root" $root "job" "dcgmExporter") }}

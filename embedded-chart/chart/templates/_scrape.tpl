@@ -122,8 +122,8 @@ scrape_configs:
       {{- include "nops.keep" $keep.nodeExporter | nindent 6 }}
   - job_name: kube-state-metrics
     scrape_interval: {{ include "nops.interval" (dict "root" $root "job" "kubeStateMetrics") }}
-    # One target speaks for the whole cluster: 3 MB for every thousand pods.
-    scrape_timeout: 30s
+    # One target speaks for the whole cluster, 3 MB for every thousand pods: it may take all the time there is.
+    scrape_timeout: {{ include "nops.interval" (dict "root" $root "job" "kubeStateMetrics") }}
     {{ ternary "body_size_limit: 512MB" "max_scrape_size: 512MiB" .server }}
     # Its labels name the objects it speaks of, not itself.
     honor_labels: true

@@ -201,7 +201,7 @@ func TestUpdaterSpellings(t *testing.T) {
 		t.Errorf("the published misspelling is honoured, with a warning: %+v", plan.Warnings)
 	}
 	for _, enable := range []bool{true, false, true} {
-		plan, err := engine().Toggle(t.Context(), install.ToggleRequest{Component: "autoUpdater", Enabled: enable, Request: install.Request{Wait: true, Timeout: 10 * time.Second}})
+		plan, err := engine().Toggle(t.Context(), install.ToggleRequest{Component: "autoUpdater", Enabled: enable, Request: install.Request{Wait: true, Timeout: time.Minute}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -431,7 +431,7 @@ spec:
 func TestSelectorsOfOtherCharts(t *testing.T) {
 	w, engine := embedded(t)
 	before := w.everything()
-	r := install.Request{Wait: true, Timeout: 20 * time.Second}
+	r := install.Request{Wait: true, Timeout: time.Minute}
 	w.install(w.engine(func(o *install.Options) { o.Chart = older() }), r)
 	type identity struct{ uid, selector string }
 	look := func() map[string]identity {
@@ -598,7 +598,7 @@ func TestDefinitions(t *testing.T) {
 	}
 
 	kept := []string{"CustomResourceDefinition rightsizingpolicies.vpa.nops.io (1 object)", "CustomResourceDefinition verticalpodautoscalers.vpa.nops.io (2 objects)"}
-	result, err := engine().Uninstall(t.Context(), install.UninstallRequest{Timeout: 20 * time.Second})
+	result, err := engine().Uninstall(t.Context(), install.UninstallRequest{Timeout: time.Minute})
 	if diff := cmp.Diff(kept, result.Kept); diff != "" || err != nil {
 		t.Fatalf("what has objects stays, named with their number: %v (-want +got):\n%s", err, diff)
 	}
@@ -612,7 +612,7 @@ func TestDefinitions(t *testing.T) {
 	if diff := cmp.Diff(before, after); diff != "" {
 		t.Errorf("nothing else stays (-before +after):\n%s", diff)
 	}
-	again, err := engine().Uninstall(t.Context(), install.UninstallRequest{Timeout: 20 * time.Second})
+	again, err := engine().Uninstall(t.Context(), install.UninstallRequest{Timeout: time.Minute})
 	if diff := cmp.Diff(kept, again.Kept); diff != "" || err != nil || again.Outcome != event.Unchanged || !strings.Contains(again.Message, "(2 objects)") {
 		t.Errorf("a second time: %v %+v", err, again)
 	}
@@ -625,7 +625,7 @@ func TestDefinitions(t *testing.T) {
 		t.Errorf("and a second one does nothing: %v %+v", err, again.Changes)
 	}
 	// Switched off, the definitions stay though they are no longer rendered.
-	plan, err := engine().Toggle(t.Context(), install.ToggleRequest{Component: "containerRightsizing", Request: install.Request{Wait: true, Timeout: 20 * time.Second}})
+	plan, err := engine().Toggle(t.Context(), install.ToggleRequest{Component: "containerRightsizing", Request: install.Request{Wait: true, Timeout: time.Minute}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -635,7 +635,7 @@ func TestDefinitions(t *testing.T) {
 	if _, err := policies.Get(t.Context(), "mine", metav1.GetOptions{}); err != nil {
 		t.Errorf("disabling loses no object: %v", err)
 	}
-	if result, err = engine().Uninstall(t.Context(), install.UninstallRequest{Timeout: 20 * time.Second, DeleteCRDs: true}); err != nil || len(result.Kept) > 0 {
+	if result, err = engine().Uninstall(t.Context(), install.UninstallRequest{Timeout: time.Minute, DeleteCRDs: true}); err != nil || len(result.Kept) > 0 {
 		t.Errorf("asked for, all of it goes: %v %+v", err, result)
 	}
 	if diff := cmp.Diff(before, w.everything()); diff != "" {
@@ -689,7 +689,7 @@ func TestDefinitionsOfOthers(t *testing.T) {
 	if diff := cmp.Diff([]install.Definition{{Name: "unused.vpa.nops.io"}}, definitions); diff != "" || err != nil {
 		t.Errorf("%v (-want +got):\n%s", err, diff)
 	}
-	if _, err := engine().Uninstall(t.Context(), install.UninstallRequest{Timeout: 20 * time.Second, DeleteCRDs: true}); err != nil {
+	if _, err := engine().Uninstall(t.Context(), install.UninstallRequest{Timeout: time.Minute, DeleteCRDs: true}); err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]bool{"unlabelled.vpa.nops.io": true, "elsewhere.vpa.nops.io": true, "another.example.com": true, "unused.vpa.nops.io": false} {

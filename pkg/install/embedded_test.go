@@ -1,8 +1,10 @@
 package install_test
 
 import (
+	"context"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -20,9 +22,15 @@ func embedded(t *testing.T) (*world, func(...func(*install.Options)) *install.En
 	if err != nil {
 		t.Fatal(err)
 	}
-	return w, func(change ...func(*install.Options)) *install.Engine {
+	engine := func(change ...func(*install.Options)) *install.Engine {
 		return w.engine(append([]func(*install.Options){func(o *install.Options) { o.Chart = fsys }}, change...)...)
 	}
+	t.Cleanup(func() {
+		if t.Failed() { // there can be one in a cluster: what this test left would fail the others too
+			_, _ = engine().Uninstall(context.WithoutCancel(t.Context()), install.UninstallRequest{Timeout: time.Minute, DeleteCRDs: true})
+		}
+	})
+	return w, engine
 }
 
 func ampValues() map[string]any {

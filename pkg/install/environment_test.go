@@ -246,7 +246,7 @@ const (
 
 func (w *world) request() install.Request {
 	return install.Request{
-		ClusterARN: arn, Wait: true, Timeout: 20 * time.Second,
+		ClusterARN: arn, Wait: true, Timeout: time.Minute,
 		Credentials: map[string][]byte{install.KeyAPI: []byte(apiKey), install.KeyAMPAccess: []byte("AKIAEXAMPLE"), install.KeyAMPSecret: []byte(ampSecret)},
 	}
 }

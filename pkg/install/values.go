@@ -429,7 +429,8 @@ func (k *known) unknown(values map[string]any) []UnknownValue {
 func (k *known) findUnknown(prefix string, values, defaults, schema map[string]any, closedByDefaults bool, paths *[]string) {
 	properties := k.properties(schema)
 	patterns, _ := schema["patternProperties"].(map[string]any)
-	closed := closedByDefaults || len(properties) > 0
+	// The defaults close what the schema is silent about. One that says no more than "an object" means: any.
+	closed := closedByDefaults && schema == nil || len(properties) > 0
 	switch additional := schema["additionalProperties"].(type) {
 	case bool:
 		closed = !additional

@@ -3,15 +3,19 @@ package install
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/fstest"
 
 	"github.com/google/go-cmp/cmp"
 	"helm.sh/helm/v3/pkg/chart"
+	"helm.sh/helm/v3/pkg/chart/loader"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"pgregory.net/rapid"
+	"sigs.k8s.io/yaml"
 )
 
 type m = map[string]any
@@ -137,6 +141,67 @@ func TestUnknown(t *testing.T) {
 				t.Errorf("%s (-want +got):\n%s", tt.reason, diff)
 			}
 		})
+	}
+}
+
+// TestValuesOfTheChart holds the reading of schemas against the chart we ship: all that its own cases give is known, and
+// what is nearly right gets the right suggestion.
+func TestValuesOfTheChart(t *testing.T) {
+	c, err := loader.LoadDir("../../embedded-chart/chart")
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := knownValues(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cases, err := filepath.Glob("../../embedded-chart/testdata/cases/*.yaml")
+	if err != nil || len(cases) < 30 {
+		t.Fatalf("%d cases: %v", len(cases), err)
+	}
+	for _, name := range cases {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var v m
+		if err := yaml.Unmarshal(data, &v); err != nil {
+			t.Fatal(err)
+		}
+		if unknown := k.unknown(v); len(unknown) > 0 {
+			t.Errorf("%s: %v", name, unknown)
+		}
+	}
+	for _, tt := range []struct{ given, want string }{
+		{"containerInsight.enabled", "containerInsights.enabled"}, {"dcgmExporter.enable", "dcgmExporter.enabled"}, {"autoUpatter.enabled", "autoUpdater.enabled"},
+		{"autoUpater.enabeld", "autoUpdater.enabled"}, {"nops.global.toleration", "nops.global.tolerations"}, {"nops.apikey", "nops.apiKey"}, {"datadog.api_key", "datadog.apiKey"},
+		{"karpenops.clusterID", "karpenops.clusterId"}, {"prometheus.nodeExporter.image.tags", "prometheus.nodeExporter.image.tag"}, {"customerManagedSecret.enabled", "customerManagedSecrets.enabled"},
+		{"containerInsights.centralised", "containerInsights.centralized"}, {"externalSecrets.secretStoreRef.nam", "externalSecrets.secretStoreRef.name"}, {"ampID", "containerInsights.ampID"},
+		{"containerInsights.podidentity.enabled", "containerInsights.podIdentity.enabled"}, {"containerRightsizing.recomender.resources", "containerRightsizing.recommender.resources"},
+	} {
+		v := m{}
+		set(v, tt.given, true)
+		if diff := cmp.Diff([]UnknownValue{{tt.given, tt.want}}, k.unknown(v)); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+	}
+	for _, open := range []string{"nops.global.labels.team", "nops.global.nodeSelector.pool", "containerInsights.env_variables.APP_ANYTHING", "containerInsights.serviceAccount.annotations.team", "nops.global.affinity.nodeAffinity.x",
+		"heartbeat.resources.limits.cpu", "victoriaMetrics.image.pullPolicy", "opencost.opencost.exporter.image.registry", "prometheus.kubeStateMetrics.metricLabels.pods"} {
+		v := m{}
+		set(v, open, "x")
+		if unknown := k.unknown(v); len(unknown) > 0 {
+			t.Errorf("%s is known: %v", open, unknown)
+		}
+	}
+	deprecated := map[string]string{}
+	for path, says := range k.deprecated(m{"autoUpater": m{"enabled": false}, "autoUpdater": m{"enabled": false, "repository": "r", "imageTag": "1"}, "karpenops": m{"apiKey": "k", "enabled": true}}) {
+		deprecated[path] = says
+		if says == "" {
+			t.Errorf("%s: what to do instead is not said", path)
+		}
+	}
+	if diff := cmp.Diff([]string{"autoUpater", "autoUpdater.imageTag", "autoUpdater.repository", "karpenops.apiKey"}, sortedKeys(deprecated)); diff != "" {
+		t.Errorf("deprecated (-want +got):\n%s", diff)
 	}
 }
 

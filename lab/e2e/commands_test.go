@@ -26,26 +26,32 @@ type command = func(ts *testscript.TestScript, neg bool, args []string)
 
 func (w *world) commands() map[string]command {
 	return map[string]command{
-		"nopsctl":            w.runs("nopsctl"),
-		"kubectl":            w.runs("kubectl"),
-		"helm":               w.runs("helm"),
-		"lab":                w.runs("lab"),
-		"exit":               w.exit,
-		"eventually":         w.eventually,
-		"eventually-match":   w.eventuallyMatch,
-		"interrupt":          w.interrupt,
-		"query":              w.query,
-		"samples-match-pods": w.samplesMatchPods,
-		"api":                w.api,
-		"scan-canary":        w.scanCanary,
-		"heartbeat-memory":   w.heartbeatMemory,
-		"beats-complete":     w.beatsComplete,
-		"samples-complete":   w.samplesComplete,
-		"remember-time":      w.rememberTime,
-		"pause":              w.pause,
-		"empty-cluster":      w.emptyCluster,
-		"adoptable-values":   w.adoptableValues,
-		"remember":           remember,
+		"nopsctl":             w.runs("nopsctl"),
+		"kubectl":             w.runs("kubectl"),
+		"helm":                w.runs("helm"),
+		"lab":                 w.runs("lab"),
+		"exit":                w.exit,
+		"eventually":          w.eventually,
+		"eventually-match":    w.eventuallyMatch,
+		"interrupt":           w.interrupt,
+		"query":               w.query,
+		"samples-match-pods":  w.samplesMatchPods,
+		"api":                 w.api,
+		"scan-canary":         w.scanCanary,
+		"heartbeat-memory":    w.heartbeatMemory,
+		"beats-complete":      w.beatsComplete,
+		"samples-complete":    w.samplesComplete,
+		"remember-time":       w.rememberTime,
+		"pause":               w.pause,
+		"empty-cluster":       w.emptyCluster,
+		"adoptable-values":    w.adoptableValues,
+		"helm4":               w.runs("helm4"),
+		"published":           w.published,
+		"secret-as-published": w.secretAsPublished,
+		"published-2024":      w.values2024,
+		"upgraded":            w.upgraded,
+		"workloads":           w.workloads,
+		"remember":            remember,
 	}
 }
 
@@ -61,7 +67,7 @@ func (w *world) resolve(ts *testscript.TestScript, args []string) (string, []str
 			ts.Fatalf("usage: lab SUBCOMMAND…")
 		}
 		return labBin, append([]string{args[1], "--name", w.name}, args[2:]...)
-	case "nopsctl", "kubectl", "helm":
+	case "nopsctl", "kubectl", "helm", "helm4":
 		return labBin, append([]string{"exec", "--name", w.name, "--"}, args...)
 	case "exec":
 		return args[1], args[2:]
@@ -394,33 +400,11 @@ func (w *world) adoptableValues(ts *testscript.TestScript, _ bool, args []string
 	if len(args) != 1 {
 		ts.Fatalf("usage: adoptable-values FILE")
 	}
-	base := strings.TrimSuffix(w.status.PlatformURL, "/") + "/svc/k8s_agent/v1/clusters/" + url.PathEscape(w.status.ClusterARN)
-	if body, status, err := call(http.MethodPut, base, w.status.APIKey, nil); err != nil || status > 201 {
-		ts.Fatalf("register the cluster: %d %s: %v", status, body, err)
-	}
-	var key struct{ Key string }
-	var config struct {
-		AMP struct {
-			WorkspaceID     string `json:"workspace_id"`
-			Region          string `json:"region"`
-			AccessKeyID     string `json:"access_key_id"`
-			SecretAccessKey string `json:"secret_access_key"`
-		}
-	}
-	for _, step := range []struct {
-		method, path string
-		into         any
-	}{{http.MethodPost, "/agent-key", &key}, {http.MethodGet, "/install-config", &config}} {
-		body, status, err := call(step.method, base+step.path, w.status.APIKey, nil)
-		if err != nil || status > 201 {
-			ts.Fatalf("%s: %d %s: %v", step.path, status, body, err)
-		}
-		ts.Check(json.Unmarshal(body, step.into))
-	}
+	key, amp := w.customer(ts)
 	values := map[string]any{
-		"nops": map[string]any{"apiKey": key.Key, "global": map[string]any{"labels": map[string]any{"kept": "by-adoption"}}},
+		"nops": map[string]any{"apiKey": key, "global": map[string]any{"labels": map[string]any{"kept": "by-adoption"}}},
 		"containerInsights": map[string]any{
-			"ampID": config.AMP.WorkspaceID, "ampRegion": config.AMP.Region, "ampAccessKey": config.AMP.AccessKeyID, "ampSecretKey": config.AMP.SecretAccessKey,
+			"ampID": amp.WorkspaceID, "ampRegion": amp.Region, "ampAccessKey": amp.AccessKeyID, "ampSecretKey": amp.SecretAccessKey,
 			"env_variables": map[string]any{"APP_NOPS_K8S_AGENT_CLUSTER_ARN": w.status.ClusterARN},
 		},
 	}

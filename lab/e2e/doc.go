@@ -6,7 +6,7 @@
 // A story may use, besides the commands of testscript:
 //
 //	nopsctl ARG…              bin/nopsctl inside the lab, where the real host names lead to the lab
-//	kubectl ARG…, helm ARG…   the lab's own, inside
+//	kubectl ARG…, helm ARG…, helm4 ARG…     the lab's own, inside
 //	lab ARG…                  bin/lab, for this lab
 //	exit CODE COMMAND…        the command ends with exactly this exit code
 //	eventually TIME COMMAND…  repeats the command until it succeeds, or fails after TIME
@@ -17,5 +17,12 @@
 //	api KEY METHOD PATH       asks the platform with that key: "status body"
 //	scan-canary               no credential of this lab in any log, event, object, value, argument or release Secret
 //	! scan-canary PLACE…      one is found in each of these places: the story has planted it there
+//	published TOOL FILE ARG…  a command of the published page, as it stands there, by helm, helm4 or nopsctl; what the page
+//	                          leaves out (keys, workspace, cluster) is filled in, ARG is added at its end
+//	secret-as-published FILE  writes the published Secret with this customer's keys, and amp.yaml with the workspace
+//	published-2024 FILE       writes values as customers of 2024 have them, and amp.yaml with what moving to AMP adds
+//	workloads COMPONENT…      waits until exactly these components have workloads, and all run; "as-published NAME" are those
+//	                          that the page promises for a command
+//	upgraded                  the release of the chart of 2024 is one of ours: nothing twice, nothing left, selectors kept
 //	empty-cluster             nothing of the stack is left, in any kind; negated, what is left is printed
 package e2e

@@ -34,7 +34,7 @@ type world struct {
 	status labStatus
 }
 
-func TestStories(t *testing.T)   { run(t, "stories", 10) }
+func TestStories(t *testing.T)   { run(t, "stories", 18) }
 func TestScenarios(t *testing.T) { run(t, "scenarios", 1) }
 
 // run plays every story of a directory, one after another: they share one cluster.
@@ -127,7 +127,7 @@ func (w *world) clean(t *testing.T) {
 set -e
 if helm status nops-kubernetes-agent -n nops >/dev/null 2>&1; then helm uninstall nops-kubernetes-agent -n nops --wait >/dev/null || true; fi
 kubectl delete namespace nops --ignore-not-found --wait --timeout=90s >/dev/null
-kubectl delete clusterrole,clusterrolebinding -l app.kubernetes.io/part-of=nops-kubernetes-agent --ignore-not-found >/dev/null`
+kubectl get clusterroles,clusterrolebindings,mutatingwebhookconfigurations,customresourcedefinitions -o name | grep -E '/nops-|\.nops\.io$|/servicemonitors\.' | xargs -r kubectl delete --ignore-not-found >/dev/null`
 	if out, err := w.inside("bash", "-c", script).CombinedOutput(); err != nil {
 		t.Fatalf("cleaning the cluster: %v\n%s", err, out)
 	}

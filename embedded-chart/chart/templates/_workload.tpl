@@ -159,6 +159,23 @@ volumes:
 {{- end -}}
 
 {{/*
+The strategy of what must not run twice. Where the workload is there already with a rolling one, it stays rolling, the old pod
+first: the API server refuses Recreate together with what a rolling one brought, and server-side apply (Helm 4) cannot take away
+what it did not write.
+*/}}
+{{- define "nops.recreate" -}}
+strategy:
+  {{- if dig "spec" "strategy" "rollingUpdate" false (lookup "apps/v1" .kind .root.Release.Namespace (include "nops.name" .)) }}
+  type: RollingUpdate
+  rollingUpdate:
+    maxSurge: 0
+    maxUnavailable: 1
+  {{- else }}
+  type: Recreate
+  {{- end }}
+{{- end -}}
+
+{{/*
 A Deployment of one of our agents. Besides the above: replicas, deploymentAnnotations, podAnnotations; rolling, for those that may
 run twice for a while.
 */}}
@@ -177,8 +194,8 @@ spec:
     rollingUpdate:
       maxUnavailable: {{ ternary 1 0 (gt (int .replicas) 1) }}
   {{- else }}
-  strategy:
-    type: Recreate # two would do everything twice
+  # Two would do everything twice.
+  {{- include "nops.recreate" . | nindent 2 }}
   {{- end }}
   selector:
     {{- include "nops.selector" . | nindent 4 }}

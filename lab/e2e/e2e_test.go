@@ -34,7 +34,7 @@ type world struct {
 	status labStatus
 }
 
-func TestStories(t *testing.T)   { run(t, "stories", 18) }
+func TestStories(t *testing.T)   { run(t, "stories", 19) }
 func TestScenarios(t *testing.T) { run(t, "scenarios", 1) }
 
 // run plays every story of a directory, one after another: they share one cluster.

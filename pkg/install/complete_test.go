@@ -577,7 +577,7 @@ func TestDefinitions(t *testing.T) {
 	}, o *unstructured.Unstructured) {
 		t.Helper()
 		var last error
-		if err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, 10*time.Second, true, func(ctx context.Context) (bool, error) {
+		if err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
 			_, last = resource.Create(ctx, o, metav1.CreateOptions{FieldValidation: "Strict"})
 			return last == nil, nil
 		}); err != nil {
@@ -681,7 +681,7 @@ func TestDefinitionsOfOthers(t *testing.T) {
 	made("another", "example.com", ours, release(w.namespace))
 	made("unused", "vpa.nops.io", ours, release(w.namespace))
 	var definitions []install.Definition
-	err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, 10*time.Second, true, func(ctx context.Context) (bool, error) {
+	err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
 		var err error
 		definitions, err = engine().Definitions(ctx)
 		return len(definitions) > 0 && definitions[0].Unknown == "", err // served with a delay; until then nobody knows
@@ -716,7 +716,7 @@ func (w *world) withExternalSecrets() {
 		if err := crds.Delete(ctx, o.GetName(), metav1.DeleteOptions{}); err != nil {
 			w.t.Error(err)
 		}
-		if err := wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, 10*time.Second, true, func(ctx context.Context) (bool, error) {
+		if err := wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
 			_, err := crds.Get(ctx, o.GetName(), metav1.GetOptions{})
 			return apierrors.IsNotFound(err), nil
 		}); err != nil {
@@ -724,7 +724,7 @@ func (w *world) withExternalSecrets() {
 		}
 	})
 	list := w.dynamic.Resource(schema.GroupVersionResource{Group: "external-secrets.io", Version: "v1", Resource: "clusterexternalsecrets"})
-	if err := wait.PollUntilContextTimeout(w.t.Context(), 50*time.Millisecond, 10*time.Second, true, func(ctx context.Context) (bool, error) {
+	if err := wait.PollUntilContextTimeout(w.t.Context(), 50*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
 		_, err := list.List(ctx, metav1.ListOptions{})
 		return err == nil, nil
 	}); err != nil {

@@ -306,13 +306,13 @@ func TestStatesOfANewerAgent(t *testing.T) {
 func TestSilenceIsNotHeldAgainstAgentsWhileThePlatformWasAway(t *testing.T) {
 	each(t, func(t *testing.T, store platform.Store) {
 		_, c, h := serve(t, store)
-		person, agent := installed(t, h.URL)
+		_, agent := installed(t, h.URL)
 		send(t, agent, beat(1, c.Now(), true))
 		c.Advance(20 * time.Minute) // the platform is gone, and comes back with what it stored
 		back := &platform.Server{Store: store, Now: c.Now}
 		again := httptest.NewServer(back)
 		t.Cleanup(again.Close)
-		person = client(t, again.URL, adminKey)
+		person := client(t, again.URL, adminKey)
 		open := func() int {
 			return len(must[nopsapi.WarningList](t)(person.Warnings(t.Context(), arn, nopsapi.WarningOpen)).Warnings)
 		}
@@ -647,7 +647,7 @@ func TestBodies(t *testing.T) {
 	if len(packed) <= nopsapi.MaxHeartbeatCompressed {
 		t.Fatalf("only %d bytes: the test is wrong", len(packed))
 	}
-	if res, body := raw(t, h.URL, "POST", nopsapi.PathAPIKeys(), adminKey, map[string]string{"Content-Encoding": "gzip"}, packed); res.StatusCode != 201 {
+	if res, body := raw(t, h.URL, "POST", nopsapi.PathAPIKeys(), adminKey, map[string]string{"Content-Encoding": "gzip"}, packed); res.StatusCode != http.StatusCreated {
 		t.Errorf("a request of %d bytes, compressed: %d %s", len(packed), res.StatusCode, body)
 	}
 }
@@ -732,20 +732,20 @@ func TestFaultControl(t *testing.T) {
 		}
 	}
 	res, _ := raw(t, h.URL, "GET", nopsapi.PathWhoAmI(), adminKey, nil, nil)
-	if res.StatusCode != 503 || res.Header.Get("Retry-After") != "3" {
+	if res.StatusCode != http.StatusServiceUnavailable || res.Header.Get("Retry-After") != "3" {
 		t.Errorf("struck: %d, Retry-After %q", res.StatusCode, res.Header.Get("Retry-After"))
 	}
 	if at, err := http.ParseTime(res.Header.Get("Date")); err != nil || time.Since(at) < 9*time.Minute {
 		t.Errorf("Date %s: %v", res.Header.Get("Date"), err)
 	}
-	if res, body := raw(t, h.URL, "DELETE", platform.FaultsPath, adminKey, nil, nil); res.StatusCode != 200 || string(body) != `{"faults":[]}` {
+	if res, body := raw(t, h.URL, "DELETE", platform.FaultsPath, adminKey, nil, nil); res.StatusCode != http.StatusOK || string(body) != `{"faults":[]}` {
 		t.Errorf("ended: %d %s", res.StatusCode, body)
 	}
-	if res, _ := raw(t, h.URL, "GET", nopsapi.PathWhoAmI(), adminKey, nil, nil); res.StatusCode != 200 {
+	if res, _ := raw(t, h.URL, "GET", nopsapi.PathWhoAmI(), adminKey, nil, nil); res.StatusCode != http.StatusOK {
 		t.Errorf("after the end: %d", res.StatusCode)
 	}
 	_, _, plain := serve(t, nil)
-	if res, _ := raw(t, plain.URL, "GET", platform.FaultsPath, adminKey, nil, nil); res.StatusCode != 404 {
+	if res, _ := raw(t, plain.URL, "GET", platform.FaultsPath, adminKey, nil, nil); res.StatusCode != http.StatusNotFound {
 		t.Errorf("where the host does not want it: %d", res.StatusCode)
 	}
 }

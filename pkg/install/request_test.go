@@ -40,7 +40,7 @@ func TestRequestsHideCredentials(t *testing.T) {
 		written[name+" slog text"], written[name+" slog JSON"] = text.String(), lines.String()
 	}
 	for how, text := range written {
-		for _, s := range []string{key, secret, env, fmt.Sprint([]byte(key)), fmt.Sprintf("%#v", []byte(secret))} {
+		for _, s := range []string{key, secret, env, fmt.Sprint([]byte(key)), fmt.Sprintf("%#v", []byte(secret))} { //nolint:staticcheck // as a list of bytes is printed
 			if strings.Contains(text, s) {
 				t.Errorf("%s shows %q:\n%s", how, s, text)
 			}
@@ -54,7 +54,7 @@ func TestRequestsHideCredentials(t *testing.T) {
 	}
 	// A search that finds nothing proves nothing: the same content without the method is shown.
 	type bare Request
-	if text := fmt.Sprintf("%+v", bare(r)); !strings.Contains(text, fmt.Sprint([]byte(key))) {
+	if text := fmt.Sprintf("%+v", bare(r)); !strings.Contains(text, fmt.Sprint([]byte(key))) { //nolint:staticcheck // as a list of bytes is printed
 		t.Errorf("a planted credential is not found:\n%s", text)
 	}
 }

@@ -104,6 +104,12 @@ karpenops: {enabled: true, clusterId: a+ABC1}
 datadog: {enabled: true, apiKey: 0123456789abcdef0123456789abcdef}
 `
 
+// Little besides the component that a test is about: an installation takes as long as it has objects.
+const (
+	updaterAlone     = "{containerInsights: {enabled: false}, containerRightsizing: {enabled: false}, dataFetcher: {enabled: false}}"
+	rightsizingAlone = "{containerInsights: {enabled: false}, autoUpdater: {enabled: false}, dataFetcher: {enabled: false}}"
+)
+
 const inTheCluster = `
 containerInsights: {centralized: false, env_variables: {APP_AWS_S3_BUCKET: bucket}}
 karpenops: {enabled: true, clusterId: a+ABC1}
@@ -187,10 +193,7 @@ func TestUpdaterSpellings(t *testing.T) {
 	}
 	r := w.request()
 	set := func(text string) *install.Plan {
-		r.Values = ampValues()
-		for k, v := range values(t, text) {
-			r.Values[k] = v
-		}
+		r.Values = overlaid(values(t, updaterAlone), values(t, text))
 		plan, _ := w.install(engine(), r)
 		return plan
 	}
@@ -236,7 +239,7 @@ func TestDependentComponent(t *testing.T) {
 	if err != nil || !strings.Contains(plan.Consequence, "needs containerInsights, which is switched off") {
 		t.Errorf("%v %q", err, plan.Consequence)
 	}
-	if plan, err = engine().Toggle(t.Context(), install.ToggleRequest{Component: "containerRightsizing", Enabled: true}); err == nil || class(err) != install.ClassUsage {
+	if _, err = engine().Toggle(t.Context(), install.ToggleRequest{Component: "containerRightsizing", Enabled: true}); err == nil || class(err) != install.ClassUsage {
 		t.Errorf("not yet part of this release: %v", err)
 	}
 	r.Values = values(t, "{containerInsights: {centralized: false, env_variables: {APP_AWS_S3_BUCKET: b}}}")
@@ -560,7 +563,7 @@ func TestDefinitions(t *testing.T) {
 		return strings.Join(names, ",")
 	}
 	r := w.request()
-	r.Values = ampValues()
+	r.Values = values(t, rightsizingAlone)
 	w.install(engine(), r)
 	if got := shortNames(); got != "rsp" {
 		t.Fatalf("short names: %s", got)

@@ -289,12 +289,14 @@ func (a *applier) release() (string, error) {
 		act.ReleaseName, act.Namespace, act.Timeout = a.Release, a.Namespace, a.plan.request.Timeout
 		act.Replace, act.TakeOwnership = h.last() != nil, a.plan.request.Adopt
 		act.SkipSchemaValidation = true // the plan did, and knows which values to overlook
+		// It only finds out whether the API server validates fields, which it then does not ask for; the plan's dry run did.
+		act.DisableOpenAPIValidation = true
 		done, err = act.RunWithContext(ctx, a.plan.source, merge(a.plan.values, nil))
 	} else {
 		act := action.NewUpgrade(cfg)
 		act.Namespace, act.Timeout, act.MaxHistory = a.Namespace, a.plan.request.Timeout, maxHistory
 		act.ResetValues, act.TakeOwnership = true, a.plan.request.Adopt // the plan's values are all there is
-		act.SkipSchemaValidation = true
+		act.SkipSchemaValidation, act.DisableOpenAPIValidation = true, true
 		done, err = act.RunWithContext(ctx, a.Release, a.plan.source, merge(a.plan.values, nil))
 	}
 	if err == nil {

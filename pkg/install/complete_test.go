@@ -886,3 +886,16 @@ func TestRoleNeedsNoKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestMisspeltFields: the chart takes Kubernetes' own fields as they come; the API server would drop a misspelt one without a
+// word.
+func TestMisspeltFields(t *testing.T) {
+	w, engine := embedded(t)
+	w.makeNamespace(nil)
+	r := w.request()
+	r.Values = overlaid(values(t, updaterAlone), values(t, "nops: {global: {affinity: {nodeAffinty: {}}}}"))
+	plan, err := engine().Plan(t.Context(), r)
+	if class(err) != install.ClassPreflight || !strings.Contains(check(plan, "NOPS-PRE-010").Message, `unknown field "spec.template.spec.affinity.nodeAffinty"`) {
+		t.Errorf("%v %+v", err, check(plan, "NOPS-PRE-010"))
+	}
+}

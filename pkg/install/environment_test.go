@@ -137,6 +137,7 @@ func (s *server) once(ctx context.Context) {
 	if err != nil {
 		return
 	}
+	broken := map[string]bool{}
 	for i := range namespaces.Items {
 		ns := &namespaces.Items[i]
 		if ns.DeletionTimestamp != nil {
@@ -144,10 +145,9 @@ func (s *server) once(ctx context.Context) {
 			_, _ = s.client.CoreV1().Namespaces().Finalize(ctx, ns, metav1.UpdateOptions{})
 			continue
 		}
-		if strings.HasPrefix(ns.Name, "t-") {
-			s.makeReady(ctx, ns.Name, ns.Labels[brokenNamespace] != "")
-		}
+		broken[ns.Name] = ns.Labels[brokenNamespace] != ""
 	}
+	s.makeReady(ctx, broken)
 }
 
 // pass waits until control has made a round with what is there now.
@@ -157,27 +157,31 @@ func (s *server) pass() {
 	}
 }
 
-func (s *server) makeReady(ctx context.Context, namespace string, broken bool) {
-	deployments, err := s.client.AppsV1().Deployments(namespace).List(ctx, metav1.ListOptions{})
+// makeReady lists once for all namespaces: this goes on beside every test.
+func (s *server) makeReady(ctx context.Context, broken map[string]bool) {
+	deployments, err := s.client.AppsV1().Deployments(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return
 	}
 	for i := range deployments.Items {
 		d := &deployments.Items[i]
-		if broken {
+		if _, seen := broken[d.Namespace]; !seen {
+			continue // its namespace is newer than the list: whether it is broken is not known yet
+		}
+		if broken[d.Namespace] {
 			if d.Status.ObservedGeneration != d.Generation {
 				d.Status = appsv1.DeploymentStatus{ObservedGeneration: d.Generation, Replicas: *d.Spec.Replicas, UpdatedReplicas: *d.Spec.Replicas}
-				_, _ = s.client.AppsV1().Deployments(namespace).UpdateStatus(ctx, d, metav1.UpdateOptions{})
+				_, _ = s.client.AppsV1().Deployments(d.Namespace).UpdateStatus(ctx, d, metav1.UpdateOptions{})
 			}
 			continue
 		}
 		want := appsv1.DeploymentStatus{ObservedGeneration: d.Generation, Replicas: *d.Spec.Replicas, UpdatedReplicas: *d.Spec.Replicas, ReadyReplicas: *d.Spec.Replicas, AvailableReplicas: *d.Spec.Replicas}
 		if d.Status.ObservedGeneration != d.Generation || d.Status.AvailableReplicas != *d.Spec.Replicas {
 			d.Status = want
-			_, _ = s.client.AppsV1().Deployments(namespace).UpdateStatus(ctx, d, metav1.UpdateOptions{})
+			_, _ = s.client.AppsV1().Deployments(d.Namespace).UpdateStatus(ctx, d, metav1.UpdateOptions{})
 		}
 	}
-	sets, err := s.client.AppsV1().DaemonSets(namespace).List(ctx, metav1.ListOptions{})
+	sets, err := s.client.AppsV1().DaemonSets(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return
 	}
@@ -185,7 +189,7 @@ func (s *server) makeReady(ctx context.Context, namespace string, broken bool) {
 		d := &sets.Items[i]
 		if d.Status.ObservedGeneration != d.Generation || d.Status.NumberAvailable == 0 {
 			d.Status = appsv1.DaemonSetStatus{ObservedGeneration: d.Generation, DesiredNumberScheduled: 1, CurrentNumberScheduled: 1, UpdatedNumberScheduled: 1, NumberReady: 1, NumberAvailable: 1}
-			_, _ = s.client.AppsV1().DaemonSets(namespace).UpdateStatus(ctx, d, metav1.UpdateOptions{})
+			_, _ = s.client.AppsV1().DaemonSets(d.Namespace).UpdateStatus(ctx, d, metav1.UpdateOptions{})
 		}
 	}
 }

@@ -596,7 +596,7 @@ func (p *planner) admission() {
 	var refused []string
 	each(len(ask), 8, func(i int) error {
 		o := ask[i]
-		_, err := p.resource(o).Create(p.ctx, o.DeepCopy(), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}, FieldManager: p.FieldManager})
+		_, err := p.resource(o).Create(p.ctx, o.DeepCopy(), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}, FieldManager: p.FieldManager, FieldValidation: metav1.FieldValidationStrict})
 		switch {
 		case err == nil, apierrors.IsAlreadyExists(err), strings.Contains(err.Error(), "does not support dry run"):
 		case apierrors.IsForbidden(err) && !strings.Contains(err.Error(), "is attempting to grant") && !strings.Contains(err.Error(), "denied the request") && !strings.Contains(err.Error(), "exceeded quota"):

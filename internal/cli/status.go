@@ -270,7 +270,7 @@ func printWorkload(w io.Writer, s plain.Style, l workload.Summary) {
 			restarts += ", last: " + l.LastTermination
 		}
 	}
-	fmt.Fprintf(w, "      %s %-18s %-11s %d/%d  %-9s%s%s\n", s.Sign(outcome), l.Component, word, l.Ready, l.Desired, l.Version, s.Dim(digest), restarts)
+	fmt.Fprintf(w, "      %s %-24s %-11s %d/%d  %-9s%s%s\n", s.Sign(outcome), l.Component, word, l.Ready, l.Desired, l.Version, s.Dim(digest), restarts)
 	if !l.State.Settled() {
 		if why := strings.Join(nonEmpty(l.Reason, l.Message), ": "); why != "" {
 			fmt.Fprintf(w, "          %s: %s\n", l.Object(), plain.Shorten(why, 240))

@@ -23,5 +23,12 @@
 // # Credentials
 //
 // Credentials live in one Secret (CredentialsSecret) and never in values, plans, events or errors. Those found inline in
-// the values of a release made by plain helm are moved there.
+// the values of a release made by plain helm are moved there. One exception: with External Secrets the chart reads the keys of
+// the metrics store from its values unless the store has them. A release that has them there keeps them, with a warning;
+// new ones are refused.
+//
+// # Definitions of custom resources
+//
+// They are rendered like everything else, so that upgrades reach them, and Helm keeps them when the release goes. Uninstall
+// then removes those that nothing uses; the others stay, named with the number of their objects, unless asked otherwise.
 package install

@@ -324,6 +324,7 @@ func TestNotes(t *testing.T) {
 		{"role and keys", []string{`victoriaMetrics.serviceAccount.annotations.eks\.amazonaws\.com/role-arn=arn:aws:iam::1:role/x`}, []string{"The role is used"}, nil},
 		{"unverified kubelets", []string{"victoriaMetrics.kubeletInsecureSkipVerify=true"}, []string{"kubeletInsecureSkipVerify=true"}, nil},
 		{"a bucket", []string{"containerInsights.env_variables.APP_AWS_S3_BUCKET=b", "containerInsights.debug=true"}, []string{"APP_AWS_S3_BUCKET is unused", "containerInsights.debug is unused"}, nil},
+		{"a credential among variables", []string{"containerInsights.env_variables.AWS_SECRET_ACCESS_KEY=x"}, []string{"AWS_SECRET_ACCESS_KEY looks like a credential"}, nil},
 		{"Helm's own", []string{"global.nodeSelector.a=b"}, []string{"global.* is Helm's own"}, nil},
 		{"the misspelling", []string{"autoUpater.enabled=false"}, []string{"misspelling of autoUpdater"}, nil},
 	} {

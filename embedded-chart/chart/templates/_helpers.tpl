@@ -13,7 +13,7 @@
 {{/* Labels by which an object is told whose it is. */}}
 {{- define "nops.identity" -}}
 app.kubernetes.io/name: {{ .component }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
@@ -36,9 +36,9 @@ stays, and the pods get its labels. Otherwise no release of that chart could be 
 {{/* Labels of every object: the global ones, the component's own over them, ours over both. */}}
 {{- define "nops.labels" -}}
 {{- $own := include "nops.identity" . | fromYaml -}}
-{{- $version := include "nops.string" (.version | default .root.Chart.AppVersion) | trunc 63 | regexFind "[A-Za-z0-9](.*[A-Za-z0-9])?" -}}
-{{- $ours := dict "app.kubernetes.io/part-of" "nops-kubernetes-agent" "app.kubernetes.io/managed-by" .root.Release.Service "app.kubernetes.io/version" $version "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version) -}}
-{{- include "nops.strings" (mergeOverwrite (dict) (deepCopy .root.Values.nops.global.labels) (deepCopy (.labels | default dict)) $ours $own) -}}
+{{- $version := regexReplaceAll "[^A-Za-z0-9._-]" (include "nops.string" (.version | default .root.Chart.AppVersion)) "_" | trunc 63 | regexFind "[A-Za-z0-9](.*[A-Za-z0-9])?" -}}
+{{- $ours := dict "app.kubernetes.io/part-of" "nops-kubernetes-agent" "app.kubernetes.io/managed-by" .root.Release.Service "app.kubernetes.io/version" $version "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63) -}}
+{{- include "nops.strings" (mergeOverwrite (dict) (deepCopy (.root.Values.nops.global.labels | default dict)) (deepCopy (.labels | default dict)) $ours $own) -}}
 {{- end -}}
 
 {{/* Labels of pods: as above without those that would restart pods at every chart version, and with those that select them. */}}
@@ -49,7 +49,7 @@ stays, and the pods get its labels. Otherwise no release of that chart could be 
 
 {{/* Annotations of workloads, pods and services: the global ones, the component's own over them. Nothing when there are none. */}}
 {{- define "nops.annotations" -}}
-{{- include "nops.ownAnnotations" (mergeOverwrite (dict) (deepCopy .root.Values.nops.global.annotations) (deepCopy (.annotations | default dict)) (.ours | default dict)) -}}
+{{- include "nops.ownAnnotations" (mergeOverwrite (dict) (deepCopy (.root.Values.nops.global.annotations | default dict)) (deepCopy (.annotations | default dict)) (.ours | default dict)) -}}
 {{- end -}}
 
 {{/* Annotations of what the global ones do not reach, such as service accounts. */}}
@@ -64,7 +64,7 @@ annotations:
 {{- define "nops.tolerations" -}}
 {{- $all := list -}}
 {{- range .settings }}{{ $all = concat $all (.tolerations | default list) }}{{ end -}}
-{{- $all = uniq (concat $all .root.Values.nops.global.tolerations) -}}
+{{- $all = uniq (concat $all (.root.Values.nops.global.tolerations | default list)) -}}
 {{- if $all }}
 tolerations:
   {{- toYaml $all | nindent 2 }}
@@ -81,12 +81,12 @@ priorityClassName: {{ . | quote }}
 {{- end -}}
 
 {{/*
-Where pods may run: the keys of the components' settings, later ones winning, over the global ones. The images are Linux's, so
-mixed clusters need to be told.
+Where pods may run: the keys of the components' settings, later ones winning, over the global ones, and those over base. The
+images are Linux's, so mixed clusters need to be told.
 */}}
 {{- define "nops.scheduling" -}}
-{{- $selector := mergeOverwrite (dict "kubernetes.io/os" "linux") (deepCopy .root.Values.nops.global.nodeSelector) -}}
-{{- $affinity := deepCopy .root.Values.nops.global.affinity -}}
+{{- $selector := mergeOverwrite (dict "kubernetes.io/os" "linux") (deepCopy (.root.Values.nops.global.nodeSelector | default dict)) -}}
+{{- $affinity := mergeOverwrite (deepCopy (.base | default dict)) (deepCopy (.root.Values.nops.global.affinity | default dict)) -}}
 {{- range .settings -}}
 {{- $selector = mergeOverwrite $selector (deepCopy (.nodeSelector | default dict)) -}}
 {{- $affinity = mergeOverwrite $affinity (deepCopy (.affinity | default dict)) -}}
@@ -106,17 +106,20 @@ The image of a component, as the fields of a container. A digest wins over the t
 clears the listed digest: who asks for another version must get it.
 */}}
 {{- define "nops.image" -}}
-{{- $listed := get (.root.Files.Get "files/images.yaml" | fromYaml).components .component -}}
+{{- if not .image.repository }}{{ fail (printf "The image of %s has no repository. Leave it out of the values to get ours." .component) }}{{ end -}}
 {{- $repository := .image.repository -}}
-{{- if .image.registry }}{{ $repository = printf "%s/%s" (trimSuffix "/" .image.registry) .image.repository }}{{ end -}}
+{{- if and .image.registry (not (regexMatch "^([^/]*[.:][^/]*|localhost)/" .image.repository)) }}{{ $repository = printf "%s/%s" (trimSuffix "/" .image.registry) .image.repository }}{{ end -}}
 {{- with .root.Values.nops.global.imageRegistry -}}
 {{- /* A first part without a dot, a colon or the name localhost is no registry but a part of the path. */ -}}
 {{- $repository = printf "%s/%s" (trimSuffix "/" .) (regexReplaceAll "^([^/]*[.:][^/]*|localhost)/" $repository "") -}}
 {{- end -}}
 {{- $tag := include "nops.string" .image.tag -}}
 {{- $digest := .image.digest -}}
+{{- if $digest -}}
+{{- $listed := get (.root.Files.Get "files/images.yaml" | fromYaml).components .component -}}
 {{- if and (eq $digest $listed.digest) (ne $tag $listed.tag) }}{{ $digest = "" }}{{ end -}}
-image: {{ ternary (printf "%s@%s" $repository $digest) (printf "%s:%s" $repository $tag) (ne $digest "") | quote }}
+{{- end -}}
+image: {{ ternary (printf "%s@%s" $repository $digest) (printf "%s:%s" $repository $tag) (not (empty $digest)) | quote }}
 {{- with .image.pullPolicy }}
 imagePullPolicy: {{ . }}
 {{- end -}}
@@ -151,7 +154,7 @@ capabilities:
 
 {{/* Annotations of the service account nops-container-insights. */}}
 {{- define "nops.insightsAccount" -}}
-{{- include "nops.strings" (mergeOverwrite (dict) (deepCopy .Values.containerInsights.serviceAccount.annotations) (deepCopy .Values.victoriaMetrics.serviceAccount.annotations)) -}}
+{{- include "nops.strings" (mergeOverwrite (dict) (deepCopy (.Values.containerInsights.serviceAccount.annotations | default dict)) (deepCopy (.Values.victoriaMetrics.serviceAccount.annotations | default dict))) -}}
 {{- end -}}
 
 {{/* Whether it has a role (IRSA or Pod Identity); empty: static keys. */}}
@@ -214,8 +217,16 @@ knows nothing; there nops.credentialsRevision says it.
 {{- if $revision }}nops.io/credentials-revision: {{ $revision | quote }}{{ end -}}
 {{- end -}}
 
+{{/* Annotations that restart pods for what they read once, at their start: credentials and certificates. As YAML. */}}
+{{- define "nops.restarts" -}}
+{{ include "nops.credentialsRevision" . }}
+{{- with .Values.nops.global.caBundle }}
+nops.io/ca-bundle: {{ sha256sum . | trunc 16 | quote }}
+{{- end }}
+{{- end -}}
+
 {{- define "nops.remoteWriteURL" -}}
-{{- $domain := ternary "amazonaws.com.cn" "amazonaws.com" (hasPrefix "cn-" .Values.containerInsights.ampRegion) -}}
+{{- $domain := ternary "amazonaws.com.cn" "amazonaws.com" (hasPrefix "cn-" (.Values.containerInsights.ampRegion | default "")) -}}
 {{- .Values.containerInsights.remoteWriteUrl | default (printf "https://aps-workspaces.%s.%s/workspaces/%s/api/v1/remote_write" .Values.containerInsights.ampRegion $domain .Values.containerInsights.ampID) -}}
 {{- end -}}
 
@@ -261,4 +272,43 @@ knows nothing; there nops.credentialsRevision says it.
 {{- define "nops.noProxy" -}}
 localhost,127.0.0.1,::1,$(KUBERNETES_SERVICE_HOST),.svc,.cluster.local,169.254.169.254,169.254.170.23,fd00:ec2::254,fd00:ec2::23
 {{- with .Values.nops.global.proxy.noProxy }},{{ . }}{{ end -}}
+{{- end -}}
+
+{{/* A size in MiB, roughly: thousands count as 1024. */}}
+{{- define "nops.mib" -}}
+{{- $unit := regexFind "[A-Za-z]*$" . | trimSuffix "B" | trimSuffix "i" | upper -}}
+{{- mulf (regexFind "^[0-9.]+" . | float64) (get (dict "" 0.00000095 "K" 0.00098 "M" 1.0 "G" 1024.0 "T" 1048576.0 "P" 1073741824.0 "E" 1099511627776.0) $unit) -}}
+{{- end -}}
+
+{{/* A resource of the API as kube-state-metrics names it: deployments is deployment. */}}
+{{- define "nops.singular" -}}{{ trimSuffix "s" . }}{{- end -}}
+
+{{/* The metrics of kube-state-metrics that are kept: the listed ones, and those that carry the labels and annotations asked for. As JSON. */}}
+{{- define "nops.kubeStateMetrics" -}}
+{{- $c := .Values.prometheus.kubeStateMetrics -}}
+{{- $names := (.Files.Get "files/keep-list.yaml" | fromYaml).kubeStateMetrics.metrics -}}
+{{- range $suffix, $asked := dict "labels" $c.metricLabels "annotations" $c.metricAnnotations -}}
+{{- range $resource := keys ($asked | default dict) | sortAlpha }}{{ $names = append $names (printf "kube_%s_%s" (include "nops.singular" $resource) $suffix) }}{{ end -}}
+{{- end -}}
+{{- $names | uniq | toJson -}}
+{{- end -}}
+
+{{/*
+What the templates take for granted. Values of another chart (--reuse-values) and sections that were set to null lack some of it;
+Helm would say so in words about templates.
+*/}}
+{{- define "nops.complete" -}}
+{{- range $path := list
+  "nops.global.proxy" "nops.global.networkPolicy" "customerManagedSecrets" "externalSecrets.secretStoreRef" "externalSecrets.data.apiKeys.remoteRef" "externalSecrets.data.ampKeys.remoteRef"
+  "containerInsights.env_variables" "containerInsights.serviceAccount" "containerInsights.podIdentity" "victoriaMetrics.image" "victoriaMetrics.serviceAccount" "victoriaMetrics.scrapeIntervals"
+  "prometheus.kubeStateMetrics.image" "prometheus.kubeStateMetrics.service" "prometheus.nodeExporter.image" "prometheus.nodeExporter.service" "prometheus.server.image" "prometheus.server.persistentVolume"
+  "prometheus.configmapReload.prometheus.image" "prometheus.deleteLogFile" "opencost.opencost.exporter.image" "dcgmExporter.image" "dcgmExporter.service" "heartbeat.image" "heartbeat.serviceAccount"
+  "karpenops.image" "karpenops.serviceAccount" "containerRightsizing.image" "containerRightsizing.serviceAccount" "containerRightsizing.recommender" "containerRightsizing.updater" "containerRightsizing.admissionController"
+  "dataFetcher.image" "dataFetcher.serviceAccount" "autoUpdater.image" "autoUpdater.serviceAccount" "datadog" -}}
+{{- $at := $.Values -}}
+{{- range $key := splitList "." $path -}}
+{{- $at = get $at $key -}}
+{{- if not (kindIs "map" $at) }}{{ fail (printf "The values have no section %s (%s). Where they come from a release of another chart, give --reset-then-reuse-values instead of --reuse-values; where it was set to null, leave it out." $path $key) }}{{ end -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}

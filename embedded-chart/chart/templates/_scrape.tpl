@@ -130,15 +130,18 @@ scrape_configs:
     static_configs:
       - targets: [nops-kube-state-metrics.{{ $root.Release.Namespace }}.svc:8080]
     metric_relabel_configs:
-      {{- include "nops.keep" $keep.kubeStateMetrics.metrics | nindent 6 }}
+      {{- include "nops.keep" (include "nops.kubeStateMetrics" $root | fromJsonArray) | nindent 6 }}
       # A phase that Kubernetes no longer sets.
       - action: drop
         source_labels: [__name__, phase]
         regex: kube_pod_status_phase;Unknown
-      # Pods without any of the listed annotations.
+      {{- $annotations := concat $keep.kubeStateMetrics.annotations.pods (get ($root.Values.prometheus.kubeStateMetrics.metricAnnotations | default dict) "pods" | default list) | uniq }}
+      {{- if not (has "*" $annotations) }}
+      # Pods without any of the listed annotations, which kube-state-metrics writes in snake case.
       - action: drop
-        source_labels: [__name__{{ range concat $keep.kubeStateMetrics.annotations.pods (get $root.Values.prometheus.kubeStateMetrics.metricAnnotations "pods" | default list) | uniq }}, annotation_{{ regexReplaceAll "[^a-zA-Z0-9_]" . "_" }}{{ end }}]
+        source_labels: [__name__{{ range $annotations }}, annotation_{{ regexReplaceAll "([a-z0-9])([A-Z])" (regexReplaceAll "[^a-zA-Z0-9_]" . "_") "${1}_${2}" | lower }}{{ end }}]
         regex: kube_pod_annotations;*
+      {{- end }}
   {{- if include "nops.on" (dict "root" $root "component" "dcgm-exporter") }}
   - job_name: dcgm-exporter
     scrape_interval: {{ include "nops.interval" (dict "root" $root "job" "dcgmExporter") }}

@@ -10,7 +10,7 @@ What workloads have in common. Every template here takes one dictionary:
 {{/* Metadata of an object, without annotations. Not for objects of the whole cluster. */}}
 {{- define "nops.metadata" -}}
 name: {{ include "nops.name" . }}
-namespace: {{ .root.Release.Namespace }}
+namespace: {{ .root.Release.Namespace | quote }}
 labels:
   {{- include "nops.labels" . | nindent 2 }}
 {{- end -}}
@@ -45,7 +45,7 @@ roleRef:
 subjects:
   - kind: ServiceAccount
     name: {{ .account | default (include "nops.name" .) }}
-    namespace: {{ .root.Release.Namespace }}
+    namespace: {{ .root.Release.Namespace | quote }}
 {{- end -}}
 
 {{/* The head of a pod that runs as nobody; token says whether it speaks to the API server. */}}
@@ -91,6 +91,14 @@ securityContext:
   value: {{ . | quote }}
 - name: NO_PROXY
   value: {{ include "nops.noProxy" $ | quote }}
+{{- end }}
+{{- end -}}
+
+{{/* For programs of others: the bundle besides the system's certificates. A flag would be instead of them. */}}
+{{- define "nops.certificates" -}}
+{{- if .Values.nops.global.caBundle }}
+- name: SSL_CERT_DIR
+  value: /etc/ssl/certs:/etc/nops-ca
 {{- end }}
 {{- end -}}
 
@@ -203,7 +211,7 @@ spec:
     metadata:
       labels:
         {{- include "nops.podLabels" . | nindent 8 }}
-      {{- include "nops.annotations" (dict "root" .root "annotations" .podAnnotations "ours" (include "nops.credentialsRevision" .root | fromYaml)) | indent 6 }}
+      {{- include "nops.annotations" (dict "root" .root "annotations" .podAnnotations "ours" (include "nops.restarts" .root | fromYaml)) | indent 6 }}
     spec:
       {{- include "nops.agentPod" . | nindent 6 }}
       {{- if gt (int .replicas) 1 }}

@@ -900,3 +900,38 @@ func TestPublishedTextIsListed(t *testing.T) {
 		t.Errorf("commands and examples set %d values, want 29", len(seen))
 	}
 }
+
+// TestPublishedPins: a tag that a published command or a row of the tables pins for a program of ours is one that registries of
+// ours serve it under, as soon as it is there (lab/cmd/lab holds the registry against the list).
+func TestPublishedPins(t *testing.T) {
+	images, err := embeddedchart.Images()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pin := regexp.MustCompile(`--set ([A-Za-z.]+)\.tag=(\S+)`)
+	files, err := filepath.Glob("testdata/published/commands/*.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range pin.FindAllStringSubmatch(string(data), -1) {
+			for component, i := range images {
+				if i.Values != m[1] {
+					continue
+				}
+				found++
+				if i.Ours && i.Tag != m[2] && !slices.Contains(i.PublishedTags, m[2]) {
+					t.Errorf("%s pins %s to %s, under which nobody serves it: %v", file, component, m[2], i.PublishedTags)
+				}
+			}
+		}
+	}
+	if found != 2 {
+		t.Errorf("%d pins in the published commands, want the 2 of karpenops", found)
+	}
+}

@@ -235,6 +235,16 @@ func stateWord(state string) (event.Outcome, string) {
 	return event.Unknown, "unknown"
 }
 
+// nowhere says that a component is made for nodes of which the cluster has none, such as those with GPUs.
+func nowhere(workloads []workload.Summary) bool {
+	for _, l := range workloads {
+		if l.Kind != "DaemonSet" || l.State != workload.Idle {
+			return false
+		}
+	}
+	return len(workloads) > 0
+}
+
 func printComponent(w io.Writer, s plain.Style, c install.ComponentStatus) {
 	outcome, word := stateWord(string(c.State))
 	note := ""
@@ -243,6 +253,9 @@ func printComponent(w io.Writer, s plain.Style, c install.ComponentStatus) {
 		if c.State == install.ComponentDisabled {
 			word, note = c.Message, "" // "disabled by you", "disabled by default"
 		}
+	}
+	if nowhere(c.Workloads) {
+		outcome, word, note = event.Skipped, "not applicable", "no node here is one it runs on"
 	}
 	fmt.Fprintf(w, "  %s %-22s %s", s.Sign(outcome), c.Name, word)
 	if note != "" {

@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"github.com/golang/snappy"
+
+	"github.com/nopsctl/nopsctl/internal/sigv4"
 )
 
 // Service is the name of the service in signatures.
@@ -33,6 +35,9 @@ const (
 	Store    = "store_unavailable"
 	Injected = "injected"
 )
+
+// Key opens a workspace.
+type Key = sigv4.Key
 
 // Workspace is one customer's store and the key pair that opens it.
 type Workspace struct {
@@ -175,9 +180,9 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		return
 	}
-	var d *DeniedError
+	var d *sigv4.DeniedError
 	if !errors.As(err, &d) {
-		d = &DeniedError{Status: http.StatusServiceUnavailable, Type: "ServiceUnavailableException", Reason: Store, Message: "Service Unavailable"}
+		d = &sigv4.DeniedError{Status: http.StatusServiceUnavailable, Type: "ServiceUnavailableException", Reason: Store, Message: "Service Unavailable"}
 	}
 	g.count(id, func(c *Count) { c.Rejected[d.Reason]++ })
 	if g.Log != nil {
@@ -187,7 +192,7 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // deny answers as the service does.
-func deny(w http.ResponseWriter, d *DeniedError) {
+func deny(w http.ResponseWriter, d *sigv4.DeniedError) {
 	body, _ := json.Marshal(map[string]string{"message": d.Message}) //nolint:errchkjson // strings
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Amzn-Errortype", d.Type)
@@ -210,7 +215,7 @@ func (g *Gate) serve(w http.ResponseWriter, r *http.Request) (string, error) {
 	if int64(len(body)) > limits.Body {
 		return id, refuse(http.StatusRequestEntityTooLarge, "RequestEntityTooLarge", TooLarge, "the body is larger than %d bytes", limits.Body)
 	}
-	signer, err := Verifier{Region: g.Region, Service: Service, Now: g.Now, Lookup: g.lookup}.Verify(r, body)
+	signer, err := sigv4.Verifier{Region: g.Region, Service: Service, Now: g.Now, Lookup: g.lookup}.Verify(r, body)
 	if err != nil {
 		return id, err
 	}
@@ -225,7 +230,7 @@ func (g *Gate) serve(w http.ResponseWriter, r *http.Request) (string, error) {
 			action = "RemoteWrite"
 		}
 		// The same answer for a workspace of somebody else and for none: neither says that the other exists.
-		return id, forbid("AccessDeniedException", Access, "User is not authorized to perform: aps:%s on resource: arn:aws:aps:%s:%s:workspace/%s", action, g.Region, g.Account, id)
+		return id, refuse(http.StatusForbidden, "AccessDeniedException", Access, "User is not authorized to perform: aps:%s on resource: arn:aws:aps:%s:%s:workspace/%s", action, g.Region, g.Account, id)
 	}
 	if err := g.strike(w, id, !write); err != nil {
 		return id, err
@@ -409,7 +414,7 @@ func (g *Gate) Open(workspaceID string) http.Handler {
 			http.Redirect(w, r, "/vmui/", http.StatusFound)
 			return
 		case !ok, !page && !(api && readable.MatchString(path) && (r.Method == http.MethodGet || r.Method == http.MethodPost)):
-			deny(w, &DeniedError{Status: http.StatusNotFound, Type: "UnknownOperationException", Message: fmt.Sprintf("no such operation: %s %s", r.Method, r.URL.Path)})
+			deny(w, &sigv4.DeniedError{Status: http.StatusNotFound, Type: "UnknownOperationException", Message: fmt.Sprintf("no such operation: %s %s", r.Method, r.URL.Path)})
 			return
 		}
 		body, err := io.ReadAll(io.LimitReader(r.Body, g.Limits.withDefaults().Body))
@@ -417,7 +422,7 @@ func (g *Gate) Open(workspaceID string) http.Handler {
 			err = g.forward(w, r, space, r.URL.Path, body)
 		}
 		if err != nil {
-			deny(w, &DeniedError{Status: http.StatusServiceUnavailable, Type: "ServiceUnavailableException", Message: "the metrics store does not answer"})
+			deny(w, &sigv4.DeniedError{Status: http.StatusServiceUnavailable, Type: "ServiceUnavailableException", Message: "the metrics store does not answer"})
 		}
 	})
 }

@@ -2,7 +2,9 @@ package gate
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,8 +19,17 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	"github.com/golang/snappy"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/nopsctl/nopsctl/internal/sigv4"
+)
+
+var (
+	testTime = time.Date(2026, 11, 23, 14, 5, 6, 0, time.UTC)
+	testKey  = Key{AccessKeyID: "AKIAIOSFODNN7EXAMPLE", SecretAccessKey: "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"}
 )
 
 // sample and ts are a remote-write message of a test.
@@ -123,12 +134,17 @@ func newGate(t *testing.T) (*Gate, *store, *store) {
 
 // call signs a request and gives it to the gate.
 func call(g http.Handler, key *Key, method, path string, body []byte, header ...string) *httptest.ResponseRecorder {
-	r := newRequest(method, "https://aps-workspaces.us-east-1.amazonaws.com"+path, string(body))
+	r := httptest.NewRequest(method, "https://aps-workspaces.us-east-1.amazonaws.com"+path, bytes.NewReader(body))
+	r.URL.Scheme, r.URL.Host = "", "" // as a server sees it
 	for i := 0; i < len(header); i += 2 {
 		r.Header.Set(header[i], header[i+1])
 	}
 	if key != nil {
-		signPlain(r, string(body), *key, "us-east-1", "aps", testTime)
+		sum := sha256.Sum256(body)
+		pair := aws.Credentials{AccessKeyID: key.AccessKeyID, SecretAccessKey: key.SecretAccessKey}
+		if err := v4.NewSigner().SignHTTP(r.Context(), pair, r, hex.EncodeToString(sum[:]), Service, "us-east-1", testTime); err != nil {
+			panic(err)
+		}
 	}
 	w := httptest.NewRecorder()
 	g.ServeHTTP(w, r)
@@ -157,10 +173,10 @@ func TestWrites(t *testing.T) {
 		samples   uint64
 	}{
 		{"in order", "", func(g *Gate) *httptest.ResponseRecorder { return write(g, &testKey, "ws-1", good) }, 200, "", "", []string{string(good)}, 2},
-		{"not signed", "AWS lets nobody in", func(g *Gate) *httptest.ResponseRecorder { return write(g, nil, "ws-1", good) }, 403, "MissingAuthenticationTokenException", Unsigned, nil, 0},
+		{"not signed", "AWS lets nobody in", func(g *Gate) *httptest.ResponseRecorder { return write(g, nil, "ws-1", good) }, 403, "MissingAuthenticationTokenException", sigv4.Unsigned, nil, 0},
 		{"wrong secret", "the story of the wrong key", func(g *Gate) *httptest.ResponseRecorder {
 			return write(g, &Key{AccessKeyID: testKey.AccessKeyID, SecretAccessKey: "x"}, "ws-1", good)
-		}, 403, "InvalidSignatureException", Signature, nil, 0},
+		}, 403, "InvalidSignatureException", sigv4.Signature, nil, 0},
 		{"another customer's key", "cross-writes are refused", func(g *Gate) *httptest.ResponseRecorder { return write(g, &otherKey, "ws-1", good) }, 403, "AccessDeniedException", Access, nil, 0},
 		{"no such workspace", "nor is it said that it does not exist", func(g *Gate) *httptest.ResponseRecorder { return write(g, &testKey, "ws-9", good) }, 403, "AccessDeniedException", Access, nil, 0},
 		{"zstd", "what vmagent sends without -remoteWrite.forcePromProto", func(g *Gate) *httptest.ResponseRecorder {
@@ -382,8 +398,8 @@ func TestCountsAreBounded(t *testing.T) {
 		write(g, nil, fmt.Sprintf("ws-made-up-%d", i), nil)
 	}
 	counts := g.Counts()
-	if len(counts) != 3 || counts[""].Rejected[Unsigned] != 100 {
-		t.Errorf("%d entries, %d without a workspace; want the two workspaces and one for the rest", len(counts), counts[""].Rejected[Unsigned])
+	if len(counts) != 3 || counts[""].Rejected[sigv4.Unsigned] != 100 {
+		t.Errorf("%d entries, %d without a workspace; want the two workspaces and one for the rest", len(counts), counts[""].Rejected[sigv4.Unsigned])
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/golang/snappy"
+
+	"github.com/nopsctl/nopsctl/internal/sigv4"
 )
 
 // Reasons of refusal of a write.
@@ -46,7 +48,7 @@ func unpack(r *http.Request, body []byte, limit int64) ([]byte, error) {
 }
 
 func refuse(status int, kind, reason, format string, args ...any) error {
-	return &DeniedError{Status: status, Type: kind, Reason: reason, Message: fmt.Sprintf(format, args...)}
+	return &sigv4.DeniedError{Status: status, Type: kind, Reason: reason, Message: fmt.Sprintf(format, args...)}
 }
 
 // Fields of prometheus.WriteRequest and what is in it.

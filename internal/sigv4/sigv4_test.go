@@ -1,4 +1,4 @@
-package gate
+package sigv4
 
 import (
 	"crypto/hmac"

@@ -1,4 +1,6 @@
-package gate
+// Package sigv4 verifies AWS Signature Version 4 for the servers here that stand in for AWS: what signs itself wrongly there must
+// not pass here. Only the Authorization header is understood, no presigned URL.
+package sigv4
 
 import (
 	"crypto/hmac"

@@ -27,6 +27,7 @@ type Policy struct {
 	Trust      Trust
 	Rules      []Rule
 	Exceptions []Exception
+	Warnings   []string // what is allowed, and probably not meant
 }
 
 // Trust is what requirements refer to.

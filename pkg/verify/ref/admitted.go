@@ -37,9 +37,14 @@ type Facts struct {
 // zero value is not admitted.
 type Admitted struct{ facts Facts }
 
-// Admit makes one. Only packages below pkg/verify can call it: nobody else can name the token's type.
-func Admit(_ seal.Token, f Facts) (Admitted, error) {
+// verified is Verified of pkg/verify/verdict, which a leaf does not import; a test holds the two together.
+const verified = "verified"
+
+// Admit makes one. Only packages below pkg/verify can: nobody else can make a token that opens.
+func Admit(t seal.Token, f Facts) (Admitted, error) {
 	switch {
+	case !t.Granted():
+		return Admitted{}, fmt.Errorf("admit %s: only verification admits (seal.Grant)", f.Given)
 	case f.Given.Repository == "" || f.Canonical.Repository == "":
 		return Admitted{}, fmt.Errorf("admit %s: a name is missing", f.Given)
 	case !IsDigest(f.Digest):
@@ -51,6 +56,9 @@ func Admit(_ seal.Token, f Facts) (Admitted, error) {
 	case ByPolicy, ByException, ByWarning, Unchecked:
 	default:
 		return Admitted{}, fmt.Errorf("admit %s: no basis", f.Given)
+	}
+	if (f.Basis == ByPolicy) != (f.Outcome == verified) {
+		return Admitted{}, fmt.Errorf("admit %s: basis %q with outcome %q", f.Given, f.Basis, f.Outcome)
 	}
 	return Admitted{f}, nil
 }

@@ -27,8 +27,9 @@ var (
 )
 
 const (
-	maxReference = 1024
-	dockerHub    = "docker.io"
+	maxReference  = 1024
+	maxRepository = 255 // as for every container runtime
+	dockerHub     = "docker.io"
 )
 
 // IsDigest says whether s is a digest that this project takes: SHA-256 alone, as everything here is pinned by it.
@@ -64,24 +65,33 @@ func Parse(s string) (Reference, error) {
 		}
 	}
 	first, rest, several := strings.Cut(name, "/")
-	switch {
-	case several && (strings.ContainsAny(first, ".:[") || first == "localhost"):
+	if several && (strings.ContainsAny(first, ".:[") || first == "localhost" || strings.ToLower(first) != first) {
 		r.Registry, r.Repository = first, rest
-	case several:
+	} else {
 		r.Registry, r.Repository = dockerHub, name
-	default:
-		r.Registry, r.Repository = dockerHub, "library/"+name
 	}
+	r = r.official()
+	switch {
+	case !registryPattern.MatchString(r.Registry):
+		return fail(fmt.Sprintf("%q is no registry's host", r.Registry))
+	case !repositoryPattern.MatchString(r.Repository):
+		return fail(fmt.Sprintf("%q is no repository: lower-case letters, digits and . _ - between slashes", r.Repository))
+	case len(r.Repository) > maxRepository:
+		return fail(fmt.Sprintf("its repository has %d characters, of at most %d", len(r.Repository), maxRepository))
+	}
+	return r, nil
+}
+
+// official gives what is on Docker Hub its one name: docker.io/nginx and index.docker.io/nginx are docker.io/library/nginx to
+// every container runtime, and a policy must not see three images.
+func (r Reference) official() Reference {
 	if r.Registry == "index.docker.io" {
 		r.Registry = dockerHub
 	}
-	if !registryPattern.MatchString(r.Registry) {
-		return fail(fmt.Sprintf("%q is no registry's host", r.Registry))
+	if r.Registry == dockerHub && r.Repository != "" && !strings.Contains(r.Repository, "/") {
+		r.Repository = "library/" + r.Repository
 	}
-	if !repositoryPattern.MatchString(r.Repository) {
-		return fail(fmt.Sprintf("%q is no repository: lower-case letters, digits and . _ - between slashes", r.Repository))
-	}
-	return r, nil
+	return r
 }
 
 // ParseError says why a text is no reference.
@@ -146,13 +156,22 @@ func ParseMirrors(given []string) (Mirrors, error) {
 		if !ok || !isPrefix(from) || !isPrefix(to) {
 			return nil, fmt.Errorf("%q: %w", g, ErrMirror)
 		}
+		for _, other := range all {
+			if other.To == to && other.From != from {
+				return nil, fmt.Errorf("%q: %w, and what is there could not be told apart from what comes from %s", g, ErrShared, other.From)
+			}
+		}
 		all = append(all, Mirror{from, to})
 	}
 	return all, nil
 }
 
-// ErrMirror is what ParseMirrors says of what it cannot read.
-var ErrMirror = errors.New("expected REGISTRY=MIRROR, without a scheme")
+// What ParseMirrors says of what it cannot use.
+var (
+	ErrMirror = errors.New("expected REGISTRY=MIRROR, without a scheme")
+	// ErrShared is about two registries behind one mirror: a policy would judge an image of one by the rules of the other.
+	ErrShared = errors.New("another registry is mirrored there already")
+)
 
 func isPrefix(s string) bool {
 	registry, repository, deeper := strings.Cut(s, "/")
@@ -190,5 +209,5 @@ func move(r Reference, from, to string) (Reference, bool) {
 		return r, false
 	}
 	r.Registry, r.Repository = registry, repository
-	return r, true
+	return r.official(), true
 }

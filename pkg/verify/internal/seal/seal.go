@@ -2,5 +2,13 @@
 // verification or not at all.
 package seal
 
-// Token is what ref.Admit asks for.
-type Token struct{}
+// Token is what ref.Admit asks for. Its field has no name that others could write: a struct without fields can be passed
+// as struct{}{} by whoever cannot name its type. The zero value, which generic code gets hold of by inference, opens
+// nothing.
+type Token struct{ granted bool }
+
+// Grant makes a token that opens.
+func Grant() Token { return Token{granted: true} }
+
+// Granted says whether t opens.
+func (t Token) Granted() bool { return t.granted }

@@ -92,6 +92,12 @@ func ThirdParty() []Program {
 	}
 }
 
+// Peers lists the programs that benchmarks measure beside ours. Nothing else builds them.
+func Peers() []Program {
+	const release = "-X sigs.k8s.io/release-utils/version."
+	return []Program{{Name: "cosign", Module: "lab/third_party/cosign", Package: "github.com/sigstore/cosign/v2/cmd/cosign", LDFlags: release + "gitVersion=v2.6.5 " + release + "gitTreeState=clean"}}
+}
+
 // Agents lists our own programs that become images.
 func Agents() []Program {
 	return []Program{{Name: "k8s-heartbeat-agent", Module: "agents", Package: "./cmd/k8s-heartbeat-agent", LDFlags: "-X github.com/nopsctl/nopsctl/internal/version.version=0.1.0"}}

@@ -133,8 +133,8 @@ func TestAFailedBuildLeavesNothing(t *testing.T) {
 
 func TestEveryProgramHasItsModule(t *testing.T) {
 	repo := filepath.Join("..", "..")
-	all := append(ThirdParty(), Agents()...)
-	if len(all) < 13 {
+	all := slices.Concat(ThirdParty(), Peers(), Agents())
+	if len(all) < 14 {
 		t.Fatalf("only %d programs", len(all))
 	}
 	keys, components := map[string]string{}, map[string]string{}

@@ -19,7 +19,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/nopsctl/nopsctl/lab/build"
+	"github.com/nopsctl/nopsctl/lab/bench/here"
 )
 
 func main() {
@@ -62,14 +62,14 @@ func run(ctx context.Context, args []string, out, progress io.Writer) (err error
 	if b.families, err = parseFamilies(cadvisorTable); err != nil {
 		return err
 	}
-	if b.repo, err = repository(); err != nil {
+	if b.repo, err = here.Checkout(); err != nil {
 		return err
 	}
 	if b.dir, err = os.MkdirTemp("", "series-"); err != nil {
 		return fmt.Errorf("make a directory: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(b.dir)) }()
-	if err := b.programs(ctx); err != nil {
+	if b.assets, err = here.Programs(ctx, b.repo, b.say, "vmagent", "node_exporter", "kube-state-metrics", "kubernetes", "helm"); err != nil {
 		return err
 	}
 	if b.chart, err = render(ctx, b.assets, b.repo); err != nil {
@@ -93,7 +93,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) (err error
 	if err != nil {
 		return err
 	}
-	figures := report{facts: other, names: known, results: map[string]map[string]result{}, chart: b.chart, when: time.Now().UTC(), machine: machine()}
+	figures := report{facts: other, names: known, results: map[string]map[string]result{}, chart: b.chart, when: time.Now().UTC(), machine: here.Machine()}
 	if figures.versions, err = versions(b.repo); err != nil {
 		return err
 	}
@@ -121,42 +121,6 @@ func run(ctx context.Context, args []string, out, progress io.Writer) (err error
 
 func (b *bench) say(format string, args ...any) {
 	fmt.Fprintf(b.progress, "· "+format+" …\n", args...)
-}
-
-// repository is the checkout around the working directory.
-func repository() (string, error) {
-	dir, err := os.Getwd()
-	for ; err == nil && dir != "/"; dir = filepath.Dir(dir) {
-		if _, err := os.Stat(filepath.Join(dir, "lab", "third_party")); err == nil {
-			return dir, nil
-		}
-	}
-	return "", errors.Join(errors.New("not in a checkout of nopsctl: run it there, with make bench"), err)
-}
-
-// programs builds those that are needed, unless the lab's cache has them.
-func (b *bench) programs(ctx context.Context) error {
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return fmt.Errorf("find the cache directory: %w", err)
-	}
-	builder := build.Builder{Repo: b.repo, Cache: filepath.Join(cache, "nopsctl", "lab"), Progress: func(program string, _, _ time.Duration, done bool) {
-		if !done {
-			b.say("building %s", program)
-		}
-	}}
-	var needed []build.Program
-	for _, p := range build.ThirdParty() {
-		switch p.Name {
-		case "vmagent", "node_exporter", "kube-state-metrics", "kubernetes", "helm":
-			needed = append(needed, p)
-		}
-	}
-	b.assets, err = builder.Assets(ctx, needed)
-	if err != nil {
-		return fmt.Errorf("programs of the lab: %w", err)
-	}
-	return nil
 }
 
 // page answers /WHO/SOURCE[/NODE]: exporters are asked in different ways by different charts, kubelets are not.

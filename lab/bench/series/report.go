@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"sort"
 	"strings"
@@ -299,18 +298,6 @@ const howItIsMeasured = `## How it is measured
 - **The kubelet's** page is a real one with the volumes of our pods added. It was young and had few pods, so that operations which had not happened yet are missing: the figures are low.
 - Pods do not come and go here. Where they do, all three columns grow alike.
 `
-
-// machine says what a run ran on.
-func machine() string {
-	model := "an unknown CPU"
-	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		if found := regexp.MustCompile(`(?m)^model name\s*: (.+)$`).FindSubmatch(text); found != nil {
-			model = string(found[1])
-		}
-	}
-	release, _ := os.ReadFile("/proc/sys/kernel/osrelease") // without it the sentence is shorter
-	return fmt.Sprintf("%s, %d cores, Linux %s, %s", model, runtime.NumCPU(), strings.TrimSpace(string(release)), runtime.Version())
-}
 
 // versions are those that the lab builds.
 func versions(repo string) (map[string]string, error) {

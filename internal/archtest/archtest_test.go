@@ -100,8 +100,20 @@ func laws() []rule {
 	return []rule{
 		{
 			name: "leaves import the standard library only", to: at("pkg/event", "pkg/nopsapi", "pkg/connectivity/probe", "pkg/verify/ref"), closure: true,
-			forbids: func(_, imported string) bool { return !standard(imported) },
-			reason:  "every binary carries them: the contract, the spine, the probe",
+			forbids: func(_, imported string) bool {
+				return !standard(imported) && imported != root+"/pkg/verify/internal/seal"
+			},
+			reason: "every binary carries them: the contract, the spine, the probe; the seal is what keeps a reference from being admitted elsewhere",
+		},
+		{
+			name: "the installer asks for admitted references, not for what admits them", to: under(root + "/pkg/install"), closure: true,
+			forbids: anyOf("github.com/sigstore", "github.com/notaryproject", "github.com/google/go-containerregistry", root+"/pkg/verify/oci", root+"/pkg/verify/policy"),
+			reason:  "verification and installation change for different reasons; the installer works with any Admission",
+		},
+		{
+			name: "what makes signatures stays out of what checks them", to: func(p string) bool { return within(p, root+"/cmd") || within(p, root+"/pkg") || within(p, root+"/internal/cli") }, closure: true,
+			forbids: anyOf(root + "/internal/signing"),
+			reason:  "it is for tests and for the lab",
 		},
 		{
 			name: "the client of the contract stays light", to: at("pkg/nopsapi/nopsclient"), closure: true,

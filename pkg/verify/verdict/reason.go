@@ -22,6 +22,7 @@ const (
 	UntrustedRoot   Reason = "untrusted-root"
 	WrongIdentity   Reason = "signed-by-somebody-else"
 	WrongScheme     Reason = "wrong-scheme"
+	OtherMethod     Reason = "signed-another-way"
 	UnknownCritical Reason = "unknown-critical-attribute"
 	WrongPredicate  Reason = "attestation-is-no-signature"
 	NoTimestamp     Reason = "no-trusted-time"
@@ -63,6 +64,7 @@ func Reasons() []ReasonInfo {
 		{UntrustedRoot, Untrusted, "The signer's certificate does not lead to a root that the policy trusts.", "compare the fingerprint with the one the publisher documents before adding it to the policy"},
 		{WrongIdentity, Untrusted, "The signature is good, and by somebody the policy does not name.", "nopsctl verify inspect shows who signed; add that identity only if its owner confirms it"},
 		{WrongScheme, Untrusted, "The signature is made under another scheme than the requirement trusts.", "AWS Signer signs as notary.x509.signingAuthority; a certificate of your own as notary.x509"},
+		{OtherMethod, Untrusted, "There are signatures, and none is of the kind that the policy asks for.", "nopsctl verify inspect shows what there is; change the policy only if its owner confirms it"},
 		{UnknownCritical, Untrusted, "The signature carries an attribute that must be understood and is not.", "a newer nopsctl may know it; nopsctl verify inspect names it"},
 		{WrongPredicate, Untrusted, "There is an attestation (an SBOM, a provenance), which is no signature of the image.", "sign the image itself: cosign sign"},
 		{NoTimestamp, Untrusted, "Nothing trusted says when the signature was made.", "have it signed with a timestamp or a transparency log entry"},

@@ -1,0 +1,114 @@
+package signing
+
+import (
+	"crypto"
+	"crypto/rand"
+	"crypto/x509"
+	"io"
+	"math/big"
+	"net/http"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ocsp"
+)
+
+// CertificateStatus is an http.Handler that says for the certificates of an authority whether they are revoked: OCSP by POST, a CRL by
+// GET. Use its URL as AuthorityOptions.OCSP and CRL, then set Of: the certificates need the URL first.
+type CertificateStatus struct {
+	mu      sync.Mutex
+	of      *Authority
+	revoked map[string]time.Time // by serial number
+	asked   int
+}
+
+// Of says whose certificates they are.
+func (s *CertificateStatus) Of(a *Authority) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.of = a
+}
+
+// Revoke revokes a certificate.
+func (s *CertificateStatus) Revoke(c *x509.Certificate, at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.revoked == nil {
+		s.revoked = map[string]time.Time{}
+	}
+	s.revoked[c.SerialNumber.String()] = at
+}
+
+// Asked is how often anybody asked.
+func (s *CertificateStatus) Asked() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.asked
+}
+
+// ServeHTTP implements http.Handler.
+func (s *CertificateStatus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(io.LimitReader(r.Body, 64<<10))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asked++
+	if s.of == nil {
+		http.Error(w, "nobody's", http.StatusNotFound)
+		return
+	}
+	var answer []byte
+	var err error
+	if r.Method == http.MethodGet {
+		answer, err = s.list()
+	} else {
+		answer, err = s.status(body)
+	}
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	_, _ = w.Write(answer)
+}
+
+// status answers in the name of whoever issued the certificate that is asked for.
+func (s *CertificateStatus) status(question []byte) ([]byte, error) {
+	asked, err := ocsp.ParseRequest(question)
+	if err != nil {
+		return nil, err
+	}
+	issuer, key := s.of.chain[0], s.of.keys[0]
+	for i, c := range s.of.chain {
+		if sum := keyHash(c, asked.HashAlgorithm); string(sum) == string(asked.IssuerKeyHash) {
+			issuer, key = c, s.of.keys[i]
+		}
+	}
+	now := time.Now().UTC().Truncate(time.Second)
+	t := ocsp.Response{Status: ocsp.Good, SerialNumber: asked.SerialNumber, ThisUpdate: now.Add(-time.Minute), NextUpdate: now.Add(time.Hour), IssuerHash: asked.HashAlgorithm}
+	if at, revoked := s.revoked[asked.SerialNumber.String()]; revoked {
+		t.Status, t.RevokedAt, t.RevocationReason = ocsp.Revoked, at.UTC().Truncate(time.Second), ocsp.KeyCompromise
+	}
+	return ocsp.CreateResponse(issuer, issuer, t, key)
+}
+
+func keyHash(c *x509.Certificate, h crypto.Hash) []byte {
+	request, err := ocsp.CreateRequest(c, c, &ocsp.RequestOptions{Hash: h})
+	if err != nil {
+		return nil
+	}
+	parsed, err := ocsp.ParseRequest(request)
+	if err != nil {
+		return nil
+	}
+	return parsed.IssuerKeyHash
+}
+
+// list is the CRL of the issuing certificate.
+func (s *CertificateStatus) list() ([]byte, error) {
+	now := time.Now().UTC().Truncate(time.Second)
+	t := &x509.RevocationList{Number: big.NewInt(now.Unix()), ThisUpdate: now.Add(-time.Minute), NextUpdate: now.Add(time.Hour)}
+	for serial, at := range s.revoked {
+		n, _ := new(big.Int).SetString(serial, 10)
+		t.RevokedCertificateEntries = append(t.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: n, RevocationTime: at.UTC().Truncate(time.Second), ReasonCode: 1})
+	}
+	return x509.CreateRevocationList(rand.Reader, t, s.of.chain[0], s.of.keys[0])
+}

@@ -47,6 +47,10 @@ type applier struct {
 func (e *Engine) Apply(ctx context.Context, plan *Plan) (*Result, error) {
 	start := e.Now()
 	result := &Result{Operation: plan.Operation, Revision: plan.Revision, Notes: plan.Notes}
+	if plan.refused != nil {
+		finish(result, plan.refused)
+		return result, plan.refused
+	}
 	e.Observe.Emit(event.OperationStarted{Operation: plan.Operation, Target: plan.Target})
 	err := e.apply(ctx, plan, result)
 	finish(result, err)
@@ -291,12 +295,18 @@ func (a *applier) release() (string, error) {
 		act.SkipSchemaValidation = true // the plan did, and knows which values to overlook
 		// It only finds out whether the API server validates fields, which it then does not ask for; the plan's dry run did.
 		act.DisableOpenAPIValidation = true
+		if a.plan.pins != nil {
+			act.PostRenderer = a.plan.pins
+		}
 		done, err = act.RunWithContext(ctx, a.plan.source, merge(a.plan.values, nil))
 	} else {
 		act := action.NewUpgrade(cfg)
 		act.Namespace, act.Timeout, act.MaxHistory = a.Namespace, a.plan.request.Timeout, maxHistory
 		act.ResetValues, act.TakeOwnership = true, a.plan.request.Adopt // the plan's values are all there is
 		act.SkipSchemaValidation, act.DisableOpenAPIValidation = true, true
+		if a.plan.pins != nil {
+			act.PostRenderer = a.plan.pins
+		}
 		done, err = act.RunWithContext(ctx, a.Release, a.plan.source, merge(a.plan.values, nil))
 	}
 	if err == nil {

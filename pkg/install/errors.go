@@ -22,6 +22,7 @@ const (
 	ClassPreflight        = "preflight"
 	ClassAuth             = "auth"
 	ClassTimeout          = "timeout"
+	ClassVerification     = "verification"
 	ClassManagedElsewhere = "managed-elsewhere"
 )
 

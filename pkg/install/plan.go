@@ -23,6 +23,7 @@ import (
 	"helm.sh/helm/v3/pkg/releaseutil"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/discovery"
 
@@ -41,8 +42,15 @@ type Request struct {
 	Credentials map[string][]byte
 	// ClusterARN is pinned in the cluster at first and compared ever after. Empty means: the one that is pinned.
 	ClusterARN string
-	// Images resolves what is rendered before the first write; nil skips that check.
+	// Images resolves what is rendered before the first write; nil skips that check. With an Admission it is asked for what was
+	// admitted, by digest, and never for a tag.
 	Images ImageResolver
+	// Admission is asked, once and before the first write, about every image that is rendered. What it admits is installed by
+	// digest; when it refuses one, the plan fails with a *VerificationError. Nil: nothing is verified, and images that the
+	// release runs by digest keep it.
+	Admission Admission
+	// AllowDowngrade accepts images that were signed before those that the release runs.
+	AllowDowngrade bool
 	// OwnImages names the images that must be our builds, by the last element of their repository.
 	OwnImages []string
 	// Wait makes Apply wait until the workloads are ready.
@@ -66,12 +74,14 @@ type shownRequest struct {
 	Timeout        time.Duration `json:"timeout_ns"`
 	Adopt          bool          `json:"adopt"`
 	Recover        bool          `json:"recover"`
+	Admission      bool          `json:"admission"` // whether there is one
+	AllowDowngrade bool          `json:"allow_downgrade"`
 }
 
 func (r Request) shown() shownRequest {
 	values := map[string]any{}
 	flatten("", r.Values, values)
-	return shownRequest{r.Operation, sortedKeys(values), sortedKeys(r.Credentials), r.ClusterARN, r.OwnImages, r.Wait, r.Timeout, r.Adopt, r.Recover}
+	return shownRequest{r.Operation, sortedKeys(values), sortedKeys(r.Credentials), r.ClusterARN, r.OwnImages, r.Wait, r.Timeout, r.Adopt, r.Recover, r.Admission != nil, r.AllowDowngrade}
 }
 
 // String is one line; it keeps credentials out of logs and of the messages of tests.
@@ -130,8 +140,16 @@ type Change struct {
 // PlannedImage is an image that the rendered workloads use.
 type PlannedImage struct {
 	Component string `json:"component,omitempty"`
-	Reference string `json:"reference"`
-	Digest    string `json:"digest,omitempty"` // as the registry resolved it now; empty when it was not asked
+	Reference string `json:"reference"`        // as the chart renders it
+	Pinned    string `json:"pinned,omitempty"` // what is installed in its place
+	Digest    string `json:"digest,omitempty"` // of the pin; without one as the registry resolved it now, empty when it was not asked
+	Basis     string `json:"basis,omitempty"`  // why it is installed: a Basis of pkg/verify/ref, or BasisKept; empty when not pinned
+	Outcome   string `json:"outcome,omitempty"`
+	Reason    string `json:"reason,omitempty"` // of a refusal
+	Method    string `json:"method,omitempty"`
+	Identity  string `json:"identity,omitempty"` // who signed it
+	// SignedAt is the authentic time of the signature.
+	SignedAt *time.Time `json:"signed_at,omitempty"`
 }
 
 // Plan is what Apply would do. It holds no credential in anything that can be printed or marshalled.
@@ -166,6 +184,8 @@ type Plan struct {
 	objects        []object
 	writesIdentity bool
 	writesSecret   bool
+	pins           *pinner // nil: images are as the chart renders them
+	refused        error   // why the plan must not be applied
 }
 
 // String is one line; it keeps what is not exported out of logs.
@@ -195,15 +215,21 @@ type planner struct {
 	// ignored are stored values that the chart does not know. The schema does not see them: they must not block adoption.
 	ignored []string
 	known   *known
+
+	keepsPins bool // what runs pinned stays at its digest, though there is an Admission
+	enforced  bool // an image that is refused stops the plan
+	found     []*foundImage
+	listNodes func() ([]corev1.Node, error) // once
 }
 
 // Plan says what Apply would do, and checks that it can. It writes nothing. When a check fails the plan comes back with a
-// *PreflightError, so that what was found can still be shown.
+// *PreflightError, or with a *VerificationError when an image was refused, so that what was found can still be shown.
 func (e *Engine) Plan(ctx context.Context, request Request) (*Plan, error) {
 	return e.plan(ctx, request, nil)
 }
 
-// plan plans with the chart given, or with the engine's own when it is nil.
+// plan plans with the chart given, or with the engine's own when it is nil. A chart is given to change a value of what runs:
+// its images then stay what they are.
 func (e *Engine) plan(ctx context.Context, request Request, c *chart.Chart) (*Plan, error) {
 	if request.Operation == "" {
 		request.Operation = "install"
@@ -211,7 +237,7 @@ func (e *Engine) plan(ctx context.Context, request Request, c *chart.Chart) (*Pl
 	if request.Timeout <= 0 {
 		request.Timeout = defaultTimeout
 	}
-	p := &planner{Engine: e, ctx: ctx, Plan: &Plan{Operation: request.Operation, Changes: []Change{}, Checks: []event.Check{}, request: request, source: c}}
+	p := &planner{Engine: e, ctx: ctx, keepsPins: c != nil, Plan: &Plan{Operation: request.Operation, Changes: []Change{}, Checks: []event.Check{}, request: request, source: c}}
 	err := e.step("preflight", "Checking the cluster and what would change", func() (event.Outcome, string, error) {
 		err := p.run()
 		return event.OK, p.Plan.String(), err
@@ -219,6 +245,7 @@ func (e *Engine) plan(ctx context.Context, request Request, c *chart.Chart) (*Pl
 	if err != nil && ctx.Err() != nil && errors.Is(ctx.Err(), context.Canceled) {
 		err = &CancelledError{While: "planning", State: "nothing was changed"}
 	}
+	p.refused = err
 	return p.Plan, err
 }
 
@@ -248,6 +275,9 @@ func (p *planner) run() error {
 		if c.Outcome == event.Failed {
 			failed = append(failed, c)
 		}
+	}
+	if err := p.refusal(failed); err != nil {
+		return err
 	}
 	if len(failed) > 0 {
 		return &PreflightError{Failed: failed}
@@ -541,6 +571,13 @@ func revisionOf(data secretData, uid string) string {
 	return hex.EncodeToString(mac.Sum(nil))[:16]
 }
 
+// rendering is what comes out of a chart.
+type rendering struct {
+	manifest  string
+	notes     string
+	asTheyAre []asItIs // what Helm applies without its post-renderer: hooks, and what is in crds/
+}
+
 // render makes the manifest exactly as Helm will, with the capabilities of the cluster.
 func (p *planner) render() error {
 	// The chart in the plan stays as it was read: processing dependencies changes it.
@@ -557,37 +594,64 @@ func (p *planner) render() error {
 	if err := p.validate(&c, values); err != nil {
 		return err
 	}
-	all, err := chartutil.ToRenderValuesWithSchemaValidation(&c, values, options, caps, true)
+	r, err := renderChart(helmengine.New(p.config), &c, values, options, caps, p.Namespace, p.mapper)
 	if err != nil {
-		return &Error{Class: ClassUsage, Reason: "values do not fit the chart", Err: err}
-	}
-	files, err := helmengine.New(p.config).Render(&c, all)
-	if err != nil {
-		failed := &Error{Class: ClassUsage, Reason: "render chart " + c.Name(), Err: err}
-		if readsAMPFromValues(p.values) && strings.Contains(err.Error(), pathAMPEntry) {
+		var failed *Error
+		if errors.As(err, &failed) && readsAMPFromValues(p.values) && strings.Contains(err.Error(), pathAMPEntry) {
 			failed.Advice = elsewhereForAMP + "; keys given to this command are not used"
 		}
-		return failed
+		return err
 	}
+	p.Notes = r.notes
+	return p.pin(r)
+}
+
+// renderChart renders a chart whose dependencies were processed.
+func renderChart(e helmengine.Engine, c *chart.Chart, values map[string]any, options chartutil.ReleaseOptions, caps *chartutil.Capabilities, namespace string, mapper meta.RESTMapper) (*rendering, error) {
+	all, err := chartutil.ToRenderValuesWithSchemaValidation(c, values, options, caps, true)
+	if err != nil {
+		return nil, &Error{Class: ClassUsage, Reason: "values do not fit the chart", Err: err}
+	}
+	files, err := e.Render(c, all)
+	if err != nil {
+		return nil, &Error{Class: ClassUsage, Reason: "render chart " + c.Name(), Err: err}
+	}
+	r := &rendering{}
 	for name := range files {
 		if !strings.HasSuffix(name, "NOTES.txt") {
 			continue
 		}
 		if name == path.Join(c.Name(), "templates", "NOTES.txt") {
-			p.Notes = files[name]
+			r.notes = files[name]
 		}
 		delete(files, name)
 	}
-	_, manifests, err := releaseutil.SortManifests(files, nil, releaseutil.InstallOrder)
+	hooks, manifests, err := releaseutil.SortManifests(files, nil, releaseutil.InstallOrder)
 	if err != nil {
-		return fmt.Errorf("render chart %s: %w", c.Name(), err)
+		return nil, fmt.Errorf("render chart %s: %w", c.Name(), err)
 	}
 	var manifest strings.Builder
 	for _, m := range manifests {
 		fmt.Fprintf(&manifest, "---\n# Source: %s\n%s\n", m.Name, m.Content)
 	}
-	p.objects, err = parse(manifest.String(), p.Namespace, p.mapper)
-	return err
+	r.manifest = manifest.String()
+	texts := map[string]string{}
+	for _, h := range hooks {
+		texts["hooks ("+h.Path+")"] += "\n---\n" + h.Manifest
+	}
+	for _, crd := range c.CRDObjects() {
+		texts["objects in crds/ ("+crd.Filename+")"] += "\n---\n" + string(crd.File.Data)
+	}
+	for _, where := range sortedKeys(texts) {
+		objects, err := parse(texts[where], namespace, mapper)
+		if err != nil {
+			return nil, fmt.Errorf("chart %s: %s: %w", c.Name(), where, err)
+		}
+		for _, o := range objects {
+			r.asTheyAre = append(r.asTheyAre, asItIs{where, o})
+		}
+	}
+	return r, nil
 }
 
 // validate holds the values against the chart's schema.

@@ -23,6 +23,7 @@ import (
 	pspolicy "k8s.io/pod-security-admission/policy"
 
 	"github.com/nopsctl/nopsctl/pkg/event"
+	"github.com/nopsctl/nopsctl/pkg/verify/verdict"
 )
 
 // The label by which our own builds of images are told from others.
@@ -51,6 +52,15 @@ const (
 	checkPorts      = "NOPS-PRE-008"
 	checkSecurity   = "NOPS-PRE-009"
 	checkAdmission  = "NOPS-PRE-010"
+	checkSignatures = "NOPS-PRE-011"
+	checkUpdates    = "NOPS-PRE-012"
+)
+
+// The IDs of the warnings about images.
+const (
+	warnMoved     = "NOPS-IMG-001"
+	warnUnpinned  = "NOPS-IMG-002"
+	warnDowngrade = "NOPS-IMG-003"
 )
 
 // Checks documents the checks that a plan makes before the first write.
@@ -66,6 +76,8 @@ func Checks() []CheckDoc {
 		{checkPorts, "Host ports", "No other pod uses the host ports of the rendered DaemonSets.", "Disable one of the two, or give ours another port."},
 		{checkSecurity, "Pod Security", "The namespace's Pod Security level admits the rendered pods, by the rules of Pod Security themselves.", "Label the namespace pod-security.kubernetes.io/enforce=privileged."},
 		{checkAdmission, "Admission", "The API server would admit what is rendered (server-side dry run of what does not exist yet).", "Change what the message names: a policy, a quota, or the permission to grant permissions."},
+		{checkSignatures, "Signatures", "Every image that is rendered is signed by whom the policy names, or excepted by it, and none was signed before the one that the release runs. What was looked at is what is installed, by digest. Asked only with a policy.", "Do what the message names for each image; nopsctl verify inspect shows who signed one."},
+		{checkUpdates, "Image updates", "Nothing in the release replaces images by what tags mean later: the image tag updater would undo pins every night. Asked only when images are pinned.", "Set autoUpdater.enabled=false."},
 	}
 }
 
@@ -127,6 +139,8 @@ func plainVersion(v string) string {
 func (p *planner) preflight() error {
 	p.permissions()
 	p.images()
+	p.signatures()
+	p.updates()
 	p.ports()
 	p.podSecurity()
 	p.admission()
@@ -285,57 +299,59 @@ func isWorkload(kind string) bool {
 }
 
 func (p *planner) images() {
-	users := map[string][]object{} // by reference
-	for _, o := range p.objects {
-		spec, ok := podSpec(o)
-		if !ok {
-			continue
-		}
-		for _, c := range containers(spec, "initContainers", "containers") {
-			ref, _ := c["image"].(string)
-			if ref == "" {
-				continue
-			}
-			if users[ref] == nil {
-				p.Images = append(p.Images, PlannedImage{Component: o.component(), Reference: ref})
-			}
-			users[ref] = append(users[ref], o)
-		}
+	for _, i := range p.found {
+		p.Images = append(p.Images, i.planned())
 	}
-	sort.Slice(p.Images, func(i, j int) bool { return p.Images[i].Reference < p.Images[j].Reference })
-	if p.request.Images == nil || len(p.Images) == 0 {
+	if p.request.Images == nil && p.request.Admission == nil || len(p.Images) == 0 {
 		return
 	}
-	unresolved, foreigners := make([]string, len(p.Images)), make([]string, len(p.Images))
-	each(len(p.Images), 4, func(i int) error {
-		ref := p.Images[i].Reference
+	unresolved, foreigners := make([]string, len(p.found)), make([]string, len(p.found))
+	each(len(p.found), 4, func(n int) error {
+		i := p.found[n]
+		own := slices.Contains(p.request.OwnImages, base(i.text))
+		switch {
+		case i.refused != nil && (!p.enforced || unresolvable(i.refused.Reason)):
+			unresolved[n] = i.text + ": " + oneLine(i.refused.Message)
+			return nil
+		case i.refused != nil, p.request.Images == nil, i.admitted.Valid() && !own:
+			return nil
+		}
+		what := i.pinned()
+		if what == "" {
+			what = i.text
+		}
 		ctx, cancel := context.WithTimeout(p.ctx, 30*time.Second)
 		defer cancel()
-		info, err := p.request.Images.Resolve(ctx, ref)
-		p.Images[i].Digest = info.Digest
+		info, err := p.request.Images.Resolve(ctx, what)
 		switch {
 		case err != nil:
-			unresolved[i] = ref + ": " + oneLine(err.Error())
-		case slices.Contains(p.request.OwnImages, base(ref)) && info.Labels[SourceLabel] != SourceValue:
-			foreigners[i] = ref + " is not a build of this project"
+			unresolved[n] = what + ": " + oneLine(err.Error())
+		case p.Images[n].Digest != "" && info.Digest != p.Images[n].Digest:
+			foreigners[n] = what + " is " + info.Digest + " where it was resolved"
+		case own && info.Labels[SourceLabel] != SourceValue:
+			foreigners[n] = what + " is not a build of this project"
+		}
+		if p.Images[n].Digest == "" {
+			p.Images[n].Digest = info.Digest
 		}
 		return nil
 	})
-	nodes := sync.OnceValues(p.nodes)
+	nodes := p.nodesOnce()
 	var problems, later, switches []string
-	for i, image := range p.Images {
+	for n, i := range p.found {
 		switch {
-		case foreigners[i] != "":
-			problems = append(problems, foreigners[i])
-		case unresolved[i] != "":
-			waiting, unsure := nowhere(users[image.Reference], nodes)
-			if !waiting {
-				problems = append(problems, unresolved[i]+unsure)
+		case foreigners[n] != "":
+			problems = append(problems, foreigners[n])
+		case unresolved[n] != "":
+			waiting, unsure := nowhere(i.users, nodes)
+			// Nodes may come that run it. What is enforced then holds, too: an image that nobody verified is not installed.
+			if !waiting || p.enforced {
+				problems = append(problems, unresolved[n]+unsure)
 				continue
 			}
-			later = append(later, unresolved[i]+" (no node here would run "+users[image.Reference][0].String()+" now)")
-			if c, ok := componentOf(image.Component); ok && len(c.Workloads) == 1 {
-				switches = append(switches, "--set "+c.Toggle+"=false")
+			later = append(later, unresolved[n]+" (no node here would run "+i.users[0].String()+" now)")
+			if off := switchOff(i); off != "" {
+				switches = append(switches, off)
 			}
 		}
 	}
@@ -350,8 +366,33 @@ func (p *planner) images() {
 		}
 		p.check(checkImages, event.Warned, strings.Join(later, "; "), hint)
 	default:
-		p.check(checkImages, event.OK, fmt.Sprintf("%d images resolved", len(p.Images)), "")
+		n := len(p.found)
+		if p.enforced { // those that were refused for another reason have a check of their own
+			for _, i := range p.found {
+				if i.refused != nil {
+					n--
+				}
+			}
+		}
+		p.check(checkImages, event.OK, fmt.Sprintf("%d images resolved", n), "")
 	}
+}
+
+// unresolvable says whether an image was refused because a registry does not give it.
+func unresolvable(reason string) bool {
+	switch verdict.Reason(reason) {
+	case verdict.NotFound, verdict.RegistryDenied, verdict.RegistryUnreachable:
+		return true
+	}
+	return false
+}
+
+// nodesOnce reads the nodes when somebody first asks, and no second time.
+func (p *planner) nodesOnce() func() ([]corev1.Node, error) {
+	if p.listNodes == nil {
+		p.listNodes = sync.OnceValues(p.nodes)
+	}
+	return p.listNodes
 }
 
 // componentOf finds the component that a workload's label belongs to.

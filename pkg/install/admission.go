@@ -1,0 +1,468 @@
+package install
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nopsctl/nopsctl/pkg/event"
+	"github.com/nopsctl/nopsctl/pkg/verify/ref"
+	"github.com/nopsctl/nopsctl/pkg/verify/verdict"
+)
+
+// Admission says which images may be installed.
+type Admission interface {
+	// Admit is asked once for a plan, before anything is written, with every image that is rendered, each once. It answers for
+	// each in the same order. An error is about all of them: none is admitted then.
+	Admit(ctx context.Context, images []ref.Reference) (AdmissionResult, error)
+}
+
+// AdmissionFunc is an Admission.
+type AdmissionFunc func(ctx context.Context, images []ref.Reference) (AdmissionResult, error)
+
+// Admit implements Admission.
+func (f AdmissionFunc) Admit(ctx context.Context, images []ref.Reference) (AdmissionResult, error) {
+	return f(ctx, images)
+}
+
+// AdmissionResult is what an Admission says.
+type AdmissionResult struct {
+	// Enforced says that an image that is not admitted must stop the installation. Without it, one that cannot be found is a
+	// failed preflight check, as without any Admission.
+	Enforced bool
+	Images   []Decision
+}
+
+// Decision is about one image: either it is admitted, or the rest says why not.
+type Decision struct {
+	Admitted ref.Admitted
+	Outcome  string // an Outcome of pkg/verify/verdict
+	Reason   string // a Reason of pkg/verify/verdict
+	Message  string // one line: what, where, for which input
+	Hint     string // what to do about it
+}
+
+// RefusedImage is an image that was not admitted.
+type RefusedImage struct {
+	Reference string   `json:"reference"`
+	Users     []string `json:"users,omitempty"` // the objects that would run it
+	Outcome   string   `json:"outcome"`
+	Reason    string   `json:"reason,omitempty"`
+	Message   string   `json:"message,omitempty"`
+	Hint      string   `json:"hint,omitempty"`
+}
+
+// String is one line.
+func (r RefusedImage) String() string {
+	s := r.Reference + ": " + r.Outcome
+	if r.Reason != "" {
+		s += " (" + r.Reason + ")"
+	}
+	if r.Message != "" {
+		s += ": " + oneLine(r.Message)
+	}
+	return s
+}
+
+// VerificationError says which images were refused. Other checks may have failed besides: all that did are in Failed.
+type VerificationError struct {
+	Refused []RefusedImage
+	Failed  []event.Check
+}
+
+// Error implements error.
+func (e *VerificationError) Error() string {
+	var s []string
+	for _, r := range e.Refused {
+		s = append(s, r.String())
+	}
+	for _, c := range e.Failed {
+		if c.ID != checkSignatures {
+			s = append(s, c.ID+" "+c.Title+": "+c.Message)
+		}
+	}
+	return "nothing was changed: " + strings.Join(s, "; ")
+}
+
+// Hint is the advice about the first image that has any.
+func (e *VerificationError) Hint() string {
+	for _, r := range e.Refused {
+		if r.Hint != "" {
+			return r.Hint
+		}
+	}
+	return ""
+}
+
+// ExitClass is the class of the exit code.
+func (e *VerificationError) ExitClass() string { return ClassVerification }
+
+// Basis of an image whose digest the release had before and keeps: nobody was asked about it this time.
+const BasisKept = "kept"
+
+// foundImage is an image that the chart renders.
+type foundImage struct {
+	text       string // as it is rendered
+	reference  ref.Reference
+	unreadable error // it is no reference
+	users      []object
+	unpinnable string // of hooks and crds/, which Helm applies as they are rendered
+	admitted   ref.Admitted
+	kept       string // the digest that the release runs it with
+	refused    *RefusedImage
+}
+
+// pinned is what is to run; empty where nothing is known but what is rendered.
+func (i *foundImage) pinned() string {
+	switch {
+	case i.admitted.Valid():
+		return i.admitted.Pinned().String()
+	case i.kept != "":
+		return i.reference.At(i.kept).String()
+	}
+	return ""
+}
+
+func (i *foundImage) names() []string {
+	var names []string
+	for _, o := range i.users {
+		names = append(names, o.String())
+	}
+	return names
+}
+
+// collect lists the images of everything that Helm would apply, each once, by name.
+func (p *planner) collect(r *rendering, objects []object) {
+	byText := map[string]*foundImage{}
+	add := func(text string, user object, unpinnable string) {
+		i := byText[text]
+		if i == nil {
+			i = &foundImage{text: text}
+			i.reference, i.unreadable = reference(text)
+			byText[text] = i
+			p.found = append(p.found, i)
+		}
+		i.users = append(i.users, user)
+		if unpinnable != "" {
+			i.unpinnable = unpinnable
+		}
+	}
+	for _, o := range objects {
+		for _, text := range imagesOf(o.Object) {
+			add(text, o, "")
+		}
+	}
+	for _, h := range r.asTheyAre {
+		for _, text := range imagesOf(h.object.Object) {
+			add(text, h.object, h.where)
+		}
+	}
+	slices.SortFunc(p.found, func(a, b *foundImage) int { return strings.Compare(a.text, b.text) })
+}
+
+// runs are the digests with which the release runs its images now, by the reference without it. A reference that is
+// there with two is left out.
+func (p *planner) runs() map[ref.Reference]string {
+	found := map[ref.Reference]string{}
+	for _, o := range p.base {
+		for _, text := range imagesOf(o.Object) {
+			r, err := reference(text)
+			if err != nil || r.Digest == "" || r.Tag == "" {
+				continue
+			}
+			name := r.At("")
+			if other, twice := found[name]; twice && other != r.Digest {
+				found[name] = ""
+				continue
+			}
+			found[name] = r.Digest
+		}
+	}
+	return found
+}
+
+// pin decides what each image is pinned to, and writes the objects of the plan accordingly. Nothing is asked for a tag
+// but the Admission, and that once: what it says is what is installed.
+func (p *planner) pin(r *rendering) error {
+	plain, err := parse(r.manifest, p.Namespace, p.mapper)
+	if err != nil {
+		return err
+	}
+	p.collect(r, plain)
+	running := p.runs()
+	if p.request.Admission != nil {
+		err = p.admit(running)
+	} else {
+		p.keep(running)
+	}
+	if err != nil {
+		return err
+	}
+	if p.pins, err = p.pinner(); err != nil {
+		return err
+	}
+	if p.pins == nil {
+		p.objects = plain
+		return nil
+	}
+	pinned, err := p.pins.pin(r.manifest)
+	if err != nil {
+		return err
+	}
+	p.objects, err = parse(pinned, p.Namespace, p.mapper)
+	return err
+}
+
+// pinner is nil where nothing is pinned and nothing was: manifests then stay as the chart renders them.
+func (p *planner) pinner() (*pinner, error) {
+	pins, any := map[string]string{}, p.request.Admission != nil
+	for _, i := range p.found {
+		pins[i.text] = i.pinned()
+		any = any || i.pinned() != ""
+	}
+	if !any {
+		return nil, nil
+	}
+	return &pinner{pins: pins}, nil
+}
+
+// keep pins what the release runs pinned to what it runs. So the switch of a component needs no registry, and un-pins nothing.
+func (p *planner) keep(running map[ref.Reference]string) {
+	var bare []string
+	for _, i := range p.found {
+		if i.unreadable != nil || i.reference.Digest != "" {
+			continue
+		}
+		if i.kept = running[i.reference]; i.kept == "" {
+			bare = append(bare, i.text)
+		}
+	}
+	if len(running) > 0 && len(bare) > 0 {
+		p.warn(warnUnpinned, "the release runs images by digest, and these come by tag, which nobody has verified: "+strings.Join(bare, ", "),
+			"give the policy that the release was installed with (--policy), and they are verified and pinned too")
+	}
+}
+
+// admit asks the Admission about every image, once.
+func (p *planner) admit(running map[ref.Reference]string) error {
+	var asked []ref.Reference
+	at := map[ref.Reference]int{}
+	for _, i := range p.found {
+		if i.unreadable != nil {
+			continue
+		}
+		if p.keepsPins && i.reference.Digest == "" {
+			// The switch of a component upgrades nothing else: what runs is verified, not what the tag means by now.
+			i.reference = i.reference.At(running[i.reference])
+		}
+		if _, twice := at[i.reference]; !twice {
+			at[i.reference] = len(asked)
+			asked = append(asked, i.reference)
+		}
+	}
+	result := AdmissionResult{}
+	if len(asked) > 0 {
+		var err error
+		if result, err = p.request.Admission.Admit(p.ctx, asked); err != nil {
+			return fmt.Errorf("verify images: %w", err)
+		}
+	}
+	if len(result.Images) != len(asked) {
+		return &Error{Class: ClassVerification, Reason: fmt.Sprintf("verification was asked about %d images and answered for %d", len(asked), len(result.Images))}
+	}
+	p.enforced = result.Enforced
+	for _, i := range p.found {
+		if i.unreadable != nil {
+			i.refuse(verdict.NotAReference, i.unreadable.Error())
+			continue
+		}
+		d := result.Images[at[i.reference]]
+		switch {
+		case !d.Admitted.Valid():
+			i.refused = &RefusedImage{Outcome: d.Outcome, Reason: d.Reason, Message: d.Message, Hint: d.Hint}
+			if i.refused.Outcome == "" {
+				i.refused.Outcome = string(verdict.Unknown)
+			}
+		case d.Admitted.Given() != i.reference:
+			i.refuse(verdict.RegistryOdd, "verification answered for "+d.Admitted.Given().String())
+		default:
+			i.admitted = d.Admitted
+		}
+		if i.refused == nil && i.unpinnable != "" && i.reference.Digest == "" {
+			message := i.unpinnable + " come to the cluster as the chart has them, and this image has no digest there"
+			const hint = "pin it by digest in the chart, or leave out what needs it"
+			if result.Enforced {
+				i.refuse(verdict.NotAReference, message)
+				i.refused.Hint = hint
+			} else {
+				p.warn(warnUnpinned, i.text+": "+message, hint)
+			}
+		}
+		if i.refused != nil {
+			i.refused.Reference, i.refused.Users = i.text, i.names()
+		}
+	}
+	p.moved(running)
+	return nil
+}
+
+func (i *foundImage) refuse(reason verdict.Reason, message string) {
+	i.refused = &RefusedImage{Outcome: string(reason.Outcome()), Reason: string(reason), Message: message, Hint: reason.Hint()}
+	i.admitted = ref.Admitted{}
+}
+
+// moved warns of tags that mean something else than when the release was installed.
+func (p *planner) moved(running map[ref.Reference]string) {
+	for _, i := range p.found {
+		was := running[i.reference.At("")]
+		if i.admitted.Valid() && i.reference.Digest == "" && was != "" && was != i.admitted.Digest() {
+			p.warn(warnMoved, fmt.Sprintf("%s was %s when the release was installed, and is %s now", i.text, was, i.admitted.Digest()),
+				"tags of releases do not move: ask whoever publishes it, and name a version that was not changed afterwards")
+		}
+	}
+}
+
+// signatures tells what verification found. It is silent where nobody asked for it.
+func (p *planner) signatures() {
+	if p.request.Admission == nil {
+		return
+	}
+	nodes := p.nodesOnce()
+	n := map[ref.Basis]int{}
+	var refused, excepted, warned []string
+	hint := ""
+	for _, i := range p.found {
+		switch f := i.admitted.Facts(); {
+		case i.refused != nil:
+			if waiting, _ := nowhere(i.users, nodes); p.enforced && waiting {
+				if off := switchOff(i); off != "" {
+					i.refused.Hint = strings.TrimPrefix(i.refused.Hint+"; no node here would run it: leave out what needs it: "+off, "; ")
+				}
+			}
+			if hint == "" {
+				hint = i.refused.Hint
+			}
+			refused = append(refused, i.refused.String())
+		case f.Basis == ref.ByException:
+			excepted = append(excepted, note(i, f))
+			fallthrough
+		default:
+			n[f.Basis]++
+			if f.Basis == ref.ByWarning {
+				warned = append(warned, note(i, f))
+			}
+		}
+	}
+	var said []string
+	for _, s := range []struct {
+		basis ref.Basis
+		text  string
+	}{{ref.ByPolicy, "verified"}, {ref.ByException, "excepted by the policy"}, {ref.ByWarning, "not verified"}, {ref.Unchecked, "not checked"}} {
+		if n[s.basis] > 0 {
+			said = append(said, fmt.Sprintf("%d %s", n[s.basis], s.text))
+		}
+	}
+	summary := strings.Join(said, ", ")
+	switch {
+	case len(refused) > 0 && p.enforced:
+		p.check(checkSignatures, event.Failed, strings.Join(refused, "; "), hint)
+	case len(warned) > 0 || len(refused) > 0:
+		p.check(checkSignatures, event.Warned, strings.Join(append(warned, refused...), "; "), "they are installed all the same, because nothing was said to enforce signatures")
+	case len(excepted) > 0:
+		p.check(checkSignatures, event.Warned, summary+": "+strings.Join(excepted, "; "), "an exception ends by itself; take a signed version before it does")
+	case n[ref.ByPolicy] == 0 && n[ref.Unchecked] > 0:
+		p.check(checkSignatures, event.Skipped, fmt.Sprintf("%d images pinned; nothing was said about who may sign them", n[ref.Unchecked]), "")
+	default:
+		p.check(checkSignatures, event.OK, fmt.Sprintf("%d images: %s", len(p.found), summary), "")
+	}
+}
+
+func note(i *foundImage, f ref.Facts) string {
+	s := i.text + ": " + f.Outcome
+	if f.Note != "" {
+		s += " (" + oneLine(f.Note) + ")"
+	}
+	return s
+}
+
+// switchOff says how to leave out the one component that uses an image.
+func switchOff(i *foundImage) string {
+	label := i.users[0].component()
+	for _, o := range i.users {
+		if o.component() != label {
+			return ""
+		}
+	}
+	if c, ok := componentOf(label); ok && len(c.Workloads) == 1 {
+		return "--set " + c.Toggle + "=false"
+	}
+	return ""
+}
+
+// updates refuses the nightly update of images together with pins: it puts tags in their place.
+func (p *planner) updates() {
+	if p.pins == nil {
+		return
+	}
+	c, _ := component("autoUpdater")
+	for _, o := range p.objects {
+		if o.GetKind() != "CronJob" || !slices.Contains(c.Workloads, o.component()) && !strings.Contains(o.GetName(), c.Workloads[0]) {
+			continue
+		}
+		message := o.String() + " replaces images every night by what their tags mean then, which nobody verifies"
+		hint := "--set " + c.Toggle + "=false; an upgrade then is nopsctl install again, which verifies"
+		if p.enforced {
+			p.check(checkUpdates, event.Failed, message, hint)
+		} else {
+			p.check(checkUpdates, event.Warned, message, hint)
+		}
+		return
+	}
+	p.check(checkUpdates, event.OK, "nothing replaces images behind the release's back", "")
+}
+
+// refusal is the error of a plan with images that were refused; nil when there are none.
+func (p *planner) refusal(failed []event.Check) error {
+	if !p.enforced {
+		return nil
+	}
+	e := &VerificationError{Failed: failed}
+	for _, i := range p.found {
+		if i.refused != nil {
+			e.Refused = append(e.Refused, *i.refused)
+		}
+	}
+	if len(e.Refused) == 0 {
+		return nil
+	}
+	return e
+}
+
+// planned is what the plan shows of an image.
+func (i *foundImage) planned() PlannedImage {
+	shown := PlannedImage{Reference: i.text, Pinned: i.pinned()}
+	if len(i.users) > 0 {
+		shown.Component = i.users[0].component()
+	}
+	switch f := i.admitted.Facts(); {
+	case i.admitted.Valid():
+		shown.Digest, shown.Basis, shown.Outcome, shown.Method, shown.Identity = f.Digest, string(f.Basis), f.Outcome, f.Method, f.Identity
+		if !f.SignedAt.IsZero() {
+			at := f.SignedAt.UTC().Truncate(time.Second)
+			shown.SignedAt = &at
+		}
+	case i.kept != "":
+		shown.Digest, shown.Basis = i.kept, BasisKept
+	case i.refused != nil:
+		shown.Outcome, shown.Reason = i.refused.Outcome, i.refused.Reason
+	}
+	return shown
+}
+
+// asItIs is an object that Helm applies as the chart has it.
+type asItIs struct {
+	where  string
+	object object
+}

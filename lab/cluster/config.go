@@ -64,6 +64,7 @@ func (s spec) kubernetes() (first, rest []Process) {
 			"--service-cluster-ip-range=" + serviceCIDR, "--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file=" + s.pki("sa.pub"), "--service-account-signing-key-file=" + s.pki("sa.key"),
 			"--requestheader-client-ca-file=" + s.pki("front-proxy-ca.crt"), "--requestheader-allowed-names=front-proxy-client", "--requestheader-username-headers=X-Remote-User", "--requestheader-group-headers=X-Remote-Group",
 			"--requestheader-extra-headers-prefix=X-Remote-Extra-", "--proxy-client-cert-file=" + s.pki("front-proxy-client.crt"), "--proxy-client-key-file=" + s.pki("front-proxy-client.key"), "--v=1",
+			"--audit-policy-file=" + cfg("audit.yaml"), "--audit-log-path=" + s.Layout.AuditLog(), "--audit-log-mode=blocking-strict", "--audit-log-maxsize=64", "--audit-log-maxbackup=1",
 		}},
 	}
 	rest = []Process{
@@ -101,7 +102,7 @@ func (s spec) write(snapshotter string) error {
 	}
 	data := map[string]any{"S": s, "NodeIP": NodeIP, "PodCIDR": podCIDR, "Domain": clusterDomain, "Cgroup": s.Layout.cgroup(), "Snapshotter": snapshotter, "Zone": Region + "a", "CgroupV1": !v2()}
 	for name, text := range map[string]string{
-		"containerd.toml": containerdTOML, "kubelet.yaml": kubeletYAML, "kube-proxy.yaml": kubeProxyYAML, "Corefile": corefile, "bootstrap.yaml": bootstrapYAML, "cni/10-lab.conflist": cniConflist,
+		"containerd.toml": containerdTOML, "kubelet.yaml": kubeletYAML, "kube-proxy.yaml": kubeProxyYAML, "Corefile": corefile, "bootstrap.yaml": bootstrapYAML, "audit.yaml": auditYAML, "cni/10-lab.conflist": cniConflist,
 		"hosts": hostsFile, "resolv.conf": "nameserver " + NodeIP + "\n",
 	} {
 		t, err := template.New(name).Parse(text)
@@ -255,6 +256,17 @@ const corefile = `{{.Domain}}:53 in-addr.arpa:53 {
 
 const hostsFile = `127.0.0.1 localhost
 {{.NodeIP}} lab-node{{range .S.Hosts}} {{.}}{{end}}
+`
+
+// What people and their programs write, by the certificate of the kubeconfig: stories ask what a command wrote, if anything.
+// Blocking and strict, so that the line is there before the answer is.
+const auditYAML = `apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+omitManagedFields: true
+rules:
+- {level: Metadata, users: [lab-admin], verbs: [create, update, patch, delete, deletecollection]}
+- {level: None}
 `
 
 const bootstrapYAML = `apiVersion: rbac.authorization.k8s.io/v1

@@ -52,6 +52,7 @@ func (w *world) commands() map[string]command {
 		"upgraded":            w.upgraded,
 		"workloads":           w.workloads,
 		"remember":            remember,
+		"writes-nothing":      w.writesNothing,
 	}
 }
 

@@ -24,5 +24,7 @@
 //	workloads COMPONENT…      waits until exactly these components have workloads, and all run; "as-published NAME" are those
 //	                          that the page promises for a command
 //	upgraded                  the release of the chart of 2024 is one of ours: nothing twice, nothing left, selectors kept
+//	writes-nothing CODE COMMAND…            the command ends with this exit code, and the API server's log of writes holds none of it
+//	! writes-nothing CODE COMMAND…          it holds some: the log would tell
 //	empty-cluster             nothing of the stack is left, in any kind; negated, what is left is printed
 package e2e

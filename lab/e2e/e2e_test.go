@@ -25,6 +25,10 @@ type labStatus struct {
 	MetricsURL  string `json:"metrics_url"`
 	Registry    string `json:"registry"`
 	ClusterARN  string `json:"cluster_arn"`
+	Policy      string `json:"policy"`
+	AWSKeys     string `json:"aws_credentials"`
+	AWSSecret   string `json:"aws_secret_access_key"`
+	Faults      map[string]string
 }
 
 // world is the lab that all stories of a run share.
@@ -118,7 +122,10 @@ func (w *world) inside(args ...string) *exec.Cmd {
 // clean gives each story an empty cluster: whatever the one before left is removed with plain tools.
 func (w *world) clean(t *testing.T) {
 	t.Helper()
-	for _, fault := range []string{"platform", "registry-nodes", "metrics"} {
+	if len(w.status.Faults) < 5 {
+		t.Fatalf("the lab knows the faults %v: it is older than these stories", w.status.Faults)
+	}
+	for fault := range w.status.Faults {
 		if out, err := w.lab("fault", "--name", w.name, fault, "up").CombinedOutput(); err != nil {
 			t.Fatalf("lab fault %s up: %v\n%s", fault, err, out)
 		}
@@ -157,6 +164,8 @@ func (w *world) setup(env *testscript.Env) error {
 		"BADKEY":         filepath.Join(env.WorkDir, "badkey"),
 		"LAB":            w.name,
 		"ARN":            w.status.ClusterARN,
+		"POLICY":         w.status.Policy,
+		"AWSKEYS":        w.status.AWSKeys,
 		"REPO":           repo,
 		"CHART":          filepath.Join(repo, "embedded-chart", "chart"),
 		"CHARTS":         filepath.Join(repo, "lab", "e2e", "testdata", "charts"),

@@ -17,7 +17,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
 
 // Registry is where images go. Its zero value but for the host is one that speaks TLS and lets anybody push.
@@ -28,14 +27,11 @@ type Registry struct {
 	Transport http.RoundTripper // nil means http.DefaultTransport
 }
 
-func (r Registry) tag(repository, tag string) (name.Tag, []remote.Option, error) {
-	var options []name.Option
-	if r.Insecure {
-		options = append(options, name.Insecure)
-	}
-	ref, err := name.NewTag(r.Host+"/"+repository+":"+tag, options...)
+// repository is a repository of this registry, and how to speak to it.
+func (r Registry) repository(repository string) (name.Repository, []remote.Option, error) {
+	repo, err := name.NewRepository(r.Host+"/"+repository, r.strictness()...)
 	if err != nil {
-		return ref, nil, fmt.Errorf("push %s: %w", repository, err)
+		return repo, nil, fmt.Errorf("repository %s: %w", repository, err)
 	}
 	var how []remote.Option
 	if r.Keychain != nil {
@@ -44,7 +40,26 @@ func (r Registry) tag(repository, tag string) (name.Tag, []remote.Option, error)
 	if r.Transport != nil {
 		how = append(how, remote.WithTransport(r.Transport))
 	}
+	return repo, how, nil
+}
+
+func (r Registry) tag(repository, tag string) (name.Tag, []remote.Option, error) {
+	repo, how, err := r.repository(repository)
+	if err != nil {
+		return name.Tag{}, nil, err
+	}
+	ref, err := name.NewTag(repo.String()+":"+tag, r.strictness()...)
+	if err != nil {
+		return ref, nil, fmt.Errorf("tag %s:%s: %w", repository, tag, err)
+	}
 	return ref, how, nil
+}
+
+func (r Registry) strictness() []name.Option {
+	if r.Insecure {
+		return []name.Option{name.Insecure}
+	}
+	return nil
 }
 
 // Digest is that of a tag, or empty when the registry has no such tag.
@@ -54,14 +69,32 @@ func (r Registry) Digest(ctx context.Context, repository, tag string) (string, e
 		return "", err
 	}
 	head, err := remote.Head(ref, append(how, remote.WithContext(ctx))...)
-	var refused *transport.Error
 	switch {
-	case errors.As(err, &refused) && refused.StatusCode == http.StatusNotFound:
+	case missing(err):
 		return "", nil
 	case err != nil:
 		return "", fmt.Errorf("look for %s in the registry: %w", repository, err)
 	}
 	return head.Digest.String(), nil
+}
+
+// Has says whether a repository has a tag or, by its digest, a manifest.
+func (r Registry) Has(ctx context.Context, repository, reference string) (bool, error) {
+	repo, how, err := r.repository(repository)
+	if err != nil {
+		return false, err
+	}
+	var ref name.Reference = repo.Tag(reference)
+	if strings.HasPrefix(reference, "sha256:") {
+		ref = repo.Digest(reference)
+	}
+	switch _, err := remote.Head(ref, append(how, remote.WithContext(ctx))...); {
+	case missing(err):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("look for %s in the registry: %w", ref, err)
+	}
+	return true, nil
 }
 
 // Push writes an image under a tag, unless the tag has this digest already, and returns the digest.

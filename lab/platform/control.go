@@ -9,12 +9,14 @@ import (
 	"io/fs"
 	"maps"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/nopsctl/nopsctl/internal/signing"
 	"github.com/nopsctl/nopsctl/lab/platform/gate"
 	"github.com/nopsctl/nopsctl/pkg/nopsapi"
 )
@@ -31,11 +33,16 @@ type Info struct {
 
 	OtherWorkspace string `json:"other_workspace"`
 
-	Region    string                `json:"region"`
-	Hosts     []string              `json:"hosts"`     // served by name on Addresses.TLS and through the proxy
-	Addresses Listen                `json:"addresses"` // where it listens
-	Faults    map[string]string     `json:"faults"`    // part → "up", "down" or an HTTP status
-	Gate      map[string]gate.Count `json:"gate"`      // by workspace; under "" what belongs to none
+	AWSAccessKeyID     string   `json:"aws_access_key_id"` // of whoever installs; AWS Signer's revocation API asks for it
+	AWSSecretAccessKey string   `json:"aws_secret_access_key"`
+	Revoked            []string `json:"revoked"` // ARNs of signing jobs and profile versions
+
+	Region    string                   `json:"region"`
+	Hosts     []string                 `json:"hosts"`     // served by name on Addresses.TLS and through the proxy
+	Addresses Listen                   `json:"addresses"` // where it listens
+	Faults    map[string]string        `json:"faults"`    // part → "up", "down" or an HTTP status
+	Gate      map[string]gate.Count    `json:"gate"`      // by workspace; under "" what belongs to none
+	Signer    signing.RevocationCounts `json:"signer"`    // what AWS Signer was asked
 }
 
 // Field returns one of the credentials or names by its JSON name, for scripts.
@@ -57,7 +64,7 @@ func (i Info) Field(name string) (string, error) {
 
 func (s *server) info() Info {
 	i := Info{
-		Region: s.options.Region, Hosts: Hosts(s.options.Region), Gate: s.gate.Counts(),
+		Region: s.options.Region, Hosts: Hosts(s.options.Region), Gate: s.gate.Counts(), Signer: s.signer.Counts(),
 		Addresses: Listen{
 			TLS: s.front.ln.Addr().String(), API: s.ports["api"].at(), Metrics: s.ports["metrics"].at(), Registry: s.ports["registry"].at(),
 			RegistryNodes: s.ports[FaultRegistryNodes].at(), Proxy: s.ports["proxy"].at(),
@@ -69,6 +76,7 @@ func (s *server) info() Info {
 		other := s.seed.Customers[1]
 		i.OtherAPIKey, i.OtherAdminKey, i.OtherWorkspace = other.APIKey, other.AdminKey, other.WorkspaceID
 	}
+	i.AWSAccessKeyID, i.AWSSecretAccessKey, i.Revoked = s.seed.User.AccessKeyID, s.seed.User.SecretAccessKey, s.signer.Revoked()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i.Faults = maps.Clone(s.faults)
@@ -95,6 +103,11 @@ func (s *server) control(ctx context.Context) error {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 		}
 	})
+	mux.HandleFunc("POST /revocations/{way}", func(w http.ResponseWriter, r *http.Request) {
+		if err := s.signer.setRevoked(r.URL.Query().Get("arn"), r.PathValue("way") != "back"); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+		}
+	})
 	web := newServer(mux, s.log)
 	go func() {
 		if err := web.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
@@ -113,16 +126,19 @@ func (s *server) setFault(what, state string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.faults[what] == "" {
-		return fmt.Errorf("fault %q: expected %s, %s or %s", what, FaultPlatform, FaultMetrics, FaultRegistryNodes)
+		return fmt.Errorf("fault %q: expected one of %s", what, strings.Join(Faults(), ", "))
 	}
 	status, err := strconv.Atoi(state)
-	injected := what == FaultMetrics && err == nil && status >= 400 && status <= 599
-	if state != "up" && state != "down" && !injected {
-		if what == FaultMetrics {
-			return fmt.Errorf("fault %s %q: expected up, down or an HTTP status from 400 to 599", what, state)
+	injected := (what == FaultMetrics || what == FaultSigner) && err == nil && status >= 400 && status <= 599
+	slow := what == FaultSigner && state == "slow"
+	if state != "up" && state != "down" && !injected && !slow {
+		expected := map[string]string{FaultMetrics: "up, down or an HTTP status from 400 to 599", FaultSigner: "up, down, slow or an HTTP status from 400 to 599"}[what]
+		if expected == "" {
+			expected = "up or down"
 		}
-		return fmt.Errorf("fault %s %q: expected up or down", what, state)
+		return fmt.Errorf("fault %s %q: expected %s", what, state, expected)
 	}
+	err = nil
 	switch what {
 	case FaultPlatform:
 		err = s.faultPlatform(state == "up")
@@ -132,6 +148,11 @@ func (s *server) setFault(what, state string) error {
 			s.gate.Inject(gate.Fault{Status: status})
 		}
 		err = s.faultMetrics(state != "down")
+	case FaultRegistry:
+		s.front.sites[registryHost].set(state == "up")
+	case FaultSigner:
+		s.signer.fault(status, slow)
+		s.front.sites[signerHost(s.options.Region)].set(state != "down")
 	default:
 		err = s.turn(s.ports[FaultRegistryNodes], state == "up")
 	}
@@ -228,6 +249,16 @@ func (c Control) Fault(ctx context.Context, what, state string) error {
 		return fmt.Errorf("fault %s %s: no such fault", what, state)
 	}
 	_, err := c.ask(ctx, http.MethodPost, "/faults/"+what+"/"+state)
+	return err
+}
+
+// Revoke revokes a signing job or a profile version, or takes it back.
+func (c Control) Revoke(ctx context.Context, arn string, revoked bool) error {
+	way := "on"
+	if !revoked {
+		way = "back"
+	}
+	_, err := c.ask(ctx, http.MethodPost, "/revocations/"+way+"?"+url.Values{"arn": {arn}}.Encode())
 	return err
 }
 

@@ -101,7 +101,7 @@ func Hosts(region string) []string {
 	if region == "" {
 		region = "us-east-1"
 	}
-	return []string{apiHost, metricsHost(region), registryHost}
+	return []string{apiHost, metricsHost(region), registryHost, signerHost(region)}
 }
 
 const (
@@ -110,6 +110,9 @@ const (
 	// account stands in ARNs of messages; a documentation value of AWS.
 	account = "123456789012"
 )
+
+// signerHost is where the SDK asks AWS Signer about revocations.
+func signerHost(region string) string { return "data-signer." + region + ".amazonaws.com" }
 
 func metricsHost(region string) string { return "aps-workspaces." + region + ".amazonaws.com" }
 

@@ -404,7 +404,7 @@ func TestNoCredentialInArgumentsOrLogs(t *testing.T) {
 			searched.Write(text)
 		}
 	}
-	if searched.Len() == 0 || len(seed.Customers) != 2 {
+	if searched.Len() == 0 || len(seed.Customers) != 2 || len(seed.User.SecretAccessKey) < 30 {
 		t.Fatalf("searched %d bytes for the credentials of %d customers", searched.Len(), len(seed.Customers))
 	}
 	for _, c := range seed.Customers {
@@ -413,6 +413,9 @@ func TestNoCredentialInArgumentsOrLogs(t *testing.T) {
 				t.Errorf("a credential of customer %s is in arguments or logs", c.ID)
 			}
 		}
+	}
+	if bytes.Contains(searched.Bytes(), []byte(seed.User.SecretAccessKey)) {
+		t.Error("the user's AWS secret is in arguments or logs")
 	}
 	for _, file := range []string{"seed.json", "api.json", "control.sock", "api.sock"} {
 		info, err := os.Stat(filepath.Join(r.options.StateDir, file))
@@ -462,6 +465,7 @@ func TestFrontRefusesOtherNames(t *testing.T) {
 		want         bool
 	}{
 		{"API", "app.nops.io", true}, {"metrics", "aps-workspaces.us-east-1.amazonaws.com", true}, {"registry", "public.ecr.aws", true},
+		{"signer", "data-signer.us-east-1.amazonaws.com", true}, {"signer of another region", "data-signer.eu-west-1.amazonaws.com", false},
 		{"another region", "aps-workspaces.eu-west-1.amazonaws.com", false}, {"another name", "example.com", false},
 	} {
 		conn, err := tls.Dial("tcp", r.Addresses.TLS, &tls.Config{RootCAs: roots, ServerName: tc.server})

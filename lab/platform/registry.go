@@ -43,6 +43,17 @@ func (m manifest) digest() string {
 	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
+var attached = regexp.MustCompile(`^sha256-([0-9a-f]{64})(?:\.[a-z]+)?$`)
+
+// about is the digest that a tag is attached to, as cosign's signatures are; empty for tags that people give. Such a tag
+// leads to something only as long as what it is attached to is there.
+func (m manifest) about() string {
+	if match := attached.FindStringSubmatch(m.Reference); match != nil {
+		return "sha256:" + match[1]
+	}
+	return ""
+}
+
 const manifestLimit = 4 << 20 // that of the distribution specification
 
 // openRegistry opens or makes the registry of a directory.
@@ -89,6 +100,11 @@ func (r *registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	r.next.ServeHTTP(&answer, req)
 	if answer.status/100 == 2 {
 		err = r.remember(req.Method, m)
+	}
+	var to references
+	if req.Method == http.MethodPut && json.Unmarshal(body, &to) == nil && to.Subject.Digest != "" {
+		// Says that the referrers API knows of it: without, clients write lists of their own under another tag.
+		answer.Header().Set("Oci-Subject", to.Subject.Digest)
 	}
 	if err != nil {
 		registryError(w, http.StatusInternalServerError, "UNKNOWN", err.Error())
@@ -194,7 +210,7 @@ func (r *registry) prune(all []manifest, now time.Time) ([]manifest, error) {
 	old := func(at time.Time) bool { return now.Sub(at) > keepUnused }
 	used := map[string]bool{} // digests of manifests
 	for _, m := range all {
-		if m.Reference != m.digest() || !old(m.stored) {
+		if m.Reference != m.digest() && m.about() == "" || !old(m.stored) {
 			used[m.digest()] = true
 		}
 	}
@@ -212,7 +228,7 @@ func (r *registry) prune(all []manifest, now time.Time) ([]manifest, error) {
 			if json.Unmarshal(m.Body, &to) != nil {
 				continue
 			}
-			if used[to.Subject.Digest] {
+			if used[to.Subject.Digest] || used[m.about()] {
 				use(m.digest())
 			}
 			if !used[m.digest()] {

@@ -52,12 +52,22 @@ func Main(ctx context.Context, args []string, log io.Writer) error {
 //	platform        the API's process is killed, app.nops.io resets connections, the plain port refuses them
 //	metrics         the stores are stopped and aps-workspaces.… resets connections; also an HTTP status, with which the
 //	                gate then answers writes that are otherwise in order: 429, 503, …
+//	registry        public.ecr.aws resets connections; the nodes and the push port stay
 //	registry-nodes  the nodes' registry refuses connections; public.ecr.aws and the push port stay
+//	signer          AWS Signer's revocation API resets connections; also an HTTP status, with which it then answers, and
+//	                slow: it then answers nothing for longer than anybody waits
 const (
 	FaultPlatform      = "platform"
 	FaultMetrics       = "metrics"
+	FaultRegistry      = "registry"
 	FaultRegistryNodes = "registry-nodes"
+	FaultSigner        = "signer"
 )
+
+// Faults are the names of all.
+func Faults() []string {
+	return []string{FaultPlatform, FaultMetrics, FaultRegistry, FaultRegistryNodes, FaultSigner}
+}
 
 // server is a running platform.
 type server struct {
@@ -70,6 +80,7 @@ type server struct {
 	api     *child
 	front   *front
 	ports   map[string]*port
+	signer  *signer
 
 	mu     sync.Mutex
 	faults map[string]string
@@ -85,7 +96,10 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	s := &server{options: o, log: log, life: ctx, urls: map[string]string{}, ports: map[string]*port{}, faults: map[string]string{FaultPlatform: "up", FaultMetrics: "up", FaultRegistryNodes: "up"}}
+	s := &server{options: o, log: log, life: ctx, urls: map[string]string{}, ports: map[string]*port{}, faults: map[string]string{}}
+	for _, name := range Faults() {
+		s.faults[name] = "up"
+	}
 	defer s.close()
 	for _, step := range []struct {
 		what string
@@ -213,10 +227,14 @@ func (s *server) listen(ctx context.Context) error {
 		return err
 	}
 	api := apiProxy(s.socket(), s.log)
+	if s.signer, err = newSigner(o, s.seed.User); err != nil {
+		return err
+	}
 	s.front = &front{sites: map[string]*site{}, log: s.log}
 	for name, handler := range map[string]http.Handler{
 		apiHost:               api,
 		metricsHost(o.Region): s.gate,
+		signerHost(o.Region):  s.signer,
 		registryHost:          anonymous(registryHost, hex.EncodeToString(random(16)), pullOnly(images)),
 	} {
 		certificate, err := authority.Certificate(time.Now(), name)

@@ -31,11 +31,13 @@ func (g *global) inside(l cluster.Layout) ([]string, error) {
 	var env []string
 	for _, e := range os.Environ() {
 		name, _, _ := strings.Cut(e, "=")
-		if !slices.Contains([]string{"PATH", "KUBECONFIG", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "https_proxy", "http_proxy", "no_proxy"}, name) {
+		// Somebody's real keys have no business in here: what speaks for AWS inside would be shown them.
+		if !strings.HasPrefix(name, "AWS_") && !slices.Contains([]string{"PATH", "KUBECONFIG", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "https_proxy", "http_proxy", "no_proxy"}, name) {
 			env = append(env, e)
 		}
 	}
 	path := strings.Join([]string{filepath.Join(repo, "bin"), strings.TrimSpace(string(options)), os.Getenv("PATH"), "/usr/sbin", "/usr/bin", "/sbin", "/bin"}, ":")
+	env = append(env, awsEnvironment(l)...)
 	// What kubectl and helm keep goes away with the lab.
 	return append(env, "PATH="+path, "KUBECONFIG="+l.Kubeconfig(), "KUBECACHEDIR="+l.Path("home", "kube-cache"), "HELM_CACHE_HOME="+l.Path("home", "helm-cache"),
 		"HELM_CONFIG_HOME="+l.Path("home", "helm-config"), "HELM_DATA_HOME="+l.Path("home", "helm-data")), nil
@@ -75,7 +77,13 @@ func newExec(g *global) *cobra.Command {
 
 func newFault(g *global) *cobra.Command {
 	return &cobra.Command{
-		Use: "fault NAME down|up", Short: "Break a part of the platform side, or mend it: " + strings.Join([]string{platform.FaultPlatform, platform.FaultMetrics, platform.FaultRegistryNodes}, ", "), Args: cobra.ExactArgs(2),
+		Use: "fault NAME down|up", Short: "Break a part of the platform side, or mend it: " + strings.Join(platform.Faults(), ", "), Long: `Break a part of the platform side, or mend it.
+
+  platform        app.nops.io
+  metrics         the metrics store; an HTTP status (429, 503, …) makes it answer writes with that
+  registry        public.ecr.aws, as nopsctl and helm see it; the nodes still pull
+  registry-nodes  the same, as the nodes see it
+  signer          AWS Signer's revocation API; an HTTP status makes it answer with that, "slow" longer than anybody waits`, Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := g.running()
 			if err != nil {

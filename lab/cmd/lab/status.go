@@ -28,7 +28,11 @@ type Status struct {
 	Registry      string            `json:"registry"`     // host:port on 127.0.0.1, plain HTTP
 	ProxyURL      string            `json:"proxy_url"`    // HTTPS proxy that leads the real host names into the lab
 	CABundle      string            `json:"ca_bundle"`    // file of certificates to trust with it
-	Faults        map[string]string `json:"faults"`       // name → "up" or "down"
+	Policy        string            `json:"policy"`       // file: who signs what this lab serves, for nopsctl --policy
+	AWSKeyID      string            `json:"aws_access_key_id"`
+	AWSSecretKey  string            `json:"aws_secret_access_key"` // for AWS Signer's revocation API; of this lab alone
+	AWSKeys       string            `json:"aws_credentials"`       // file that holds them, as ~/.aws/credentials does
+	Faults        map[string]string `json:"faults"`                // name → "up" or "down"
 }
 
 func (g *global) status(ctx context.Context) (Status, error) {
@@ -52,6 +56,7 @@ func (g *global) status(ctx context.Context) (Status, error) {
 	s.State, s.Kubeconfig, s.ClusterARN, s.CABundle = "up", l.Kubeconfig(), c.ARN, bundleFile(l)
 	s.PlatformURL, s.MetricsURL, s.Registry, s.ProxyURL = "http://"+c.Forwards["api"], "http://"+c.Forwards["metrics"], c.Forwards["registry"], "http://"+c.Forwards["proxy"]
 	s.APIKey, s.Faults = info.APIKey, info.Faults
+	s.Policy, s.AWSKeyID, s.AWSSecretKey, s.AWSKeys = policyFile(l), info.AWSAccessKeyID, info.AWSSecretAccessKey, credentialsFile(l)
 	return s, nil
 }
 
@@ -95,7 +100,7 @@ func (s Status) text(w io.Writer) {
 		return
 	}
 	for _, row := range [][2]string{
-		{"cluster", s.ClusterARN}, {"kubeconfig", s.Kubeconfig}, {"nOps API", s.PlatformURL}, {"API key", s.APIKey}, {"metrics", s.MetricsURL}, {"registry", s.Registry},
+		{"cluster", s.ClusterARN}, {"kubeconfig", s.Kubeconfig}, {"nOps API", s.PlatformURL}, {"API key", s.APIKey}, {"metrics", s.MetricsURL}, {"registry", s.Registry}, {"policy", s.Policy}, {"AWS keys", s.AWSKeys},
 	} {
 		fmt.Fprintf(w, "  %-11s %s\n", row[0], row[1])
 	}
@@ -151,6 +156,14 @@ func newEnv(g *global) *cobra.Command {
 				return err
 			}
 			fmt.Fprintf(g.out, "export KUBECONFIG=%s\nexport HTTPS_PROXY=%s\nexport NO_PROXY=127.0.0.1,localhost\nexport SSL_CERT_FILE=%s\nexport PATH=%s/bin:$PATH\n", s.Kubeconfig, s.ProxyURL, s.CABundle, repo)
+			fmt.Fprintln(g.out, "unset AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AWS_PROFILE")
+			l, err := g.layout()
+			if err != nil {
+				return err
+			}
+			for _, e := range awsEnvironment(l) {
+				fmt.Fprintln(g.out, "export "+e)
+			}
 			fmt.Fprintf(g.out, "# The real host names (app.nops.io, public.ecr.aws, …) now lead into lab %s, and nowhere else.\n", g.name)
 			return nil
 		},

@@ -19,7 +19,8 @@ func example() Status {
 	return Status{
 		SchemaVersion: 1, Name: "demo", State: "up", PID: 4711, Kubeconfig: "/state/demo/kubeconfig", ClusterARN: "arn:aws:eks:us-east-1:123456789012:cluster/demo",
 		PlatformURL: "http://127.0.0.1:40001", APIKey: "4242.0123456789abcdef0123456789abcdef", MetricsURL: "http://127.0.0.1:40002", Registry: "127.0.0.1:40003",
-		ProxyURL: "http://127.0.0.1:40004", CABundle: "/state/demo/bundle.pem", Faults: map[string]string{"platform": "up", "metrics": "down", "registry-nodes": "up"},
+		ProxyURL: "http://127.0.0.1:40004", CABundle: "/state/demo/bundle.pem", Policy: "/state/demo/policy.yaml", AWSKeyID: "AKIAEXAMPLE", AWSSecretKey: "0123456789", AWSKeys: "/state/demo/aws/credentials",
+		Faults: map[string]string{"platform": "up", "metrics": "down", "registry-nodes": "up"},
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/nopsctl/nopsctl/lab/cluster"
 	"github.com/nopsctl/nopsctl/lab/images"
 	"github.com/nopsctl/nopsctl/lab/platform"
+	"github.com/nopsctl/nopsctl/pkg/verify/policy"
 )
 
 const pauseRef = "lab.nopsctl.local/pause:1"
@@ -180,8 +181,12 @@ func (g *global) startCluster(ctx context.Context, l cluster.Layout, b build.Bui
 
 // fill puts everything into the lab's registry. What is there already is left alone.
 func (g *global) fill(ctx context.Context, c *cluster.Cluster, b build.Builder, set build.Set, bin string) error {
-	if _, err := (platform.Control{StateDir: c.Layout.Path("platform")}).WaitReady(ctx); err != nil {
+	info, err := platform.Control{StateDir: c.Layout.Path("platform")}.WaitReady(ctx)
+	if err != nil {
 		return err //nolint:wrapcheck // says what is not ready
+	}
+	if err := writeTrust(c.Layout, b.Cache, info); err != nil {
+		return err
 	}
 	bundle, err := os.ReadFile(bundleFile(c.Layout))
 	if err != nil {
@@ -228,9 +233,17 @@ func (g *global) pushImages(ctx context.Context, b build.Builder, set build.Set,
 			return err //nolint:wrapcheck // names the program
 		}
 	}
+	keys, err := signingKeys(b.Cache)
+	if err != nil {
+		return err
+	}
 	r, memo := images.Registry{Host: registry, Insecure: true}, filepath.Join(b.Cache, "images")
 	for _, spec := range specs {
-		if _, _, err := r.Ensure(ctx, spec, memo); err != nil {
+		digest, _, err := r.Ensure(ctx, spec, memo)
+		if err != nil {
+			return err //nolint:wrapcheck // names the image
+		}
+		if _, err := keys.Ensure(ctx, r, spec.Repository, digest, signedBy(spec.Ours), memo); err != nil {
 			return err //nolint:wrapcheck // names the image
 		}
 	}
@@ -238,8 +251,12 @@ func (g *global) pushImages(ctx context.Context, b build.Builder, set build.Set,
 	if err != nil {
 		return err //nolint:wrapcheck // names the chart
 	}
-	_, _, _, err = r.PushChart(ctx, "nops", chart) //nolint:dogsled // only whether it is there
-	return err                                     //nolint:wrapcheck // names the chart
+	_, _, digest, err := r.PushChart(ctx, path.Dir(chartRepository), chart)
+	if err != nil {
+		return err //nolint:wrapcheck // names the chart
+	}
+	_, err = keys.Ensure(ctx, r, chartRepository, digest, policy.MethodAWSSigner, memo)
+	return err //nolint:wrapcheck // names the chart
 }
 
 // imageSpecs says which images a lab of this set serves: what its vendor alone can build is missing, and so are programs

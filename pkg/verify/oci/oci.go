@@ -3,6 +3,7 @@ package oci
 
 import (
 	"context"
+	"io"
 	"strconv"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -31,6 +32,13 @@ type Artifact struct {
 	Children   []ocispec.Descriptor // of an index
 }
 
+// The places where signatures hang.
+const (
+	PlaceReferrers = "referrers"    // what the referrers API lists
+	PlaceFallback  = "fallback tag" // the index under the tag sha256-<hex>, of registries without that API
+	PlaceSigTag    = ".sig tag"     // the manifest under the tag sha256-<hex>.sig, where cosign 1 and 2 put signatures
+)
+
 // Signature is one signature, or what claims to be one.
 type Signature struct {
 	Format      Format
@@ -39,7 +47,7 @@ type Signature struct {
 	Blob        ocispec.Descriptor // of the layer: media type, digest, size, and annotations (cosign's signature, certificate, chain, bundle)
 	Payload     []byte             // the layer's bytes: an envelope, a simple-signing document, a bundle
 	Annotations map[string]string  // of the manifest
-	From        string             // "referrers", "fallback tag" or ".sig tag"
+	From        string             // the place it was found at: PlaceReferrers, PlaceFallback or PlaceSigTag
 }
 
 // ID is how findings name a signature.
@@ -66,6 +74,27 @@ type Source interface {
 	Resolve(ctx context.Context, canonical, location ref.Reference) (Artifact, error)
 	// Signatures finds what hangs on an artifact.
 	Signatures(ctx context.Context, a Artifact) (Signatures, error)
+}
+
+// Attachment is a manifest that carries signatures, as it was served: what a copy must take along.
+type Attachment struct {
+	Descriptor ocispec.Descriptor
+	Manifest   []byte
+	From       string // the place it was found at
+}
+
+// Shelf is a Source whose content can be read as well: *Registry, *Layout.
+type Shelf interface {
+	Source
+	// Attachments are the manifests of the signatures that hang on an artifact, and what Signatures says of the rest.
+	Attachments(ctx context.Context, a Artifact) ([]Attachment, Signatures, error)
+	// Fetch reads what a descriptor found in a verified document means, up to limit bytes, and compares digest and size. What
+	// lies at the location is a manifest if the descriptor's media type says so, otherwise a blob.
+	Fetch(ctx context.Context, at ref.Reference, d ocispec.Descriptor, limit int64) ([]byte, error)
+	// Open streams a blob. Nothing is compared: whoever reads must.
+	Open(ctx context.Context, at ref.Reference, d ocispec.Descriptor) (io.ReadCloser, error)
+	// Labels are those of an image's configuration; of an index, of its first image. Nil where there is no image inside.
+	Labels(ctx context.Context, a Artifact) (map[string]string, error)
 }
 
 // Error is a finding as an error.

@@ -2,6 +2,7 @@ package platform
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -53,6 +54,9 @@ func (m manifest) about() string {
 	}
 	return ""
 }
+
+// named says whether somebody gave it a name to ask for it by.
+func (m manifest) named() bool { return m.Reference != m.digest() && m.about() == "" }
 
 const manifestLimit = 4 << 20 // that of the distribution specification
 
@@ -210,7 +214,7 @@ func (r *registry) prune(all []manifest, now time.Time) ([]manifest, error) {
 	old := func(at time.Time) bool { return now.Sub(at) > keepUnused }
 	used := map[string]bool{} // digests of manifests
 	for _, m := range all {
-		if m.Reference != m.digest() && m.about() == "" || !old(m.stored) {
+		if m.named() || !old(m.stored) {
 			used[m.digest()] = true
 		}
 	}
@@ -228,7 +232,7 @@ func (r *registry) prune(all []manifest, now time.Time) ([]manifest, error) {
 			if json.Unmarshal(m.Body, &to) != nil {
 				continue
 			}
-			if used[to.Subject.Digest] || used[m.about()] {
+			if used[cmp.Or(to.Subject.Digest, m.about())] {
 				use(m.digest())
 			}
 			if !used[m.digest()] {

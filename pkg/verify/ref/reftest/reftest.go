@@ -20,7 +20,7 @@ func Admit(tb testing.TB, f ref.Facts) ref.Admitted {
 	if f.Basis == "" {
 		f.Basis = ref.Unchecked
 	}
-	a, err := ref.Admit(seal.Token{}, f)
+	a, err := ref.Admit(seal.Grant(), f)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -29,8 +29,8 @@ import (
 
 const (
 	repository = "nops/agent"
-	aws        = policy.MethodAWSSigner
-	cosign     = policy.MethodCosignKey
+	byAWS      = policy.MethodAWSSigner
+	byKey      = policy.MethodCosignKey
 )
 
 // shelf is a registry with one image under the tag 1.
@@ -144,17 +144,17 @@ func (s *shelf) cosigned(digest string) bool {
 }
 
 func TestEnsureSignsOnce(t *testing.T) {
-	for _, method := range []policy.Method{aws, cosign} {
+	for _, method := range []policy.Method{byAWS, byKey} {
 		t.Run(string(method), func(t *testing.T) {
 			s, k, memo := newShelf(t), keys(t), t.TempDir()
 			if signed, err := k.Ensure(t.Context(), s.Registry, repository, s.digest, method, memo); err != nil || !signed {
 				t.Fatalf("the first time: signed %v, %v", signed, err)
 			}
-			if got := s.envelopes(s.digest); method == aws && (len(got) != 1 || got[0].root != k.AWS.RootFingerprint() || !strings.HasPrefix(got[0].profile, sign.Profile+"/") || !strings.Contains(got[0].about, s.digest)) {
+			if got := s.envelopes(s.digest); method == byAWS && (len(got) != 1 || got[0].root != k.AWS.RootFingerprint() || !strings.HasPrefix(got[0].profile, sign.Profile+"/") || !strings.Contains(got[0].about, s.digest)) {
 				t.Fatalf("signatures: %+v", got)
 			}
-			if s.cosigned(s.digest) != (method == cosign) {
-				t.Fatalf("a cosign signature: %v", method != cosign)
+			if s.cosigned(s.digest) != (method == byKey) {
+				t.Fatalf("a cosign signature: %v", method != byKey)
 			}
 			before := s.writes.Load()
 			if signed, err := k.Ensure(t.Context(), s.Registry, repository, s.digest, method, memo); err != nil || signed || s.writes.Load() != before {
@@ -235,50 +235,50 @@ func TestForgeries(t *testing.T) {
 		err    string
 		check  func(t *testing.T, s *shelf, k *sign.Keys, digest string)
 	}{
-		{what: sign.Unsigned, method: aws, check: func(t *testing.T, s *shelf, _ *sign.Keys, digest string) {
+		{what: sign.Unsigned, method: byAWS, check: func(t *testing.T, s *shelf, _ *sign.Keys, digest string) {
 			if got := s.envelopes(digest); len(got) != 0 || s.cosigned(digest) {
 				t.Errorf("signatures: %+v", got)
 			}
 		}},
-		{what: sign.Tampered, method: aws, check: func(t *testing.T, s *shelf, k *sign.Keys, digest string) {
+		{what: sign.Tampered, method: byAWS, check: func(t *testing.T, s *shelf, k *sign.Keys, digest string) {
 			got := s.envelopes(digest)
 			if len(got) != 1 || got[0].root != k.AWS.RootFingerprint() || !strings.Contains(got[0].about, s.digest) || strings.Contains(got[0].about, digest) {
 				t.Errorf("signatures: %+v, want one that is about %s", got, s.digest)
 			}
 		}},
-		{what: sign.Tampered, method: cosign, check: func(t *testing.T, s *shelf, _ *sign.Keys, digest string) {
+		{what: sign.Tampered, method: byKey, check: func(t *testing.T, s *shelf, _ *sign.Keys, digest string) {
 			if !s.cosigned(digest) {
 				t.Error("no signature came along")
 			}
 		}},
-		{what: sign.Foreign, method: aws, check: func(t *testing.T, s *shelf, k *sign.Keys, digest string) {
+		{what: sign.Foreign, method: byAWS, check: func(t *testing.T, s *shelf, k *sign.Keys, digest string) {
 			if got := s.envelopes(digest); len(got) != 1 || got[0].root == k.AWS.RootFingerprint() || !strings.HasPrefix(got[0].profile, sign.Profile+"/") {
 				t.Errorf("signatures: %+v", got)
 			}
 		}},
-		{what: sign.Foreign, method: cosign, check: func(t *testing.T, s *shelf, _ *sign.Keys, digest string) {
+		{what: sign.Foreign, method: byKey, check: func(t *testing.T, s *shelf, _ *sign.Keys, digest string) {
 			if !s.cosigned(digest) {
 				t.Error("no signature")
 			}
 		}},
-		{what: sign.Stranger, method: aws, check: func(t *testing.T, s *shelf, k *sign.Keys, digest string) {
+		{what: sign.Stranger, method: byAWS, check: func(t *testing.T, s *shelf, k *sign.Keys, digest string) {
 			if got := s.envelopes(digest); len(got) != 1 || got[0].root != k.AWS.RootFingerprint() || !strings.HasPrefix(got[0].profile, sign.OtherProfile+"/") {
 				t.Errorf("signatures: %+v", got)
 			}
 		}},
-		{what: sign.Older, method: aws, check: func(t *testing.T, s *shelf, k *sign.Keys, digest string) {
+		{what: sign.Older, method: byAWS, check: func(t *testing.T, s *shelf, k *sign.Keys, digest string) {
 			if got := s.envelopes(digest); len(got) != 1 || got[0].root != k.AWS.RootFingerprint() || got[0].at.After(now.AddDate(0, 0, -27)) {
 				t.Errorf("signatures: %+v", got)
 			}
 		}},
-		{what: sign.Revoked, method: aws, check: func(t *testing.T, s *shelf, k *sign.Keys, digest string) {
+		{what: sign.Revoked, method: byAWS, check: func(t *testing.T, s *shelf, k *sign.Keys, digest string) {
 			jobs, err := sign.Jobs(t.Context(), s.Registry, repository, digest)
 			if err != nil || len(jobs) != 1 || !strings.Contains(jobs[0], ":/signing-jobs/") {
 				t.Errorf("jobs: %q, %v", jobs, err)
 			}
 		}},
-		{what: sign.Older, method: cosign, err: "about AWS Signer"},
-		{what: "kinked", method: aws, err: "tampered"},
+		{what: sign.Older, method: byKey, err: "about AWS Signer"},
+		{what: "kinked", method: byAWS, err: "tampered"},
 	} {
 		t.Run(string(tt.what)+" "+string(tt.method), func(t *testing.T) {
 			s, k := newShelf(t), keys(t)
@@ -324,7 +324,7 @@ func TestJobsOfWhatHasNone(t *testing.T) {
 	if _, err := sign.Jobs(t.Context(), s.Registry, repository, s.digest); !errors.Is(err, sign.ErrNoJob) {
 		t.Errorf("unsigned: %v", err)
 	}
-	if _, err := k.Sign(t.Context(), s.Registry, repository, s.digest, sign.How{Method: cosign}); err != nil {
+	if _, err := k.Sign(t.Context(), s.Registry, repository, s.digest, sign.How{Method: byKey}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := sign.Jobs(t.Context(), s.Registry, repository, s.digest); !errors.Is(err, sign.ErrNoJob) {

@@ -3,11 +3,13 @@ package install
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/nopsctl/nopsctl/pkg/event"
+	"github.com/nopsctl/nopsctl/pkg/verify/extract"
 	"github.com/nopsctl/nopsctl/pkg/verify/ref"
 	"github.com/nopsctl/nopsctl/pkg/verify/verdict"
 )
@@ -32,6 +34,7 @@ type AdmissionResult struct {
 	// Enforced says that an image that is not admitted must stop the installation. Without it, one that cannot be found is a
 	// failed preflight check, as without any Admission.
 	Enforced bool
+	Policy   string // hash of the policy, for the lock; empty when there is none
 	Images   []Decision
 }
 
@@ -107,11 +110,22 @@ type foundImage struct {
 	text       string // as it is rendered
 	reference  ref.Reference
 	unreadable error // it is no reference
+	tagged     bool  // rendered without a digest
 	users      []object
-	unpinnable string // of hooks and crds/, which Helm applies as they are rendered
+	places     []string // "Deployment nops/x spec.template.spec.containers[0].image"
+	passed     bool     // to a program, in its arguments or environment
+	unpinnable string   // of hooks and crds/, which Helm applies as they are rendered
 	admitted   ref.Admitted
 	kept       string // the digest that the release runs it with
 	refused    *RefusedImage
+}
+
+// rendered is the reference as the chart has it.
+func (i *foundImage) rendered() ref.Reference {
+	if i.tagged {
+		return i.reference.At("")
+	}
+	return i.reference
 }
 
 // pinned is what is to run; empty where nothing is known but what is rendered.
@@ -133,51 +147,62 @@ func (i *foundImage) names() []string {
 	return names
 }
 
-// collect lists the images of everything that Helm would apply, each once, by name.
-func (p *planner) collect(r *rendering, objects []object) {
+// collect lists the images of everything that Helm would apply, each once, by name. What only looks like an image is in
+// the second list.
+func collect(r *rendering, objects []object) (found, suspects []*foundImage) {
 	byText := map[string]*foundImage{}
-	add := func(text string, user object, unpinnable string) {
-		i := byText[text]
-		if i == nil {
-			i = &foundImage{text: text}
-			i.reference, i.unreadable = reference(text)
-			byText[text] = i
-			p.found = append(p.found, i)
-		}
-		i.users = append(i.users, user)
-		if unpinnable != "" {
-			i.unpinnable = unpinnable
+	add := func(o object, unpinnable string) {
+		for _, u := range extract.Find([]map[string]any{o.Object}) {
+			key := string(u.Kind) + u.Text
+			i := byText[key]
+			if i == nil {
+				i = &foundImage{text: u.Text, reference: u.Reference.OrLatest(), unreadable: u.Err, tagged: u.Reference.Digest == ""}
+				byText[key] = i
+				if u.Kind == extract.Suspect {
+					suspects = append(suspects, i)
+				} else {
+					found = append(found, i)
+				}
+			}
+			i.users = append(i.users, o)
+			i.places = append(i.places, o.String()+" "+u.Path)
+			i.passed = i.passed || passedOn.MatchString(u.Path)
+			if unpinnable != "" {
+				i.unpinnable = unpinnable
+			}
 		}
 	}
 	for _, o := range objects {
-		for _, text := range imagesOf(o.Object) {
-			add(text, o, "")
-		}
+		add(o, "")
 	}
 	for _, h := range r.asTheyAre {
-		for _, text := range imagesOf(h.object.Object) {
-			add(text, h.object, h.where)
-		}
+		add(h.object, h.where)
 	}
-	slices.SortFunc(p.found, func(a, b *foundImage) int { return strings.Compare(a.text, b.text) })
+	suspects = slices.DeleteFunc(suspects, func(i *foundImage) bool { return byText[string(extract.Image)+i.text] != nil })
+	for _, list := range [][]*foundImage{found, suspects} {
+		slices.SortFunc(list, func(a, b *foundImage) int { return strings.Compare(a.text, b.text) })
+	}
+	return found, suspects
 }
+
+// passedOn are the places from which a container is told what to run: there a suspect can be pinned.
+var passedOn = regexp.MustCompile(`\.(?:command|args)\[\d+\]$|\.env\[\d+\]\.value$`)
 
 // runs are the digests with which the release runs its images now, by the reference without it. A reference that is
 // there with two is left out.
 func (p *planner) runs() map[ref.Reference]string {
 	found := map[ref.Reference]string{}
 	for _, o := range p.base {
-		for _, text := range imagesOf(o.Object) {
-			r, err := reference(text)
-			if err != nil || r.Digest == "" || r.Tag == "" {
+		for _, u := range extract.Find([]map[string]any{o.Object}) {
+			if u.Reference.Digest == "" || u.Reference.Tag == "" {
 				continue
 			}
-			name := r.At("")
-			if other, twice := found[name]; twice && other != r.Digest {
+			name := u.Reference.At("")
+			if other, twice := found[name]; twice && other != u.Reference.Digest {
 				found[name] = ""
 				continue
 			}
-			found[name] = r.Digest
+			found[name] = u.Reference.Digest
 		}
 	}
 	return found
@@ -190,7 +215,7 @@ func (p *planner) pin(r *rendering) error {
 	if err != nil {
 		return err
 	}
-	p.collect(r, plain)
+	p.found, p.suspects = collect(r, plain)
 	running := p.runs()
 	if p.request.Admission != nil {
 		err = p.admit(running)
@@ -199,6 +224,13 @@ func (p *planner) pin(r *rendering) error {
 	}
 	if err != nil {
 		return err
+	}
+	if p.lock, err = p.locks(); err != nil {
+		return err
+	}
+	if p.lock != nil && p.request.Admission != nil {
+		p.underLock(p.lock)
+		p.downgrades(p.lock)
 	}
 	if p.pins, err = p.pinner(); err != nil {
 		return err
@@ -218,14 +250,21 @@ func (p *planner) pin(r *rendering) error {
 // pinner is nil where nothing is pinned and nothing was: manifests then stay as the chart renders them.
 func (p *planner) pinner() (*pinner, error) {
 	pins, any := map[string]string{}, p.request.Admission != nil
-	for _, i := range p.found {
+	for _, i := range slices.Concat(p.found, p.suspects) {
 		pins[i.text] = i.pinned()
 		any = any || i.pinned() != ""
 	}
 	if !any {
 		return nil, nil
 	}
-	return &pinner{pins: pins}, nil
+	pin := &pinner{pins: pins}
+	if p.lock != nil {
+		var err error
+		if pin.lock, err = p.document(p.lock); err != nil {
+			return nil, err
+		}
+	}
+	return pin, nil
 }
 
 // keep pins what the release runs pinned to what it runs. So the switch of a component needs no registry, and un-pins nothing.
@@ -239,6 +278,11 @@ func (p *planner) keep(running map[ref.Reference]string) {
 			bare = append(bare, i.text)
 		}
 	}
+	for _, i := range p.suspects {
+		if i.passed && i.reference.Digest == "" {
+			i.kept = running[i.reference]
+		}
+	}
 	if len(running) > 0 && len(bare) > 0 {
 		p.warn(warnUnpinned, "the release runs images by digest, and these come by tag, which nobody has verified: "+strings.Join(bare, ", "),
 			"give the policy that the release was installed with (--policy), and they are verified and pinned too")
@@ -247,13 +291,23 @@ func (p *planner) keep(running map[ref.Reference]string) {
 
 // admit asks the Admission about every image, once.
 func (p *planner) admit(running map[ref.Reference]string) error {
+	locked := map[string]string{}
+	if p.request.Lock != nil {
+		for _, e := range p.request.Lock.Images {
+			locked[e.Reference] = e.Digest
+		}
+	}
 	var asked []ref.Reference
 	at := map[ref.Reference]int{}
-	for _, i := range p.found {
+	for _, i := range append(slices.Clone(p.found), slices.DeleteFunc(slices.Clone(p.suspects), func(i *foundImage) bool { return !i.passed })...) {
 		if i.unreadable != nil {
 			continue
 		}
-		if p.keepsPins && i.reference.Digest == "" {
+		switch {
+		case !i.tagged:
+		case locked[i.reference.String()] != "":
+			i.reference = i.reference.At(locked[i.reference.String()])
+		case p.keepsPins:
 			// The switch of a component upgrades nothing else: what runs is verified, not what the tag means by now.
 			i.reference = i.reference.At(running[i.reference])
 		}
@@ -272,44 +326,76 @@ func (p *planner) admit(running map[ref.Reference]string) error {
 	if len(result.Images) != len(asked) {
 		return &Error{Class: ClassVerification, Reason: fmt.Sprintf("verification was asked about %d images and answered for %d", len(asked), len(result.Images))}
 	}
-	p.enforced = result.Enforced
+	p.enforced, p.policy = result.Enforced, result.Policy
 	for _, i := range p.found {
-		if i.unreadable != nil {
-			i.refuse(verdict.NotAReference, i.unreadable.Error())
-			continue
-		}
-		d := result.Images[at[i.reference]]
-		switch {
-		case !d.Admitted.Valid():
-			i.refused = &RefusedImage{Outcome: d.Outcome, Reason: d.Reason, Message: d.Message, Hint: d.Hint}
-			if i.refused.Outcome == "" {
-				i.refused.Outcome = string(verdict.Unknown)
-			}
-		case d.Admitted.Given() != i.reference:
-			i.refuse(verdict.RegistryOdd, "verification answered for "+d.Admitted.Given().String())
-		default:
-			i.admitted = d.Admitted
-		}
-		if i.refused == nil && i.unpinnable != "" && i.reference.Digest == "" {
+		i.decide(result.Images, at)
+		if i.refused == nil && i.unpinnable != "" && i.tagged {
 			message := i.unpinnable + " come to the cluster as the chart has them, and this image has no digest there"
 			const hint = "pin it by digest in the chart, or leave out what needs it"
-			if result.Enforced {
+			if p.enforced {
 				i.refuse(verdict.NotAReference, message)
 				i.refused.Hint = hint
 			} else {
 				p.warn(warnUnpinned, i.text+": "+message, hint)
 			}
 		}
-		if i.refused != nil {
-			i.refused.Reference, i.refused.Users = i.text, i.names()
-		}
 	}
+	p.suspected(result.Images, at)
 	p.moved(running)
 	return nil
 }
 
+// decide keeps what the Admission says of an image.
+func (i *foundImage) decide(decisions []Decision, at map[ref.Reference]int) {
+	if i.unreadable != nil {
+		i.refuse(verdict.NotAReference, i.unreadable.Error())
+		return
+	}
+	d := decisions[at[i.reference]]
+	switch {
+	case d.Admitted.Valid() && d.Admitted.Given() == i.reference:
+		i.admitted = d.Admitted
+	case d.Admitted.Valid():
+		i.refuse(verdict.RegistryOdd, "verification answered for "+d.Admitted.Given().String())
+	default:
+		i.refuse(verdict.Reason(d.Reason), d.Message)
+		i.refused.Outcome, i.refused.Hint = d.Outcome, d.Hint
+		if d.Outcome == "" || verdict.Outcome(d.Outcome).OK() { // not admitted is never good
+			i.refused.Outcome = string(verdict.Unknown)
+		}
+	}
+}
+
+// suspected decides about what looks like an image. What a program is told to run is verified and pinned like an image, as far
+// as it turns out to be one; what stands elsewhere can only be told of.
+func (p *planner) suspected(decisions []Decision, at map[ref.Reference]int) {
+	var untold []string
+	for _, i := range p.suspects {
+		if i.passed && i.unpinnable == "" {
+			i.decide(decisions, at)
+			switch {
+			case i.refused == nil:
+				continue
+			case verdict.Outcome(i.refused.Outcome) != verdict.Unknown && verdict.Outcome(i.refused.Outcome) != verdict.BadPolicy:
+				p.found = append(p.found, i) // an image without doubt, and one that is refused
+				continue
+			}
+			i.refused = nil
+		}
+		untold = append(untold, i.text+" ("+i.places[0]+")")
+	}
+	slices.SortFunc(p.found, func(a, b *foundImage) int { return strings.Compare(a.text, b.text) })
+	if len(untold) > 0 {
+		more := ""
+		if n := len(untold) - 5; n > 0 {
+			untold, more = untold[:5], fmt.Sprintf("; and %d more", n)
+		}
+		p.warn(warnSuspects, "these look like images and were not verified: "+strings.Join(untold, "; ")+more, "whatever runs them pulls what nobody looked at: name them by digest, or switch off what needs them")
+	}
+}
+
 func (i *foundImage) refuse(reason verdict.Reason, message string) {
-	i.refused = &RefusedImage{Outcome: string(reason.Outcome()), Reason: string(reason), Message: message, Hint: reason.Hint()}
+	i.refused = &RefusedImage{Reference: i.text, Users: i.names(), Outcome: string(reason.Outcome()), Reason: string(reason), Message: message, Hint: reason.Hint()}
 	i.admitted = ref.Admitted{}
 }
 
@@ -333,6 +419,10 @@ func (p *planner) signatures() {
 	n := map[ref.Basis]int{}
 	var refused, excepted, warned []string
 	hint := ""
+	for _, r := range p.unlocked {
+		refused = append(refused, r.String())
+		hint = r.Hint
+	}
 	for _, i := range p.found {
 		switch f := i.admitted.Facts(); {
 		case i.refused != nil:
@@ -366,7 +456,7 @@ func (p *planner) signatures() {
 	}
 	summary := strings.Join(said, ", ")
 	switch {
-	case len(refused) > 0 && p.enforced:
+	case len(refused) > 0 && p.enforced, len(p.unlocked) > 0:
 		p.check(checkSignatures, event.Failed, strings.Join(refused, "; "), hint)
 	case len(warned) > 0 || len(refused) > 0:
 		p.check(checkSignatures, event.Warned, strings.Join(append(warned, refused...), "; "), "they are installed all the same, because nothing was said to enforce signatures")
@@ -425,12 +515,9 @@ func (p *planner) updates() {
 
 // refusal is the error of a plan with images that were refused; nil when there are none.
 func (p *planner) refusal(failed []event.Check) error {
-	if !p.enforced {
-		return nil
-	}
-	e := &VerificationError{Failed: failed}
+	e := &VerificationError{Failed: failed, Refused: p.unlocked}
 	for _, i := range p.found {
-		if i.refused != nil {
+		if i.refused != nil && p.enforced {
 			e.Refused = append(e.Refused, *i.refused)
 		}
 	}

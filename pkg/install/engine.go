@@ -124,19 +124,26 @@ func New(o Options) (*Engine, error) {
 	if o.Chart == nil {
 		return e, nil
 	}
-	err := fs.WalkDir(o.Chart, ".", func(path string, d fs.DirEntry, err error) error {
+	if err := e.read(o.Chart); err != nil {
+		return nil, err
+	}
+	_, err := e.chart()
+	return e, err
+}
+
+func (e *Engine) read(root fs.FS) error {
+	err := fs.WalkDir(root, ".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
-		data, err := fs.ReadFile(o.Chart, path)
+		data, err := fs.ReadFile(root, path)
 		e.files = append(e.files, &loader.BufferedFile{Name: path, Data: data})
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read the chart: %w", err)
+		return fmt.Errorf("read the chart: %w", err)
 	}
-	_, err = e.chart()
-	return e, err
+	return nil
 }
 
 // chart parses the chart anew: Helm's actions change the chart they are given.

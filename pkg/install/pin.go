@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"slices"
 	"sort"
 	"strings"
 
@@ -12,7 +11,7 @@ import (
 	"helm.sh/helm/v3/pkg/releaseutil"
 	"sigs.k8s.io/yaml"
 
-	"github.com/nopsctl/nopsctl/pkg/verify/ref"
+	"github.com/nopsctl/nopsctl/pkg/verify/extract"
 )
 
 // A pinner writes manifests anew with every image pinned to a digest. The plan's objects and what Helm applies go through
@@ -52,16 +51,12 @@ func (p *pinner) pin(manifest string) (string, error) {
 			continue
 		}
 		var unplanned []string
-		eachImage(content, func(image string) string {
-			pinned, planned := p.pins[image]
-			switch {
-			case !planned:
-				unplanned = append(unplanned, image)
-			case pinned != "":
-				return pinned
+		for _, u := range extract.Find([]map[string]any{content}) {
+			if _, planned := p.pins[u.Text]; u.Kind == extract.Image && !planned {
+				unplanned = append(unplanned, u.Text)
 			}
-			return image
-		})
+		}
+		extract.Pin(content, p.pins)
 		if len(unplanned) > 0 {
 			return "", &Error{Class: ClassVerification, Reason: fmt.Sprintf("the chart renders %s now, and did not when it was planned", strings.Join(unplanned, ", ")),
 				Advice: "a chart that renders other images each time cannot be verified; if only the cluster changed meanwhile, run the command again"}
@@ -96,50 +91,4 @@ func decode(doc string) (map[string]any, error) {
 		return nil, fmt.Errorf("rendered manifest: %w", err)
 	}
 	return content, nil
-}
-
-// eachImage finds the images in whatever holds pods, at any depth and of any kind, and puts in their place what f says.
-func eachImage(v any, f func(image string) string) {
-	switch v := v.(type) {
-	case []any:
-		for _, x := range v {
-			eachImage(x, f)
-		}
-	case map[string]any:
-		for _, c := range containers(v, "initContainers", "containers", "ephemeralContainers") {
-			if image, _ := c["image"].(string); image != "" {
-				c["image"] = f(image)
-			}
-		}
-		for _, volume := range containers(v, "volumes") { // an image may be mounted, too
-			if source, _ := volume["image"].(map[string]any); source != nil {
-				if image, _ := source["reference"].(string); image != "" {
-					source["reference"] = f(image)
-				}
-			}
-		}
-		for _, key := range sortedKeys(v) {
-			eachImage(v[key], f)
-		}
-	}
-}
-
-// imagesOf are the images of one object, each once, in order.
-func imagesOf(content map[string]any) []string {
-	var all []string
-	eachImage(content, func(image string) string {
-		all = append(all, image)
-		return image
-	})
-	slices.Sort(all)
-	return slices.Compact(all)
-}
-
-// reference reads an image as it stands in a manifest. What container runtimes add is written out.
-func reference(image string) (ref.Reference, error) {
-	r, err := ref.Parse(image)
-	if err != nil {
-		return r, err //nolint:wrapcheck // it says all: input and reason
-	}
-	return r.OrLatest(), nil
 }

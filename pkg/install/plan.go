@@ -29,6 +29,8 @@ import (
 
 	"github.com/nopsctl/nopsctl/internal/kube"
 	"github.com/nopsctl/nopsctl/pkg/event"
+	"github.com/nopsctl/nopsctl/pkg/verify/lock"
+	"github.com/nopsctl/nopsctl/pkg/verify/ref"
 )
 
 // Request says what a plan is for.
@@ -49,6 +51,11 @@ type Request struct {
 	// digest; when it refuses one, the plan fails with a *VerificationError. Nil: nothing is verified, and images that the
 	// release runs by digest keep it.
 	Admission Admission
+	// ChartArtifact is what the chart was admitted as, where it comes from a registry. It goes into the lock.
+	ChartArtifact ref.Admitted
+	// Lock makes the installation one of exactly what it holds: its digests are asked for, whatever tags mean by now, and what
+	// it does not have is refused. It needs an Admission.
+	Lock *lock.Lock
 	// AllowDowngrade accepts images that were signed before those that the release runs.
 	AllowDowngrade bool
 	// OwnImages names the images that must be our builds, by the last element of their repository.
@@ -216,10 +223,14 @@ type planner struct {
 	ignored []string
 	known   *known
 
-	keepsPins bool // what runs pinned stays at its digest, though there is an Admission
-	enforced  bool // an image that is refused stops the plan
-	found     []*foundImage
+	keepsPins bool                          // what runs pinned stays at its digest, though there is an Admission
+	enforced  bool                          // an image that is refused stops the plan
+	found     []*foundImage                 // images
+	suspects  []*foundImage                 // what looks like images
 	listNodes func() ([]corev1.Node, error) // once
+	policy    string                        // hash
+	lock      *lock.Lock                    // what the release is pinned to; nil: nothing
+	unlocked  []RefusedImage                // what is refused, enforced or not
 }
 
 // Plan says what Apply would do, and checks that it can. It writes nothing. When a check fails the plan comes back with a
@@ -236,6 +247,9 @@ func (e *Engine) plan(ctx context.Context, request Request, c *chart.Chart) (*Pl
 	}
 	if request.Timeout <= 0 {
 		request.Timeout = defaultTimeout
+	}
+	if request.Lock != nil && request.Admission == nil {
+		return nil, &Error{Class: ClassUsage, Reason: "a lock was given, and nothing to look at images with"}
 	}
 	p := &planner{Engine: e, ctx: ctx, keepsPins: c != nil, Plan: &Plan{Operation: request.Operation, Changes: []Change{}, Checks: []event.Check{}, request: request, source: c}}
 	err := e.step("preflight", "Checking the cluster and what would change", func() (event.Outcome, string, error) {
@@ -797,7 +811,14 @@ func (p *planner) compare() error {
 		sum.Write([]byte{0})
 	}
 	for _, o := range p.objects {
-		sum.Write(canonical(o.Object))
+		if o.GetKind() != "ConfigMap" || o.GetName() != LockConfigMap { // it says when it was written; what else it says is in the images
+			sum.Write(canonical(o.Object))
+		}
+	}
+	if p.lock != nil {
+		undated := *p.lock
+		undated.Written = time.Time{}
+		sum.Write(canonical(undated))
 	}
 	p.Digest = "sha256:" + hex.EncodeToString(sum.Sum(nil))
 	return nil

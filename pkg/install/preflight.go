@@ -61,6 +61,7 @@ const (
 	warnMoved     = "NOPS-IMG-001"
 	warnUnpinned  = "NOPS-IMG-002"
 	warnDowngrade = "NOPS-IMG-003"
+	warnSuspects  = "NOPS-IMG-004"
 )
 
 // Checks documents the checks that a plan makes before the first write.

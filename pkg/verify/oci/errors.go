@@ -14,6 +14,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
+	"github.com/nopsctl/nopsctl/pkg/verify/ref"
 	"github.com/nopsctl/nopsctl/pkg/verify/verdict"
 )
 
@@ -111,3 +112,6 @@ func printable(s string) string {
 	}
 	return s
 }
+
+// Explain is what an error that some registry caused means, as the errors of this package say it.
+func Explain(at ref.Reference, err error) *Error { return named("registry "+at.Registry, err) }

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -93,7 +94,7 @@ func (l *Layout) file(name string, limit int64) ([]byte, error) {
 
 func (l *Layout) who(ref.Reference) string { return "OCI layout " + l.dir }
 
-// References are the names in the layout, in its order.
+// References are the names in the layout, sorted.
 func (l *Layout) References() []ref.Reference {
 	var all []ref.Reference
 	for _, e := range l.entries {
@@ -103,7 +104,8 @@ func (l *Layout) References() []ref.Reference {
 		}
 		all = append(all, r)
 	}
-	return all
+	slices.SortFunc(all, func(a, b ref.Reference) int { return strings.Compare(a.String(), b.String()) })
+	return slices.Compact(all)
 }
 
 func nameOf(d ocispec.Descriptor) string {

@@ -53,6 +53,8 @@ func (w *world) commands() map[string]command {
 		"workloads":           w.workloads,
 		"remember":            remember,
 		"writes-nothing":      w.writesNothing,
+		"forge":               w.forge,
+		"pinned":              w.pinned,
 	}
 }
 

@@ -26,5 +26,7 @@
 //	upgraded                  the release of the chart of 2024 is one of ours: nothing twice, nothing left, selectors kept
 //	writes-nothing CODE COMMAND…            the command ends with this exit code, and the API server's log of writes holds none of it
 //	! writes-nothing CODE COMMAND…          it holds some: the log would tell
+//	forge KIND IMAGE TAG      lab image forge, for as long as the story lasts
+//	pinned AT_LEAST           every container is declared by the digest that is locked, and runs it; at least so many
 //	empty-cluster             nothing of the stack is left, in any kind; negated, what is left is printed
 package e2e

@@ -176,7 +176,7 @@ func anchored(n *yaml.Node) *yaml.Node {
 
 // fields are the fields of a mapping, by name. What is unknown, there twice or empty is a problem.
 func (r *reader) fields(n *yaml.Node, path string, known ...string) map[string]*yaml.Node {
-	found := map[string]*yaml.Node{}
+	found, lines := map[string]*yaml.Node{}, map[string]int{}
 	if n.Kind != yaml.MappingNode {
 		r.say(n, path, "expected fields: "+strings.Join(known, ", "), "")
 		return found
@@ -191,18 +191,13 @@ func (r *reader) fields(n *yaml.Node, path string, known ...string) map[string]*
 				fix = "did you mean " + best + "? Known are " + strings.Join(known, ", ")
 			}
 			r.say(key, at, "unknown field", fix)
-		case found[key.Value] != nil:
-			r.say(key, at, fmt.Sprintf("it is there twice, first in line %d", found[key.Value].Line), "leave one")
+		case lines[key.Value] > 0:
+			r.say(key, at, fmt.Sprintf("it is there twice, first in line %d", lines[key.Value]), "leave one")
 		case value.Kind == yaml.ScalarNode && value.Tag == "!!null":
 			r.say(value, at, "it is empty", "fill it in, or leave it out")
-			found[key.Value] = nil
+			lines[key.Value] = key.Line
 		default:
-			found[key.Value] = value
-		}
-	}
-	for name, value := range found {
-		if value == nil {
-			delete(found, name)
+			found[key.Value], lines[key.Value] = value, key.Line
 		}
 	}
 	return found

@@ -24,7 +24,8 @@ images:
       awsSigner:
         profiles:
           - ` + profileARN + `
-    # require: what cannot be asked about revocation does not pass. best-effort: it passes, and is said. off: nobody asks.
+    # Of revocation: with require, what cannot be found out does not pass; with best-effort it passes, and is said; with off
+    # nobody asks.
     revocation: best-effort
     # maxAge: 365d           # older signatures do not pass
     # notBefore: 2026-01-01  # nor do those from before

@@ -154,8 +154,8 @@ func checkPattern(p string) (what, fix string) {
 			return "** stands for whole parts between slashes, and is one by itself", "write * within a part, or /**"
 		}
 	}
-	// With a letter for every star a pattern must be a name that images can have.
-	plain := strings.ReplaceAll(strings.ReplaceAll(p, "**", "x"), "*", "x")
+	// With letters for the stars a pattern must be a name that images can have.
+	plain := strings.ReplaceAll(strings.ReplaceAll(p, "**", "x/x"), "*", "x")
 	if first := parts[0]; strings.Contains(first, "*") {
 		_, rest, _ := strings.Cut(plain, "/")
 		plain = "x.example/" + rest

@@ -1,7 +1,6 @@
 package signing
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -14,11 +13,9 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"math/big"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
@@ -50,7 +47,7 @@ type Sigstore struct {
 	rootKey, issuerKey  *ecdsa.PrivateKey
 	tsaIssuer, tsa      *x509.Certificate
 	tsaIssuerKey        *ecdsa.PrivateKey
-	TSAKey              *ecdsa.PrivateKey // for those who forge
+	tsaKey              *ecdsa.PrivateKey
 	rekorKey, ctlogKey  *ecdsa.PrivateKey
 	notBefore, notAfter time.Time
 }
@@ -66,7 +63,7 @@ func NewSigstore(o SigstoreOptions) (*Sigstore, error) {
 	if o.IssuerEnd.IsZero() {
 		s.options.IssuerEnd = s.notAfter
 	}
-	for _, key := range []**ecdsa.PrivateKey{&s.rootKey, &s.issuerKey, &s.tsaIssuerKey, &s.TSAKey, &s.rekorKey, &s.ctlogKey} {
+	for _, key := range []**ecdsa.PrivateKey{&s.rootKey, &s.issuerKey, &s.tsaIssuerKey, &s.tsaKey, &s.rekorKey, &s.ctlogKey} {
 		made, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if err != nil {
 			return nil, fmt.Errorf("make a Sigstore instance: %w", err)
@@ -94,7 +91,7 @@ func NewSigstore(o SigstoreOptions) (*Sigstore, error) {
 	s.root = make(authority("sigstore", s.notAfter), nil, s.rootKey, s.rootKey)
 	s.issuer = make(authority("sigstore-intermediate", s.options.IssuerEnd, x509.ExtKeyUsageCodeSigning), s.root, s.issuerKey, s.rootKey)
 	s.tsaIssuer = make(authority("sigstore-tsa-intermediate", s.notAfter, x509.ExtKeyUsageTimeStamping), s.root, s.tsaIssuerKey, s.rootKey)
-	s.tsa = make(s.tsaTemplate(), s.tsaIssuer, s.TSAKey, s.tsaIssuerKey)
+	s.tsa = make(s.tsaTemplate(), s.tsaIssuer, s.tsaKey, s.tsaIssuerKey)
 	if err != nil {
 		return nil, fmt.Errorf("make a Sigstore instance: %w", err)
 	}
@@ -191,6 +188,11 @@ func (s *Sigstore) Issue(who Who, from time.Time) (Keyless, error) {
 	if err != nil {
 		return Keyless{}, err
 	}
+	return s.IssueFor(key, who, from)
+}
+
+// IssueFor is Issue for a key that is there already.
+func (s *Sigstore) IssueFor(key CosignKey, who Who, from time.Time) (Keyless, error) {
 	c, err := s.certify(who, key.signer.Public(), from.UTC().Truncate(time.Second), CertificateLife)
 	if err != nil {
 		return Keyless{}, fmt.Errorf("issue a certificate for %s: %w", who.Identity(), err)
@@ -262,9 +264,9 @@ func (k Keyless) SignLayer(document []byte, at time.Time) (CosignLayer, error) {
 	if err != nil {
 		return CosignLayer{}, err
 	}
-	layer.Annotations[CosignCertificate] = string(k.certificatePEM())
-	layer.Annotations[CosignChain] = string(pemOf(k.by.issuer)) + string(pemOf(k.by.root))
-	return layer, k.by.LogLayer(layer, k.certificatePEM(), at)
+	layer.Annotations[CosignCertificate] = string(k.PEM())
+	layer.Annotations[CosignChain] = string(certificatePEM(k.by.issuer)) + string(certificatePEM(k.by.root))
+	return layer, k.by.LogLayer(layer, k.PEM(), at)
 }
 
 // SignBundle signs a statement as cosign 3 does: with the certificate, and logged at a time.
@@ -274,14 +276,11 @@ func (k Keyless) SignBundle(statement []byte, at time.Time) (Bundle, error) {
 		return Bundle{}, err
 	}
 	b.Material = Material{Certificate: &RawBytes{k.Certificate.Raw}}
-	return b, k.by.LogBundle(&b, k.certificatePEM(), at)
+	return b, k.by.LogBundle(&b, k.PEM(), at)
 }
 
-func (k Keyless) certificatePEM() []byte { return pemOf(k.Certificate) }
-
-func pemOf(c *x509.Certificate) []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
-}
+// PEM is the certificate, as logs and annotations hold it.
+func (k Keyless) PEM() []byte { return certificatePEM(k.Certificate) }
 
 func publicDER(key *ecdsa.PrivateKey) []byte { return CosignKey{key}.spki() }
 
@@ -447,38 +446,35 @@ func hashedRekord(sum, signature, verifier []byte) []byte {
 
 // Stamp is a time stamp (RFC 3161) on a signature.
 func (s *Sigstore) Stamp(signature []byte, at time.Time) ([]byte, error) {
-	return s.StampBy(s.tsa, s.TSAKey, signature, at)
+	return StampBy(s.tsa, s.tsaKey, signature, at)
 }
 
-// StampBy is a time stamp by any certificate, for those who forge.
-func (s *Sigstore) StampBy(c *x509.Certificate, key crypto.Signer, signature []byte, at time.Time, beside ...*x509.Certificate) ([]byte, error) {
+// StampBy is a time stamp by whoever has a certificate and its key.
+func StampBy(c *x509.Certificate, key crypto.Signer, signature []byte, at time.Time) ([]byte, error) {
 	sum := sha256.Sum256(signature)
 	stamp := timestamp.Timestamp{
 		HashAlgorithm: crypto.SHA256, HashedMessage: sum[:], Time: at.UTC(), Policy: asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 2},
-		SerialNumber: serial(), AddTSACertificate: true, Certificates: beside,
+		SerialNumber: serial(), AddTSACertificate: true,
 	}
 	data, err := stamp.CreateResponseWithOpts(c, key, crypto.SHA256)
 	if err != nil {
-		return nil, fmt.Errorf("stamp %s: %w", strconv.Quote(at.Format(time.RFC3339)), err)
+		return nil, fmt.Errorf("stamp %s: %w", at.Format(time.RFC3339), err)
 	}
 	return data, nil
 }
 
-// TSA is the certificate of the time stamping authority.
+// TSA is the certificate of the time stamping authority, the only one that the trusted root names.
 func (s *Sigstore) TSA() *x509.Certificate { return s.tsa }
 
-// CertifyTSA gives any key a certificate like the authority's, of the same subject and issuer name and number, by itself.
-func (s *Sigstore) CertifyTSA(key *ecdsa.PrivateKey) (*x509.Certificate, error) {
-	template := s.tsaTemplate()
-	template.SerialNumber = s.tsa.SerialNumber
-	parent := &x509.Certificate{Subject: s.tsaIssuer.Subject, RawSubject: s.tsaIssuer.RawSubject, KeyUsage: x509.KeyUsageCertSign, IsCA: true, BasicConstraintsValid: true, PublicKey: key.Public()}
-	return certificate(template, parent, key.Public(), key)
+// IssueTSA certifies another key for time stamps: under the same authority, and not named by the trusted root.
+func (s *Sigstore) IssueTSA(key crypto.PublicKey) (*x509.Certificate, error) {
+	return certificate(s.tsaTemplate(), s.tsaIssuer, key, s.tsaIssuerKey)
 }
 
-// Decode reads an annotation that LogLayer wrote, for tests that bend it.
-func (l CosignLayer) Decode() (RekorBundle, error) {
+// Promise reads what LogLayer wrote, for tests that bend it.
+func (l CosignLayer) Promise() (RekorBundle, error) {
 	var b RekorBundle
-	if err := json.NewDecoder(bytes.NewReader([]byte(l.Annotations[CosignRekor]))).Decode(&b); err != nil {
+	if err := json.Unmarshal([]byte(l.Annotations[CosignRekor]), &b); err != nil {
 		return b, fmt.Errorf("read the log's promise: %w", err)
 	}
 	return b, nil

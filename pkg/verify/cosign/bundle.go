@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/sigstore/sigstore-go/pkg/bundle"
 	"github.com/sigstore/sigstore-go/pkg/root"
 	sigverify "github.com/sigstore/sigstore-go/pkg/verify"
+	"github.com/sigstore/sigstore/pkg/signature"
 
 	"github.com/nopsctl/nopsctl/pkg/verify/oci"
 	"github.com/nopsctl/nopsctl/pkg/verify/verdict"
@@ -124,6 +126,9 @@ func firstOr(all []string, none string) string {
 // check is the library's judgement.
 func (b entity) check(ctx context.Context, co *sigcosign.CheckOpts) error {
 	result, err := sigcosign.VerifyNewBundle(ctx, co, sigverify.WithArtifactDigest("sha256", b.sum), b)
+	if errors.Is(err, bundle.ErrValidation) {
+		return refuse(verdict.Malformed, "signature %s is no bundle: %v", b.id, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -173,8 +178,13 @@ func (b entity) byKey(ctx context.Context, want trust) (proof, error) {
 	if b.content.Certificate() != nil {
 		return proof{}, refuse(verdict.OtherMethod, "it is signed with a certificate, and not with %s", want.identity)
 	}
+	// The library means to refuse this itself, and does not know the verifier again in its wrapping: it would check a
+	// signature of the empty message, whatever the artifact.
+	if _, bare := want.verifier.(*signature.ED25519Verifier); bare && !b.envelope {
+		return proof{}, notMade(want.identity, errors.New("a digest cannot be checked with Ed25519 alone"))
+	}
 	if err := b.check(ctx, want.options()); err != nil {
-		return proof{}, refuse(verdict.BadSignature, "%s did not make it: another key did, or it was altered (%v)", want.identity, err)
+		return proof{}, notMade(want.identity, err)
 	}
 	p := proof{identity: want.identity, times: want.stamped(b.raw, b.stamps)}
 	if want.root == nil {
@@ -218,7 +228,15 @@ func (b entity) byCertificate(ctx context.Context, want trust) (proof, error) {
 		return proof{}, err
 	}
 	if err := b.check(ctx, co); err != nil {
-		return proof{}, refuse(verdict.BadSignature, "the certificate of %s did not make it: another key did, or it was altered (%v)", who, err)
+		return proof{}, notMade("the certificate of "+who, err)
 	}
 	return proof{identity: who, times: times}, nil
+}
+
+// notMade is a refusal of the library's, unless it is one of ours.
+func notMade(by string, err error) error {
+	if known := (*refusal)(nil); errors.As(err, &known) {
+		return err
+	}
+	return refuse(verdict.BadSignature, "%s did not make it: another key did, or it was altered (%v)", by, err)
 }

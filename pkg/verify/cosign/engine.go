@@ -129,8 +129,8 @@ func (e *Engine) verify(ctx context.Context, a oci.Artifact, s oci.Signature, le
 		if err != nil {
 			return proof{}, err
 		}
-		if want.verifier != nil {
-			return l.byKey(ctx, want, digest)
+		if want.verifiers != nil {
+			return want.byKey(func(want trust) (proof, error) { return l.byKey(ctx, want, digest) })
 		}
 		return l.byCertificate(ctx, want, digest)
 	case oci.SigstoreBundle:
@@ -138,8 +138,8 @@ func (e *Engine) verify(ctx context.Context, a oci.Artifact, s oci.Signature, le
 		if err != nil {
 			return proof{}, err
 		}
-		if want.verifier != nil {
-			return b.byKey(ctx, want)
+		if want.verifiers != nil {
+			return want.byKey(func(want trust) (proof, error) { return b.byKey(ctx, want) })
 		}
 		return b.byCertificate(ctx, want)
 	case oci.NotaryJWS, oci.NotaryCOSE:

@@ -7,6 +7,8 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"encoding/base64"
+	"fmt"
 	"testing"
 	"time"
 
@@ -304,6 +306,40 @@ func TestKeysOfEveryKindVerify(t *testing.T) {
 		for form, sig := range map[string]oci.Signature{"first form": inLayer(s.layer(a)), "bundle": inBundle(s.bundle(a).JSON())} {
 			if f := s.verify(a, sig, policy.Rule{}, s.keyed()); !f.Outcome.OK() || f.Identity != s.key.Identity() {
 				t.Errorf("%s, %s: %+v", name, form, f)
+			}
+		}
+	}
+}
+
+// cosign signs with the hash that goes with a key, and has not always done so.
+func TestKeysSignInMoreWaysThanOne(t *testing.T) {
+	a := artifact("an image")
+	document, statement := signing.SimpleSigning(imageName, a.Descriptor.Digest), signing.Statement(signing.CosignPredicate, imageName, a.Descriptor.Digest)
+	dsse := fmt.Appendf(nil, "DSSEv1 %d %s %d %s", len(signing.InTotoMediaType), signing.InTotoMediaType, len(statement), statement)
+	_, ed, err := ed25519.GenerateKey(rand.Reader)
+	ok(t, err)
+	for _, c := range []struct {
+		name string
+		key  crypto.Signer
+		hash crypto.Hash
+	}{
+		{"P-384 with SHA-384", must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))(t), crypto.SHA384},
+		{"P-521 with SHA-512", must(ecdsa.GenerateKey(elliptic.P521(), rand.Reader))(t), crypto.SHA512},
+		{"Ed25519 with SHA-512", ed, crypto.SHA512},
+	} {
+		s := newStage(t, signing.SigstoreOptions{})
+		s.key = signing.CosignKeyOf(c.key)
+		sign := func(message []byte) []byte {
+			h := c.hash.New()
+			h.Write(message)
+			return must(c.key.Sign(rand.Reader, h.Sum(nil), c.hash))(t)
+		}
+		l, b := s.layer(a), s.bundle(a)
+		l.Annotations[signing.CosignSignature] = base64.StdEncoding.EncodeToString(sign(document))
+		b.Envelope.Signatures[0].Sig = sign(dsse)
+		for form, sig := range map[string]oci.Signature{"first form": inLayer(l), "bundle": inBundle(b.JSON())} {
+			if f := s.verify(a, sig, policy.Rule{}, s.keyed()); !f.Outcome.OK() {
+				t.Errorf("%s, %s: %+v", c.name, form, f)
 			}
 		}
 	}

@@ -17,7 +17,6 @@ import (
 	cbundle "github.com/sigstore/cosign/v2/pkg/cosign/bundle"
 	sigoci "github.com/sigstore/cosign/v2/pkg/oci"
 	"github.com/sigstore/cosign/v2/pkg/oci/static"
-	"github.com/sigstore/sigstore/pkg/signature"
 	"github.com/sigstore/sigstore/pkg/signature/payload"
 
 	"github.com/nopsctl/nopsctl/pkg/verify/oci"
@@ -226,13 +225,14 @@ func (l layer) notBy(want trust, err error) error {
 		return refuse(verdict.OtherMethod, "it is signed with a certificate, and not with %s", want.identity)
 	}
 	if public, der, keyErr := readKey(l.entry.Spec.Signature.PublicKey.Content); keyErr == nil {
-		other, loadErr := signature.LoadDefaultVerifier(public)
-		if loadErr == nil && other.VerifySignature(bytes.NewReader(l.raw), bytes.NewReader(l.document)) == nil {
-			sum := sha256.Sum256(der)
-			return refuse(verdict.WrongIdentity, "it is signed with key sha256:%x, and not with %s", sum, want.identity)
+		others, _ := verifiersOf(public)
+		for _, other := range others {
+			if other.VerifySignature(bytes.NewReader(l.raw), bytes.NewReader(l.document)) == nil {
+				return refuse(verdict.WrongIdentity, "it is signed with key sha256:%x, and not with %s", sha256.Sum256(der), want.identity)
+			}
 		}
 	}
-	return refuse(verdict.BadSignature, "%s did not make it: another key did, or it was altered (%v)", want.identity, err)
+	return notMade(want.identity, err)
 }
 
 // byCertificate checks a keyless signature.
@@ -267,7 +267,7 @@ func (l layer) byCertificate(ctx context.Context, want trust, digest string) (pr
 	}
 	logged, err := sigcosign.VerifyImageSignature(ctx, s, hash, co)
 	if err != nil || !co.IgnoreTlog && !logged {
-		return proof{}, refuse(verdict.BadSignature, "the certificate of %s did not make it: another key did, or it was altered (%v)", who, err)
+		return proof{}, notMade("the certificate of "+who, err)
 	}
 	p.identity = who
 	return p, nil

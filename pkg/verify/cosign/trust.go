@@ -2,6 +2,9 @@ package cosign
 
 import (
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
 	"crypto/sha256"
 	"crypto/x509"
 	_ "embed"
@@ -18,6 +21,7 @@ import (
 	sigverify "github.com/sigstore/sigstore-go/pkg/verify"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 	"github.com/sigstore/sigstore/pkg/signature"
+	"github.com/sigstore/sigstore/pkg/signature/options"
 
 	"github.com/nopsctl/nopsctl/pkg/verify/policy"
 	"github.com/nopsctl/nopsctl/pkg/verify/verdict"
@@ -47,12 +51,13 @@ func parseRoot(data []byte) (tr *root.TrustedRoot, err error) {
 	return tr, nil
 }
 
-// trust is a leaf, made ready. Keyed: verifier is set. Keyless: issuer and subject are.
+// trust is a leaf, made ready. Keyed: verifiers are set, and verifier while one is tried. Keyless: issuer and subject are.
 type trust struct {
-	verifier signature.Verifier
-	identity string // of the key
-	log      bool
-	root     *root.TrustedRoot // keyed without a log: nil where there is none that can be read
+	verifiers []signature.Verifier
+	verifier  signature.Verifier
+	identity  string // of the key
+	log       bool
+	root      *root.TrustedRoot // keyed without a log: nil where there is none that can be read
 
 	issuer, subject name
 }
@@ -107,7 +112,7 @@ func (e *Engine) trust(leaf policy.Leaf) (trust, error) {
 		if err != nil {
 			return trust{}, refuse(verdict.TrustUnusable, "the requirement's key: %v", err)
 		}
-		verifier, err := signature.LoadVerifier(public, crypto.SHA256)
+		verifiers, err := verifiersOf(public)
 		if err != nil {
 			return trust{}, refuse(verdict.TrustUnusable, "the requirement's key: %v", err)
 		}
@@ -120,7 +125,7 @@ func (e *Engine) trust(leaf policy.Leaf) (trust, error) {
 			}
 		}
 		sum := sha256.Sum256(der)
-		return trust{verifier: verifier, identity: "key sha256:" + hex.EncodeToString(sum[:]), log: leaf.Log, root: tr}, nil
+		return trust{verifiers: verifiers, identity: "key sha256:" + hex.EncodeToString(sum[:]), log: leaf.Log, root: tr}, nil
 	case policy.MethodCosignKeyless:
 		issuer, err := newName("issuer", leaf.Issuer, leaf.IssuerPattern)
 		if err != nil {
@@ -159,6 +164,49 @@ func readKey(text []byte) (crypto.PublicKey, []byte, error) {
 		return nil, nil, err
 	}
 	return public, block.Bytes, cryptoutils.ValidatePubKey(public)
+}
+
+// verifiersOf are the ways in which cosign signs with a key: SHA-256 in all its versions but for those that take the hash that
+// goes with a large curve, and Ed25519 with and without a hash before it. They stay apart, because the library looks at the
+// type: Ed25519 without a hash cannot check a digest, and would check a signature of nothing instead.
+func verifiersOf(public crypto.PublicKey) ([]signature.Verifier, error) {
+	first, err := signature.LoadVerifier(public, crypto.SHA256)
+	if err != nil {
+		return nil, err
+	}
+	all := []signature.Verifier{first}
+	var second []signature.LoadOption
+	switch key := public.(type) {
+	case *ecdsa.PublicKey:
+		if key.Curve == elliptic.P256() {
+			return all, nil
+		}
+	case ed25519.PublicKey:
+		second = append(second, options.WithED25519ph())
+	default:
+		return all, nil
+	}
+	other, err := signature.LoadDefaultVerifier(public, second...)
+	if err != nil {
+		return nil, err
+	}
+	return append(all, other), nil
+}
+
+// byKey tries a key in each way it may have signed.
+func (t trust) byKey(try func(trust) (proof, error)) (proof, error) {
+	var first error
+	for _, v := range t.verifiers {
+		t.verifier = v
+		p, err := try(t)
+		if known := (*refusal)(nil); err == nil || errors.As(err, &known) && known.reason != verdict.BadSignature {
+			return p, err
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	return proof{}, first
 }
 
 // options are what both forms are checked with. Whatever the trusted root names is demanded: a log's entry where there are

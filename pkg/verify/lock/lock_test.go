@@ -110,11 +110,11 @@ func TestNewTakesOnlyWhatWasAdmitted(t *testing.T) {
 }
 
 func TestReadIsStrict(t *testing.T) {
-	replace := func(old, new string) string {
+	replace := func(old, with string) string {
 		if !strings.Contains(written, old) {
 			t.Fatalf("the document has no %q", old)
 		}
-		return strings.Replace(written, old, new, 1)
+		return strings.Replace(written, old, with, 1)
 	}
 	for _, tt := range []struct{ name, reason, document, says string }{
 		{"empty", "no lock is not an empty lock", "", "no ImageLock"},

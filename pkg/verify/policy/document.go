@@ -53,11 +53,12 @@ const maxTold = 40
 
 // Error implements error: one line, or one for each problem.
 func (e *Error) Error() string {
+	source := strings.TrimSpace("policy " + e.Source)
 	if len(e.Problems) == 1 {
-		return "policy " + e.Source + ": " + e.Problems[0].String()
+		return source + ": " + e.Problems[0].String()
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "policy %s: %d mistakes", e.Source, len(e.Problems))
+	fmt.Fprintf(&b, "%s: %d mistakes", source, len(e.Problems))
 	for i, p := range e.Problems {
 		if i == maxTold {
 			fmt.Fprintf(&b, "\n  and %d more", len(e.Problems)-i)

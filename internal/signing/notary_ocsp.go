@@ -4,17 +4,19 @@ import (
 	"crypto"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/base64"
 	"io"
 	"math/big"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/crypto/ocsp"
 )
 
-// CertificateStatus is an http.Handler that says for the certificates of an authority whether they are revoked: OCSP by POST, a CRL by
-// GET. Use its URL as AuthorityOptions.OCSP and CRL, then set Of: the certificates need the URL first.
+// CertificateStatus is an http.Handler that says for the certificates of an authority whether they are revoked: OCSP by POST, or by GET
+// with the question in the path; a CRL of the issuing certificate's at the root. Use its URL as AuthorityOptions.OCSP and CRL, then set Of: the certificates need the URL first.
 type CertificateStatus struct {
 	mu      sync.Mutex
 	of      *Authority
@@ -58,10 +60,15 @@ func (s *CertificateStatus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	var answer []byte
 	var err error
-	if r.Method == http.MethodGet {
-		answer, err = s.list()
-	} else {
+	switch question, asked := strings.CutPrefix(r.URL.Path, "/"); {
+	case r.Method == http.MethodPost:
 		answer, err = s.status(body)
+	case asked && question != "":
+		if body, err = base64.StdEncoding.DecodeString(question); err == nil {
+			answer, err = s.status(body)
+		}
+	default:
+		answer, err = s.list()
 	}
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)

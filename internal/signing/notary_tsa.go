@@ -75,6 +75,9 @@ func certify(t, parent *x509.Certificate, key *ecdsa.PublicKey, by *ecdsa.Privat
 // Root is the certificate to trust.
 func (t *TSA) Root() *x509.Certificate { return t.root }
 
+// Chain is what certifies it, root last.
+func (t *TSA) Chain() []*x509.Certificate { return []*x509.Certificate{t.leaf, t.root} }
+
 // Timestamp implements tspclient.Timestamper.
 func (t *TSA) Timestamp(_ context.Context, r *tspclient.Request) (*tspclient.Response, error) {
 	raw, err := r.MarshalBinary()

@@ -146,7 +146,7 @@ func (r *Revocations) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 var (
 	errGarbage  = errors.New("garbage")
 	errGone     = errors.New("the client left")
-	profileARN  = regexp.MustCompile(`^arn:aws[a-z-]*:signer:([a-z0-9-]+):[0-9]{12}:/(?:signing-profiles/[^/]+/[^/]+|aliased-signing-profiles/[^/]+(?:/[^/]+)?)$`)
+	profileARN  = regexp.MustCompile(`^arn:aws[a-z-]*:signer:([a-z0-9-]+):(?:[0-9]{12}:/signing-profiles/[^/]+/[^/]+|(?:[0-9]{12})?:/aliased-signing-profiles/[^/]+(?:/[^/]+)?)$`)
 	jobARN      = regexp.MustCompile(`^arn:aws[a-z-]*:signer:([a-z0-9-]+):[0-9]{12}:/signing-jobs/[^/]+$`)
 	questionKey = []string{"signatureTimestamp", "platformId", "profileVersionArn", "jobArn", "certificateHashes"}
 )

@@ -47,8 +47,8 @@ type arn struct {
 // Kinds of resources.
 const (
 	kindProfile = "signing-profiles"
-	kindAliased = "aliased-signing-profiles" // a profile that is known by its alias only; its name is a UUID
-	kindAlias   = "aliases"
+	kindAliased = "aliased-signing-profiles" // a profile that is known by its alias only; its name is a UUID, and no account is told
+	kindAlias   = "aliases"                  // its ARN may leave out region and account
 	kindJob     = "signing-jobs"
 )
 
@@ -76,18 +76,22 @@ func parseARN(s string) (arn, error) {
 	}
 	a.partition, a.region, a.account = parts[1], parts[3], parts[4]
 	switch {
+	case len(parts[5]) == 0, parts[5][0] != '/':
+		return a, fmt.Errorf("%.100q: the resource is no /%s/NAME, with or without /VERSION", s, kindProfile)
 	case !partitions.MatchString(a.partition):
 		return a, fmt.Errorf("%.100q: %q is no partition of AWS", s, a.partition)
-	case !regions.MatchString(a.region):
-		return a, fmt.Errorf("%.100q: %q is no region of AWS", s, a.region)
-	case !accounts.MatchString(a.account):
-		return a, fmt.Errorf("%.100q: an account is twelve digits", s)
 	}
 	resource := strings.Split(parts[5], "/")
-	if len(resource) < 3 || len(resource) > 4 || resource[0] != "" {
+	if len(resource) < 3 || len(resource) > 4 {
 		return a, fmt.Errorf("%.100q: the resource is no /%s/NAME, with or without /VERSION", s, kindProfile)
 	}
 	a.kind, a.name = resource[1], resource[2]
+	switch {
+	case !regions.MatchString(a.region) && (a.region != "" || a.kind != kindAlias):
+		return a, fmt.Errorf("%.100q: %q is no region of AWS", s, a.region)
+	case !accounts.MatchString(a.account) && (a.account != "" || a.kind != kindAlias && a.kind != kindAliased):
+		return a, fmt.Errorf("%.100q: an account is twelve digits", s)
+	}
 	if len(resource) == 4 {
 		if a.version = resource[3]; !names.MatchString(a.version) {
 			return a, fmt.Errorf("%.100q: the version is not made of letters and digits", s)
@@ -194,15 +198,11 @@ func readClaims(e *envelope) (awsClaims, error) {
 		return claims, err
 	case alias == "":
 		return claims, nil
-	case names.MatchString(alias):
-		// The name alone: it is one of the profile's own account.
-		claims.alias = arn{partition: claims.profile.partition, region: claims.profile.region, account: claims.profile.account, kind: kindAlias, name: alias}
-		return claims, nil
 	}
 	if claims.alias, err = parseARN(alias); err != nil {
 		return claims, err
 	}
-	if a, p := claims.alias, claims.profile; a.kind != kindAlias || a.version != "" || a.partition != p.partition || a.region != p.region {
+	if a, p := claims.alias, claims.profile; a.kind != kindAlias || a.version != "" || a.partition != p.partition || a.region != "" && a.region != p.region {
 		return claims, fmt.Errorf("%s is no alias of %s", a, p)
 	}
 	return claims, nil

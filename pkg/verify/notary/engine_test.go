@@ -27,8 +27,8 @@ const (
 	profile = account + "/signing-profiles/nops_agents"
 	version = profile + "/AbCdEfGhIj"
 	job     = account + "/signing-jobs/8ad1f3a9-1111-4222-8333-444455556666"
-	alias   = account + "/aliases/release"
-	aliased = account + "/aliased-signing-profiles/0c1d2e3f-1111-4222-8333-444455556666"
+	alias   = "arn:aws:signer:us-east-1::/aliases/com.example.release"
+	aliased = "arn:aws:signer:us-east-1::/aliased-signing-profiles/0c1d2e3f-1111-4222-8333-444455556666"
 	other   = "arn:aws:signer:us-east-1:999999999999:/signing-profiles/nops_agents"
 
 	corpSubject = "C=DE,ST=BY,O=Example"
@@ -226,17 +226,26 @@ func TestAWSSigner(t *testing.T) {
 		{"revocation off", w.sign(w.aws, awsSigned()), awsLeaf, off, "", "", 0},
 
 		{"alias, trusted by it", w.sign(w.aws, set(func(o *signing.NotaryOptions) { o.Profile, o.Alias = aliased, alias })), profiles(alias), require, "", "", 1},
-		{"alias, by its name alone", w.sign(w.aws, set(func(o *signing.NotaryOptions) { o.Profile, o.Alias = aliased, "release" })), profiles(alias), require, "", "", 1},
+		{"alias without a region", w.sign(w.aws, set(func(o *signing.NotaryOptions) {
+			o.Profile, o.Alias = aliased, "arn:aws:signer:::/aliases/com.example.release"
+		})), profiles("arn:aws:signer:::/aliases/com.example.release"), require, "", "", 1},
+		{"alias of an account", w.sign(w.aws, set(func(o *signing.NotaryOptions) { o.Alias = account + "/aliases/release" })), profiles(account + "/aliases/release"), require, "", "", 1},
+		{"alias without a region, trusted with one", w.sign(w.aws, set(func(o *signing.NotaryOptions) {
+			o.Profile, o.Alias = aliased, "arn:aws:signer:::/aliases/com.example.release"
+		})), profiles(alias), require, verdict.WrongIdentity, "", 0},
+		{"alias by its name alone", w.sign(w.aws, set(func(o *signing.NotaryOptions) { o.Profile, o.Alias = aliased, "com.example.release" })), profiles(alias), require, verdict.Malformed, "", 0},
 		{"alias beside a profile, trusted by the profile", w.sign(w.aws, set(func(o *signing.NotaryOptions) { o.Alias = alias })), awsLeaf, require, "", "", 1},
 		{"alias, trusted by the aliased profile", w.sign(w.aws, set(func(o *signing.NotaryOptions) { o.Profile, o.Alias = aliased, alias })), profiles(aliased), require, "", "", 1},
-		{"another alias", w.sign(w.aws, set(func(o *signing.NotaryOptions) { o.Profile, o.Alias = aliased, account+"/aliases/releas" })), profiles(alias), require, verdict.WrongIdentity, "aliases/releas)", 0},
+		{"another alias", w.sign(w.aws, set(func(o *signing.NotaryOptions) {
+			o.Profile, o.Alias = aliased, "arn:aws:signer:us-east-1::/aliases/com.example.releas"
+		})), profiles(alias), require, verdict.WrongIdentity, "aliases/com.example.releas)", 0},
 		{"another account's alias", w.sign(w.aws, set(func(o *signing.NotaryOptions) {
-			o.Profile, o.Alias = aliased, "arn:aws:signer:us-east-1:999999999999:/aliases/release"
+			o.Profile, o.Alias = aliased, "arn:aws:signer:us-east-1:999999999999:/aliases/com.example.release"
 		})), profiles(alias), require, verdict.WrongIdentity, "", 0},
 		{"no alias, trusted by one", w.sign(w.aws, awsSigned()), profiles(alias), require, verdict.WrongIdentity, "", 0},
 		{"an alias of another region than its profile", w.sign(w.aws, set(func(o *signing.NotaryOptions) {
-			o.Profile, o.Alias = aliased, "arn:aws:signer:eu-west-1:123456789012:/aliases/release"
-		})), profiles("arn:aws:signer:eu-west-1:123456789012:/aliases/release"), require, verdict.Malformed, "no alias of", 0},
+			o.Profile, o.Alias = aliased, "arn:aws:signer:eu-west-1::/aliases/com.example.release"
+		})), profiles("arn:aws:signer:eu-west-1::/aliases/com.example.release"), require, verdict.Malformed, "no alias of", 0},
 		{"a profile in the place of the alias", w.sign(w.aws, set(func(o *signing.NotaryOptions) { o.Alias = profile })), awsLeaf, require, verdict.Malformed, "", 0},
 
 		{"another account", w.sign(w.aws, set(func(o *signing.NotaryOptions) { o.Profile = other + "/AbCdEfGhIj" })), awsLeaf, require, verdict.WrongIdentity, "999999999999", 0},

@@ -136,7 +136,7 @@ func (r *reader) document(data []byte) (root *yaml.Node) {
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
 	var doc, second yaml.Node
 	if err := decoder.Decode(&doc); errors.Is(err, io.EOF) {
-		r.say(nil, "", "it is empty", "docs/verification.md has one to begin with")
+		r.say(nil, "", "it is empty", "nopsctl verify example-policy prints one to begin with")
 		return nil
 	} else if err != nil {
 		what, line := strings.TrimPrefix(err.Error(), "yaml: "), 0

@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"go.yaml.in/yaml/v3"
 
@@ -300,69 +301,111 @@ func (r *reader) notation(n *yaml.Node, path string, stores []Store) *Leaf {
 	if f["subjects"] == nil {
 		r.say(n, join(path, "subjects"), "it is missing", "name the signers: a store's certificates sign for many")
 	} else {
-		leaf.Subjects = r.texts(f["subjects"], join(path, "subjects"), r.subject)
+		leaf.Subjects = r.subjects(f["subjects"], join(path, "subjects"))
 	}
 	return leaf
 }
 
-var attribute = regexp.MustCompile(`^ *([A-Za-z][A-Za-z0-9]*) *= *(.*)$`)
+var attribute = regexp.MustCompile(`^ *([A-Za-z][A-Za-z0-9]*) *= *(.*?) *$`)
 
-// subject takes what Notary trust policies take: a distinguished name with at least country, state and organisation.
-func (r *reader) subject(n *yaml.Node, path, text string) bool {
-	const fix = `write at least country, state and organisation: "C=US, ST=WA, O=Example", and CN= for one signer`
-	refuse := func(what string) bool {
-		r.say(n, path, strconv.Quote(clip(text))+": "+what, fix)
-		return false
-	}
-	if len(text) > 1000 {
-		return refuse("it is too long")
-	}
-	found := map[string]bool{}
-	for _, part := range splitDN(strings.TrimSpace(strings.TrimPrefix(text, "x509.subject:"))) {
-		m := attribute.FindStringSubmatch(part)
-		switch {
-		case m == nil:
-			return refuse("it is no distinguished name")
-		case strings.HasPrefix(m[2], "#") || strings.TrimSpace(m[2]) == "":
-			return refuse(m[1] + " has no value")
-		case strings.Contains(m[2], "*"):
-			return refuse("there are no wildcards")
+// subjects takes what Notary trust policies take: distinguished names with at least country, state and organisation, none of
+// which says no more than another.
+func (r *reader) subjects(n *yaml.Node, path string) []string {
+	var names []map[string]string
+	all := r.texts(n, path, func(n *yaml.Node, path, text string) bool {
+		name, what := distinguished(strings.TrimPrefix(text, subjectPrefix))
+		if what != "" {
+			r.say(n, path, strconv.Quote(clip(text))+": "+what, `write at least country, state and organisation: "C=US, ST=WA, O=Example", and CN= for one signer; a comma in a value as \,`)
+			return false
 		}
-		name := strings.ToUpper(m[1])
-		if name == "S" {
-			name = "ST"
+		for _, other := range names {
+			if within(name, other) || within(other, name) {
+				r.say(n, path, strconv.Quote(clip(text))+": of this subject and one before it, one includes the other", "leave the one that you mean")
+				return false
+			}
 		}
-		if found[name] {
-			return refuse(name + " is there twice")
-		}
-		found[name] = true
+		names = append(names, name)
+		return true
+	})
+	for i := range all {
+		all[i] = strings.TrimSpace(strings.TrimPrefix(all[i], subjectPrefix))
 	}
-	for _, name := range []string{"C", "ST", "O"} {
-		if !found[name] {
-			return refuse(name + " is missing")
+	return all
+}
+
+const subjectPrefix = "x509.subject:" // as Notary's own policies write it
+
+// within says whether a certificate that has all of a has all of b, too.
+func within(a, b map[string]string) bool {
+	for k, v := range b {
+		if a[k] != v {
+			return false
 		}
 	}
 	return true
 }
 
-// splitDN splits at commas that no backslash takes the meaning from.
-func splitDN(s string) []string {
-	var parts []string
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
+// distinguished reads a name by less than RFC 4514 allows, so that no two readers read it differently.
+func distinguished(text string) (name map[string]string, what string) {
+	if len(text) > 1000 {
+		return nil, "it is too long"
+	}
+	name = map[string]string{}
+	for _, part := range splitDN(text) {
+		m := attribute.FindStringSubmatch(part)
 		switch {
-		case s[i] == '\\' && i+1 < len(s):
-			b.WriteByte(s[i])
-			i++
-			b.WriteByte(s[i])
-		case s[i] == ',':
-			parts = append(parts, b.String())
-			b.Reset()
-		default:
-			b.WriteByte(s[i])
+		case m == nil:
+			return nil, "it is no distinguished name"
+		case strings.ToUpper(m[1]) != m[1]:
+			return nil, m[1] + " is written in capitals"
+		case strings.HasPrefix(m[2], "#") || m[2] == "":
+			return nil, m[1] + " has no value"
+		case strings.Contains(m[2], "*"):
+			return nil, "there are no wildcards"
+		case odd(m[2]):
+			return nil, m[1] + ` has a value with one of " + ; < > = in it, or a backslash before something else than a comma`
+		}
+		key := m[1]
+		if key == "S" {
+			key = "ST"
+		}
+		if name[key] != "" {
+			return nil, key + " is there twice"
+		}
+		name[key] = strings.ReplaceAll(m[2], `\,`, ",")
+	}
+	for _, key := range []string{"C", "ST", "O"} {
+		if name[key] == "" {
+			return nil, key + " is missing"
 		}
 	}
-	return append(parts, b.String())
+	return name, ""
+}
+
+func odd(value string) bool {
+	value = strings.ReplaceAll(value, `\,`, "")
+	if strings.ContainsAny(value, "\"+;<>=\\") {
+		return true
+	}
+	for _, c := range value {
+		if !unicode.IsPrint(c) {
+			return true
+		}
+	}
+	return false
+}
+
+// splitDN splits at commas that have no backslash before them.
+func splitDN(s string) []string {
+	var parts []string
+	begin := 0
+	for i := range len(s) {
+		if s[i] == ',' && (i == 0 || s[i-1] != '\\') {
+			parts = append(parts, s[begin:i])
+			begin = i + 1
+		}
+	}
+	return append(parts, s[begin:])
 }
 
 func (r *reader) cosignKey(n *yaml.Node, path string) *Leaf {

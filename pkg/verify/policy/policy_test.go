@@ -20,6 +20,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/notaryproject/notation-go/verifier/trustpolicy"
+	"go.yaml.in/yaml/v3"
 	"pgregory.net/rapid"
 )
 
@@ -216,7 +218,12 @@ func TestRefused(t *testing.T) {
 		{"a subject twice", "", subject("C=US, ST=WA, O=Example, O=Other"), []string{"O is there twice"}},
 		{"state twice", "S is ST", subject("C=US, ST=WA, S=WA, O=Example"), []string{"ST is there twice"}},
 		{"an encoded subject", "DN parsers ran out of memory over these", subject("C=US, ST=WA, O=#0402"), []string{"O has no value"}},
-		{"a comma that is none", "", subject(`C=US, ST=WA\, O=Example`), []string{"O is missing"}},
+		{"a subject with two values in one", "", subject("C=US, ST=WA, O=Example+CN=x"), []string{"O has a value with one of"}},
+		{"a subject in quotes", "they would be part of it", subject(`C=US, ST=WA, O="Example"`), []string{"O has a value with one of"}},
+		{"a subject with other escapes", "", subject(`C=US, ST=WA, O=Ex\61mple`), []string{"a backslash before something else"}},
+		{"small letters", "Notary's own policies know capitals alone", subject("c=US, ST=WA, O=Example"), []string{"c is written in capitals"}},
+		{"subjects that include each other", "Notary's own policies refuse them", subject("C=US, ST=WA, O=Example', 'C=US, ST=WA, O=Example, CN=Release"), []string{"one includes the other"}},
+		{"a comma that is none", "", subject(`C=US, ST=WA\, O=Example`), []string{"ST has a value with one of"}},
 
 		{"no key", "", rule("cosignKey: {transparencyLog: false}"), []string{"none of key, keyFile is there"}},
 		{"two keys", "", rule("cosignKey: {key: x, keyFile: cosign.pub}"), []string{"key and keyFile are both there"}},
@@ -356,7 +363,7 @@ images:
     allOf:
     - awsSigner: {profiles: ['` + arn + `/Ab12345678', 'arn:aws-us-gov:signer:us-gov-west-1:123456789012:/aliases/nops-release']}
     - anyOf:
-      - notation: {store: corp, subjects: ['C=US, ST=WA, O="Example\, Inc.", CN=Release', 'x509.subject: C=US,S=WA,O=Example']}
+      - notation: {store: corp, subjects: ['C=US, ST=WA, O=Example\, Inc., CN=Release', 'x509.subject: C=US,S=WA,O=Example']}
       - cosignKey: {keyFile: cosign.pub}
       - cosignKey:
           transparencyLog: false
@@ -396,7 +403,7 @@ exceptions:
 	if len(r.Require.AllOf) != 2 || len(r.Require.AllOf[1].AnyOf) != 4 || len(leaves) != 5 {
 		t.Fatalf("%+v", r.Require)
 	}
-	if leaves[0].Method != MethodAWSSigner || len(leaves[0].Profiles) != 2 || leaves[1].Method != MethodNotation || leaves[1].Store != "corp" || len(leaves[1].Subjects) != 2 {
+	if leaves[0].Method != MethodAWSSigner || len(leaves[0].Profiles) != 2 || leaves[1].Method != MethodNotation || leaves[1].Store != "corp" || len(leaves[1].Subjects) != 2 || leaves[1].Subjects[1] != "C=US,S=WA,O=Example" {
 		t.Errorf("%+v", leaves)
 	}
 	if leaves[2].Method != MethodCosignKey || !leaves[2].Log || string(leaves[2].Key) != m.public || leaves[3].Log || string(leaves[3].Key) != m.edwards {
@@ -710,6 +717,41 @@ func TestAnchored(t *testing.T) {
 		if have := regexp.MustCompile(Anchored(tt.pattern)).MatchString(tt.identity); have != tt.want {
 			t.Errorf("%q fits %q: %t", tt.pattern, tt.identity, have)
 		}
+	}
+}
+
+// TestSubjectsAreNotarys: what is accepted here is what notation's own trust policies take, and means the same to them.
+func TestSubjectsAreNotarys(t *testing.T) {
+	accepted := 0
+	name := rapid.Custom(func(t *rapid.T) string {
+		part := rapid.OneOf(rapid.Just("C=US"), rapid.Just(" ST = WA "), rapid.Just("O=Example"), rapid.Just("S=CA"), rapid.StringMatching(`[A-Z]{1,2}=[a-c#+;,\\"=*é ]{0,3}`))
+		return strings.Join(rapid.Permutation(append([]string{"C=US", "ST=WA", "O=Example"}[:rapid.IntRange(0, 3).Draw(t, "kept")], rapid.SliceOfN(part, 0, 3).Draw(t, "parts")...)).Draw(t, "order"), ",")
+	})
+	rapid.Check(t, func(t *rapid.T) {
+		given := rapid.SliceOfN(name, 1, 3).Draw(t, "subjects")
+		list := &yaml.Node{Kind: yaml.SequenceNode}
+		for _, s := range given {
+			list.Content = append(list.Content, &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: s})
+		}
+		r := &reader{now: today()}
+		subjects := r.subjects(list, "subjects")
+		if len(r.problems) > 0 {
+			return
+		}
+		accepted++
+		var identities []string
+		for _, s := range subjects {
+			identities = append(identities, "x509.subject:"+s)
+		}
+		document := trustpolicy.Document{Version: "1.0", TrustPolicies: []trustpolicy.TrustPolicy{{
+			Name: "x", RegistryScopes: []string{"*"}, SignatureVerification: trustpolicy.SignatureVerification{VerificationLevel: "strict"}, TrustStores: []string{"ca:x"}, TrustedIdentities: identities,
+		}}}
+		if err := document.Validate(); err != nil {
+			t.Fatalf("%q: %v", given, err)
+		}
+	})
+	if accepted < 5 {
+		t.Errorf("only %d accepted", accepted)
 	}
 }
 

@@ -271,15 +271,17 @@ func (a *AWS) credentials(ctx context.Context, region string) (aws.CredentialsPr
 func (a *AWS) explain(ctx context.Context, region string, err error) *UnansweredError {
 	u := &UnansweredError{Reason: verdict.RevocationUnknown, Err: err}
 	var said smithy.APIError
+	var unsent *smithyhttp.RequestSendError
 	var response *smithyhttp.ResponseError
+	silent := ctx.Err() != nil || errors.As(err, &unsent)
 	switch {
-	case errors.As(err, &said):
+	case !silent && errors.As(err, &said):
 		u.Message = fmt.Sprintf("AWS Signer in %s does not say whether it was revoked: %s: %s", region, said.ErrorCode(), said.ErrorMessage())
 		if strings.Contains(said.ErrorCode(), "AccessDenied") {
 			u.Message += " (the credentials need signer:GetRevocationStatus)"
 		}
 		return u
-	case errors.As(err, &response):
+	case !silent && errors.As(err, &response):
 		u.Message = fmt.Sprintf("AWS Signer in %s gives an answer that cannot be read: %s", region, lastLine(response.Err))
 		return u
 	}

@@ -73,9 +73,9 @@ func Parse(s string) (Reference, error) {
 	r = r.official()
 	switch {
 	case !registryPattern.MatchString(r.Registry):
-		return fail(fmt.Sprintf("%q is no registry's host", r.Registry))
+		return fail(fmt.Sprintf("%.100q is no registry's host", r.Registry))
 	case !repositoryPattern.MatchString(r.Repository):
-		return fail(fmt.Sprintf("%q is no repository: lower-case letters, digits and . _ - between slashes", r.Repository))
+		return fail(fmt.Sprintf("%.100q is no repository: lower-case letters, digits and . _ - between slashes", r.Repository))
 	case len(r.Repository) > maxRepository:
 		return fail(fmt.Sprintf("its repository has %d characters, of at most %d", len(r.Repository), maxRepository))
 	}

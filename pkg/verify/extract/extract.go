@@ -130,15 +130,25 @@ type walker struct {
 
 func walk(o map[string]any, visit func(place)) {
 	kind, _ := o["kind"].(string)
-	if items, ok := o["items"].([]any); ok && strings.HasSuffix(kind, "List") {
-		for _, item := range items {
-			if m, ok := item.(map[string]any); ok {
-				walkObject(m, visit)
-			}
-		}
+	items, ok := o["items"].([]any)
+	if !ok || !strings.HasSuffix(kind, "List") {
+		walkObject(o, visit)
 		return
 	}
-	walkObject(o, visit)
+	rest := map[string]any{} // a custom resource may be called so, and have items beside its pods
+	for key, v := range o {
+		rest[key] = v
+	}
+	var others []any
+	for _, item := range items {
+		if m, ok := item.(map[string]any); ok && m["kind"] != nil {
+			walkObject(m, visit)
+		} else {
+			others = append(others, item)
+		}
+	}
+	rest["items"] = others
+	walkObject(rest, visit)
 }
 
 func walkObject(o map[string]any, visit func(place)) {

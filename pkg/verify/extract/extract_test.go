@@ -119,6 +119,7 @@ spec:
         - {name: EXPORTER_IMAGE, value: "docker://docker.io/prom/node-exporter:v1.12.1"}
         - {name: IMAGE_PULL_POLICY, value: IfNotPresent}
         - {name: JSON, value: '{"vmImage":"vm/agent","other":"vm/agent","strong":"ghcr.io/vm/agent:v1"}'}
+        - {name: ESCAPED, value: '{"config":"{\"image\":\"a/b\",\"other\":\"a/b\",\"x\":\"quay.io/c/d:1\"}"}'}
         - {name: PATH, value: "/usr/bin:/bin"}
         - {name: NODE_IP, valueFrom: {fieldRef: {fieldPath: status.hostIP}}}
 ---
@@ -174,6 +175,8 @@ func TestSuspects(t *testing.T) {
 		"suspect | Deployment monitoring/operator | spec.template.spec.containers[0].env[2].value | docker.io/prom/node-exporter:v1.12.1",
 		"suspect | Deployment monitoring/operator | spec.template.spec.containers[0].env[4].value | vm/agent",
 		"suspect | Deployment monitoring/operator | spec.template.spec.containers[0].env[4].value | ghcr.io/vm/agent:v1",
+		"suspect | Deployment monitoring/operator | spec.template.spec.containers[0].env[5].value | a/b",
+		"suspect | Deployment monitoring/operator | spec.template.spec.containers[0].env[5].value | quay.io/c/d:1",
 		"suspect | ConfigMap monitoring/sidecars | data.image | nginx:1.27",
 		"suspect | ConfigMap monitoring/sidecars | data[\"template.yaml\"] | envoyproxy/envoy:v1.30.0",
 		"suspect | ConfigMap monitoring/sidecars | data[\"template.yaml\"] | public.ecr.aws/nops/vpa:0.1.0",
@@ -305,6 +308,8 @@ func TestOdd(t *testing.T) {
 		{"not what they seem", `{"kind":5,"metadata":[],"spec":{"containers":{"image":"x.example/y:1"},"initContainers":["x"],"volumes":[{"image":"x"},5],"annotations":5}}`, nil},
 		{"arguments that are none", `{"kind":"Pod","spec":{"containers":[{"image":"x.example/y:1","args":[5,"--image",6,"a/b"],"env":[7,{"name":"A_IMAGE"},{"value":5}],"command":"x"}]}}`, []string{"image | Pod | spec.containers[0].image | x.example/y:1"}},
 		{"images in what a pod is", `{"kind":"Pod","metadata":{"name":"p"},"status":{"containerStatuses":[{"image":"x.example/y:1"}]}}`, nil},
+		{"a kind that only ends like a list, and has items", `{"kind":"AllowList","apiVersion":"x.example/v1","metadata":{"name":"p"},"items":[5,{"containers":[{"image":"x.example/i:1"}]}],"spec":{"containers":[{"image":"x.example/y:1"}]}}`,
+			[]string{"image | AllowList p | items[1].containers[0].image | x.example/i:1", "image | AllowList p | spec.containers[0].image | x.example/y:1"}},
 		{"a kind that only ends like a list", `{"kind":"AllowList","apiVersion":"x.example/v1","metadata":{"name":"p"},"items":"none","image":"x.example/y:1"}`, []string{"suspect | AllowList p | image | x.example/y:1"}},
 	} {
 		var o map[string]any

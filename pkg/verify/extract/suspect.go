@@ -12,7 +12,7 @@ type span struct{ from, to int }
 
 var (
 	token     = regexp.MustCompile(`[A-Za-z0-9][A-Za-z0-9._/:@-]*`)
-	lastWord  = regexp.MustCompile(`([A-Za-z0-9_./-]+)["']?\s*[=:]\s*["']?$`)
+	lastWord  = regexp.MustCompile(`([A-Za-z0-9_./-]+)\\*["']?\s*[=:]\s*\\*["']?$`) // backslashes: JSON in JSON
 	schemes   = regexp.MustCompile(`^(?:docker|oci|docker-pullable)://`)
 	tagWords  = regexp.MustCompile(`^(?:latest|stable|edge|main|master|nightly|release|alpine|slim|debian|distroless)$`)
 	lettered  = regexp.MustCompile(`[A-Za-z]`)
@@ -30,7 +30,7 @@ func scan(text, name string) []span {
 	var found []span
 	for _, at := range token.FindAllStringIndex(text, -1) {
 		from, to := at[0], at[1]
-		if from > 0 && strings.IndexByte("/.$})%@:\\~", text[from-1]) >= 0 || to < len(text) && strings.IndexByte("${%*(\\", text[to]) >= 0 {
+		if from > 0 && strings.IndexByte("/.$})%@:\\~", text[from-1]) >= 0 || to < len(text) && strings.IndexByte("${%*(", text[to]) >= 0 {
 			continue // a part of a path, or of a template
 		}
 		word := strings.TrimRight(text[from:to], "./:@-")

@@ -49,7 +49,7 @@ func (e *layoutError) Unwrap() error { return e.err }
 // ToLayout copies into a layout in a directory, which is made, or taken up where one is there. Close it after use.
 func ToLayout(dir string) (*Layout, error) {
 	l := &Layout{dir: dir}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // images are no secrets, and whoever serves them may be another user
 		return nil, l.fail(err)
 	}
 	var err error
@@ -222,7 +222,7 @@ func (l *Layout) enter(at ref.Reference, d ocispec.Descriptor, manifest []byte, 
 	case doc.Subject == nil:
 		return false
 	}
-	kept := l.index.Manifests[:0:0]
+	var kept []ocispec.Descriptor
 	for _, e := range l.index.Manifests {
 		was := e.Annotations[ocispec.AnnotationRefName]
 		if e.Digest == d.Digest && was == name {
@@ -232,6 +232,7 @@ func (l *Layout) enter(at ref.Reference, d ocispec.Descriptor, manifest []byte, 
 			kept = append(kept, e)
 		}
 	}
-	l.index.Manifests = append(kept, d)
+	kept = append(kept, d)
+	l.index.Manifests = kept
 	return true
 }

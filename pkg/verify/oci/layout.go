@@ -238,7 +238,7 @@ func (l *Layout) blob(ctx context.Context, _ ref.Reference, sum digest.Digest, l
 }
 
 // referrers implements shelf: whatever the index lists that names the subject as its own.
-func (l *Layout) referrers(ctx context.Context, _ ref.Reference, subject string, max int) ([]ocispec.Descriptor, bool, error) {
+func (l *Layout) referrers(ctx context.Context, _ ref.Reference, subject string, most int) ([]ocispec.Descriptor, bool, error) {
 	var all []ocispec.Descriptor
 	seen := map[digest.Digest]bool{}
 	for _, e := range l.entries {
@@ -257,8 +257,8 @@ func (l *Layout) referrers(ctx context.Context, _ ref.Reference, subject string,
 		if json.Unmarshal(data, &doc) != nil || doc.Subject == nil || doc.Subject.Digest.String() != subject {
 			continue
 		}
-		if len(all) == max {
-			return all, true, failf(verdict.LimitReached, nil, "lists more than %d referrers", max)
+		if len(all) == most {
+			return all, true, failf(verdict.LimitReached, nil, "lists more than %d referrers", most)
 		}
 		e.Size, e.ArtifactType = int64(len(data)), doc.ArtifactType
 		if e.ArtifactType == "" && doc.Config != nil {

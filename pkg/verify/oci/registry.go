@@ -45,7 +45,8 @@ type Options struct {
 // Registry reads from registries, whichever a reference names.
 type Registry struct {
 	o            Options
-	repositories sync.Map // "host/repository action,…" → *repository
+	mu           sync.Mutex
+	repositories map[string]*repository // by "host/repository action,…"
 }
 
 var _ Shelf = (*Registry)(nil)
@@ -62,7 +63,7 @@ func New(o Options) *Registry {
 		o.Lookup = lookup
 	}
 	o.Limits = o.Limits.orDefault()
-	return &Registry{o: o}
+	return &Registry{o: o, repositories: map[string]*repository{}}
 }
 
 // Bound gives the context a budget. What is done under it shares the budget, so that resolving an artifact, its signatures and
@@ -151,8 +152,10 @@ func (r *Registry) repository(at ref.Reference, actions ...string) *repository {
 		actions = []string{auth.ActionPull}
 	}
 	key := at.Name() + " " + strings.Join(actions, ",")
-	if found, ok := r.repositories.Load(key); ok {
-		return found.(*repository)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if found := r.repositories[key]; found != nil {
+		return found
 	}
 	n := &repository{reference: registry.Reference{Registry: at.Registry, Repository: at.Repository}, scheme: "https", actions: actions}
 	n.host = n.reference.Host()
@@ -180,8 +183,8 @@ func (r *Registry) repository(at ref.Reference, actions ...string) *repository {
 			return r.o.Credential(ctx, host)
 		})
 	}
-	found, _ := r.repositories.LoadOrStore(key, n)
-	return found.(*repository)
+	r.repositories[key] = n
+	return n
 }
 
 // retries are few and short: the budget pays for them.
@@ -303,7 +306,7 @@ func (r *Registry) blob(ctx context.Context, at ref.Reference, sum digest.Digest
 }
 
 // referrers implements shelf. What was listed before an error is returned with it.
-func (r *Registry) referrers(ctx context.Context, at ref.Reference, subject string, max int) ([]ocispec.Descriptor, bool, error) {
+func (r *Registry) referrers(ctx context.Context, at ref.Reference, subject string, most int) ([]ocispec.Descriptor, bool, error) {
 	var all []ocispec.Descriptor
 	seen := map[string]bool{}
 	path := "/referrers/" + subject
@@ -320,8 +323,8 @@ func (r *Registry) referrers(ctx context.Context, at ref.Reference, subject stri
 			return all, true, err
 		}
 		all = append(all, listed...)
-		if len(all) > max {
-			return all[:max], true, failf(verdict.LimitReached, nil, "lists more than %d referrers", max)
+		if len(all) > most {
+			return all[:most], true, failf(verdict.LimitReached, nil, "lists more than %d referrers", most)
 		}
 		if next != "" && seen[next] {
 			return all, true, failf(verdict.RegistryOdd, nil, "lists referrers in a circle")

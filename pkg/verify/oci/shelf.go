@@ -18,8 +18,8 @@ type shelf interface {
 	manifest(ctx context.Context, at ref.Reference, reference string) (served, error)
 	// blob reads at most limit bytes; the caller compares.
 	blob(ctx context.Context, at ref.Reference, sum digest.Digest, limit int64) ([]byte, error)
-	// referrers lists what says of itself that it belongs to the subject, at most max; false where nobody keeps such lists.
-	referrers(ctx context.Context, at ref.Reference, subject string, max int) ([]ocispec.Descriptor, bool, error)
+	// referrers lists what says of itself that it belongs to the subject, at most so many; false where nobody keeps such lists.
+	referrers(ctx context.Context, at ref.Reference, subject string, most int) ([]ocispec.Descriptor, bool, error)
 	who(at ref.Reference) string
 }
 

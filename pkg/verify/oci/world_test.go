@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -122,7 +124,7 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 			challenge += fmt.Sprintf(`,scope=%q`, g.scope(repository))
 		}
 	}
-	w.Header().Set("Www-Authenticate", challenge)
+	w.Header().Set("WWW-Authenticate", challenge)
 	w.WriteHeader(http.StatusUnauthorized)
 }
 
@@ -581,5 +583,19 @@ func TestStopped(t *testing.T) {
 	_, err := oci.New(oci.Options{Transport: w}).Resolve(ctx, published, ref.Reference{Registry: home, Repository: repo, Tag: "1"})
 	if err == nil || reason(t, err) != verdict.TimedOut || !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestOrasVersion: oras-go before 2.6.1 sends credentials to whatever realm a challenge names (CVE-2026-48978), and before 2.6.2
+// follows pages of referrers for ever.
+func TestOrasVersion(t *testing.T) {
+	data, err := os.ReadFile(filepath.Join("..", "..", "..", "go.mod")) // the build information of test binaries lists no modules
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, version, ok := strings.Cut(string(data), "oras.land/oras-go/v2 v")
+	var major, minor, patch int
+	if n, err := fmt.Sscanf(version, "%d.%d.%d", &major, &minor, &patch); !ok || n != 3 || major != 2 || minor < 6 || minor == 6 && patch < 2 {
+		t.Errorf("oras-go %d.%d.%d (%v); need v2.6.2", major, minor, patch, err)
 	}
 }

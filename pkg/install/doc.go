@@ -27,6 +27,20 @@
 // the metrics store from its values unless the store has them. A release that has them there keeps them, with a warning;
 // new ones are refused.
 //
+// # Images
+//
+// With an Admission in the request every image that the chart renders is shown to it, once and before the first write. What
+// comes back is a reference to bytes (pkg/verify/ref.Admitted), which nobody but verification can make, and those bytes are
+// what the plan compares and what Helm applies: one pass over the manifests (pinner) pins both, the latter as Helm's
+// post-renderer. A tag is not asked for again, so that it may move meanwhile. Helm 3 does not post-render hooks, nor what is
+// in crds/: images there must have a digest in the chart. What a chart renders only when it is applied stops it.
+//
+// Without an Admission, images that the release runs by digest keep it: disabling a component needs no registry and un-pins
+// nothing.
+//
+// What was accepted, and when it was signed, is in a lock that is an object of the release (LockConfigMap): Helm's rollback
+// and uninstall take it along.
+//
 // # Definitions of custom resources
 //
 // They are rendered like everything else, so that upgrades reach them, and Helm keeps them when the release goes. Uninstall

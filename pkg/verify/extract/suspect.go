@@ -37,11 +37,14 @@ func scan(text, name string) []span {
 		if scheme := schemes.FindString(word); scheme != "" {
 			word, from = word[len(scheme):], from+len(scheme)
 		}
+		if !strings.ContainsAny(word, "/:@") {
+			continue // a word like any other
+		}
 		r, err := ref.Parse(word)
 		if err != nil {
 			continue
 		}
-		if certain(word, r) || strings.ContainsAny(word, "/:@") && meant(text[:from], name) && !mediaType.MatchString(word) && !pictures.MatchString(word) {
+		if certain(word, r) || meant(text[:from], name) && !mediaType.MatchString(word) && !pictures.MatchString(word) {
 			found = append(found, span{from, from + len(word)})
 		}
 	}

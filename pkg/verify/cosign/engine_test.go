@@ -46,8 +46,8 @@ func inBundle(b []byte) oci.Signature {
 	return carried(oci.SigstoreBundle, ocispec.Descriptor{MediaType: signing.BundleMediaType, Digest: digest.FromBytes(b), Size: int64(len(b))}, b)
 }
 
-func must[T any](v T, err error) func(*testing.T) T {
-	return func(t *testing.T) T {
+func must[T any](v T, err error) func(testing.TB) T {
+	return func(t testing.TB) T {
 		t.Helper()
 		if err != nil {
 			t.Fatal(err)
@@ -56,7 +56,7 @@ func must[T any](v T, err error) func(*testing.T) T {
 	}
 }
 
-func ok(t *testing.T, err error) {
+func ok(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -65,25 +65,25 @@ func ok(t *testing.T, err error) {
 
 // stage is one instance of Sigstore, one key, one moment.
 type stage struct {
-	*testing.T
+	testing.TB
 	*signing.Sigstore
 	key signing.CosignKey
 	now time.Time // of the engine
 	at  time.Time // of the signatures
 }
 
-func newStage(t *testing.T, o signing.SigstoreOptions) stage {
+func newStage(t testing.TB, o signing.SigstoreOptions) stage {
 	t.Helper()
 	now := time.Now().UTC().Truncate(time.Second)
 	if o.Now.IsZero() {
 		o.Now = now
 	}
-	return stage{T: t, Sigstore: must(signing.NewSigstore(o))(t), key: must(signing.NewCosignKey())(t), now: now, at: now.Add(-90 * 24 * time.Hour)}
+	return stage{TB: t, Sigstore: must(signing.NewSigstore(o))(t), key: must(signing.NewCosignKey())(t), now: now, at: now.Add(-90 * 24 * time.Hour)}
 }
 
 func (s stage) engine() *cosign.Engine {
 	s.Helper()
-	return must(cosign.New(cosign.Options{Sigstore: policy.Sigstore{TrustedRoot: s.TrustedRoot()}, Now: func() time.Time { return s.now }}))(s.T)
+	return must(cosign.New(cosign.Options{Sigstore: policy.Sigstore{TrustedRoot: s.TrustedRoot()}, Now: func() time.Time { return s.now }}))(s.TB)
 }
 
 func (s stage) verify(a oci.Artifact, sig oci.Signature, rule policy.Rule, leaf policy.Leaf) verdict.Finding {
@@ -114,34 +114,34 @@ func keyless(who signing.Who) policy.Leaf {
 
 func (s stage) issue(who signing.Who) signing.Keyless {
 	s.Helper()
-	return must(s.Issue(who, s.at.Add(-time.Minute)))(s.T)
+	return must(s.Issue(who, s.at.Add(-time.Minute)))(s.TB)
 }
 
 func (s stage) layer(a oci.Artifact) signing.CosignLayer {
 	s.Helper()
-	return must(s.key.SignLayer(signing.SimpleSigning(imageName, a.Descriptor.Digest)))(s.T)
+	return must(s.key.SignLayer(signing.SimpleSigning(imageName, a.Descriptor.Digest)))(s.TB)
 }
 
 func (s stage) loggedLayer(a oci.Artifact) signing.CosignLayer {
 	s.Helper()
 	l := s.layer(a)
-	ok(s.T, s.LogLayer(l, s.key.PublicPEM(), s.at))
+	ok(s.TB, s.LogLayer(l, s.key.PublicPEM(), s.at))
 	return l
 }
 
 func (s stage) keylessLayer(who signing.Who, a oci.Artifact) signing.CosignLayer {
 	s.Helper()
-	return must(s.issue(who).SignLayer(signing.SimpleSigning(imageName, a.Descriptor.Digest), s.at))(s.T)
+	return must(s.issue(who).SignLayer(signing.SimpleSigning(imageName, a.Descriptor.Digest), s.at))(s.TB)
 }
 
 func (s stage) bundle(a oci.Artifact) signing.Bundle {
 	s.Helper()
-	return must(s.key.SignBundle(signing.Statement(signing.CosignPredicate, imageName, a.Descriptor.Digest)))(s.T)
+	return must(s.key.SignBundle(signing.Statement(signing.CosignPredicate, imageName, a.Descriptor.Digest)))(s.TB)
 }
 
 func (s stage) keylessBundle(who signing.Who, a oci.Artifact) signing.Bundle {
 	s.Helper()
-	return must(s.issue(who).SignBundle(signing.Statement(signing.CosignPredicate, imageName, a.Descriptor.Digest), s.at))(s.T)
+	return must(s.issue(who).SignBundle(signing.Statement(signing.CosignPredicate, imageName, a.Descriptor.Digest), s.at))(s.TB)
 }
 
 func TestGoodSignaturesVerify(t *testing.T) {
@@ -162,7 +162,7 @@ func TestGoodSignaturesVerify(t *testing.T) {
 			name: "key, first form, stamped", reason: "a stamp of a trusted authority is a time", instance: full, timed: true,
 			leaf: stage.keyed, sign: func(s stage) oci.Signature {
 				l := s.layer(a)
-				ok(s.T, s.StampLayer(l, s.at))
+				ok(s.TB, s.StampLayer(l, s.at))
 				return inLayer(l)
 			},
 		}, {
@@ -172,7 +172,7 @@ func TestGoodSignaturesVerify(t *testing.T) {
 			name: "key, first form, in a log nobody knows, and not asked for", reason: "a log of the publisher's own does not spoil a good signature", instance: full,
 			leaf: stage.keyed, sign: func(s stage) oci.Signature {
 				l := s.layer(a)
-				ok(s.T, newStage(s.T, full).LogLayer(l, s.key.PublicPEM(), s.at))
+				ok(s.TB, newStage(s.TB, full).LogLayer(l, s.key.PublicPEM(), s.at))
 				return inLayer(l)
 			},
 		}, {
@@ -185,27 +185,27 @@ func TestGoodSignaturesVerify(t *testing.T) {
 			name: "key, bundle, logged", reason: "what cosign 3 makes with a key and the first log", instance: full, timed: true,
 			leaf: stage.inLog, sign: func(s stage) oci.Signature {
 				b := s.bundle(a)
-				ok(s.T, s.LogBundle(&b, s.key.PublicPEM(), s.at))
+				ok(s.TB, s.LogBundle(&b, s.key.PublicPEM(), s.at))
 				return inBundle(b.JSON())
 			},
 		}, {
 			name: "key, bundle, second log", reason: "it proves that the log holds the signature, and no time", instance: full,
 			leaf: stage.inLog, sign: func(s stage) oci.Signature {
 				b := s.bundle(a)
-				ok(s.T, s.LogBundle2(&b, s.key))
+				ok(s.TB, s.LogBundle2(&b, s.key))
 				return inBundle(b.JSON())
 			},
 		}, {
 			name: "key, bundle, second log, stamped", reason: "then the stamp is the time", instance: full, timed: true,
 			leaf: stage.inLog, sign: func(s stage) oci.Signature {
 				b := s.bundle(a)
-				ok(s.T, s.LogBundle2(&b, s.key))
-				ok(s.T, s.StampBundle(&b, s.at))
+				ok(s.TB, s.LogBundle2(&b, s.key))
+				ok(s.TB, s.StampBundle(&b, s.at))
 				return inBundle(b.JSON())
 			},
 		}, {
 			name: "key, bundle without an envelope", reason: "the manifest's bytes themselves are signed", instance: full,
-			leaf: stage.keyed, sign: func(s stage) oci.Signature { return inBundle(must(s.key.SignMessage(a.Manifest))(s.T).JSON()) },
+			leaf: stage.keyed, sign: func(s stage) oci.Signature { return inBundle(must(s.key.SignMessage(a.Manifest))(s.TB).JSON()) },
 		}, {
 			name: "keyless, first form", reason: "what cosign 2 makes without a key", instance: full, timed: true,
 			leaf:     func(stage) policy.Leaf { return keyless(release) },
@@ -216,7 +216,7 @@ func TestGoodSignaturesVerify(t *testing.T) {
 			leaf: func(stage) policy.Leaf { return keyless(release) },
 			sign: func(s stage) oci.Signature {
 				l := s.keylessLayer(release, a)
-				ok(s.T, s.StampLayer(l, s.at.Add(time.Second)))
+				ok(s.TB, s.StampLayer(l, s.at.Add(time.Second)))
 				return inLayer(l)
 			},
 			identity: func(stage) string { return release.Identity() },
@@ -227,7 +227,7 @@ func TestGoodSignaturesVerify(t *testing.T) {
 			sign: func(s stage) oci.Signature {
 				l := s.keylessLayer(release, a)
 				delete(l.Annotations, signing.CosignRekor)
-				ok(s.T, s.StampLayer(l, s.at))
+				ok(s.TB, s.StampLayer(l, s.at))
 				return inLayer(l)
 			},
 			identity: func(stage) string { return release.Identity() },
@@ -241,10 +241,10 @@ func TestGoodSignaturesVerify(t *testing.T) {
 			leaf: func(stage) policy.Leaf { return keyless(release) },
 			sign: func(s stage) oci.Signature {
 				signer := s.issue(release)
-				b := must(signer.SignBundle(signing.Statement(signing.CosignPredicate, imageName, a.Descriptor.Digest), s.at))(s.T)
+				b := must(signer.SignBundle(signing.Statement(signing.CosignPredicate, imageName, a.Descriptor.Digest), s.at))(s.TB)
 				b.Material.Entries = nil
-				ok(s.T, s.LogBundle2(&b, signer.Certificate))
-				ok(s.T, s.StampBundle(&b, s.at))
+				ok(s.TB, s.LogBundle2(&b, signer.Certificate))
+				ok(s.TB, s.StampBundle(&b, s.at))
 				return inBundle(b.JSON())
 			},
 			identity: func(stage) string { return release.Identity() },
@@ -254,7 +254,7 @@ func TestGoodSignaturesVerify(t *testing.T) {
 			sign: func(s stage) oci.Signature {
 				b := s.keylessBundle(release, a)
 				b.Material.Entries = nil
-				ok(s.T, s.StampBundle(&b, s.at))
+				ok(s.TB, s.StampBundle(&b, s.at))
 				return inBundle(b.JSON())
 			},
 			identity: func(stage) string { return release.Identity() },

@@ -78,9 +78,9 @@ func bentKeyless(bend func(stage, *signing.CosignLayer)) func(stage) oci.Signatu
 // promise does something to what the log promised.
 func promise(bend func(s stage, b *signing.RekorBundle)) func(stage, *signing.CosignLayer) {
 	return func(s stage, l *signing.CosignLayer) {
-		b := must(l.Promise())(s.T)
+		b := must(l.Promise())(s.TB)
 		bend(s, &b)
-		l.Annotations[signing.CosignRekor] = string(must(json.Marshal(b))(s.T))
+		l.Annotations[signing.CosignRekor] = string(must(json.Marshal(b))(s.TB))
 	}
 }
 
@@ -96,7 +96,7 @@ func TestFirstFormIsRefused(t *testing.T) {
 	stampedAlone := func(bend func(stage, *signing.CosignLayer)) func(stage) oci.Signature {
 		return bentKeyless(func(s stage, l *signing.CosignLayer) {
 			delete(l.Annotations, signing.CosignRekor)
-			ok(s.T, s.StampLayer(*l, s.at))
+			ok(s.TB, s.StampLayer(*l, s.at))
 			bend(s, l)
 		})
 	}
@@ -112,13 +112,13 @@ func TestFirstFormIsRefused(t *testing.T) {
 		}, {
 			name: "another key", reason: "nobody the policy names", want: verdict.BadSignature,
 			sign: func(s stage) oci.Signature {
-				s.key = must(signing.NewCosignKey())(s.T)
+				s.key = must(signing.NewCosignKey())(s.TB)
 				return inLayer(s.layer(artifact("an image")))
 			},
 		}, {
 			name: "another key, logged", reason: "the log's entry holds the key that did: people hear whose it is", want: verdict.WrongIdentity, says: "it is signed with key sha256:",
 			sign: func(s stage) oci.Signature {
-				s.key = must(signing.NewCosignKey())(s.T)
+				s.key = must(signing.NewCosignKey())(s.TB)
 				return inLayer(s.loggedLayer(artifact("an image")))
 			},
 		}, {
@@ -135,32 +135,32 @@ func TestFirstFormIsRefused(t *testing.T) {
 			name: "document of another kind", reason: "podman's own signatures are no cosign signatures", want: verdict.Malformed, says: "atomic",
 			sign: func(s stage) oci.Signature {
 				document := bytes.Replace(signing.SimpleSigning(imageName, artifact("an image").Descriptor.Digest), []byte("cosign container image"), []byte("atomic container"), 1)
-				return inLayer(must(s.key.SignLayer(document))(s.T))
+				return inLayer(must(s.key.SignLayer(document))(s.TB))
 			},
 		}, {
 			name: "no document", reason: "the key signed something", want: verdict.Malformed,
-			sign: func(s stage) oci.Signature { return inLayer(must(s.key.SignLayer([]byte("hello")))(s.T)) },
+			sign: func(s stage) oci.Signature { return inLayer(must(s.key.SignLayer([]byte("hello")))(s.TB)) },
 		}, {
 			name: "a document that is null", reason: "JSON, and nothing", want: verdict.Malformed,
-			sign: func(s stage) oci.Signature { return inLayer(must(s.key.SignLayer([]byte("null")))(s.T)) },
+			sign: func(s stage) oci.Signature { return inLayer(must(s.key.SignLayer([]byte("null")))(s.TB)) },
 		}, {
 			name: "digest of other case", reason: "digests have one spelling", want: verdict.WrongArtifact,
 			sign: func(s stage) oci.Signature {
 				document := bytes.ReplaceAll(signing.SimpleSigning(imageName, artifact("an image").Descriptor.Digest), []byte("sha256:"), []byte("SHA256:"))
-				return inLayer(must(s.key.SignLayer(document))(s.T))
+				return inLayer(must(s.key.SignLayer(document))(s.TB))
 			},
 		},
 		{name: "attestation for a signature", reason: "CVE-2022-35929: the release key signs SBOMs too", want: verdict.WrongPredicate, sign: func(s stage) oci.Signature {
-			return inLayer(must(s.key.SignAttestation(signing.Statement(signing.SPDXPredicate, imageName, artifact("an image").Descriptor.Digest)))(s.T))
+			return inLayer(must(s.key.SignAttestation(signing.Statement(signing.SPDXPredicate, imageName, artifact("an image").Descriptor.Digest)))(s.TB))
 		}},
 		{name: "attestation under a signature's media type", reason: "media types are claims", want: verdict.WrongPredicate, sign: func(s stage) oci.Signature {
-			l := must(s.key.SignAttestation(signing.Statement(signing.CosignPredicate, imageName, artifact("an image").Descriptor.Digest)))(s.T)
+			l := must(s.key.SignAttestation(signing.Statement(signing.CosignPredicate, imageName, artifact("an image").Descriptor.Digest)))(s.TB)
 			l.MediaType = signing.SimpleSigningMediaType
 			return inLayer(l)
 		}},
 		{name: "large document", reason: "CVE-2024-29902: sizes are limited", want: verdict.Malformed, says: "bytes", sign: func(s stage) oci.Signature {
 			document := append(signing.SimpleSigning(imageName, artifact("an image").Descriptor.Digest), bytes.Repeat([]byte(" "), 1<<20)...)
-			return inLayer(must(s.key.SignLayer(document))(s.T))
+			return inLayer(must(s.key.SignLayer(document))(s.TB))
 		}},
 		{name: "large annotation", reason: "CVE-2024-29902: sizes are limited", want: verdict.Malformed, says: "bytes", sign: bent(annotation(signing.CosignRekor, strings.Repeat("[", 1<<20)))},
 
@@ -182,11 +182,11 @@ func TestFirstFormIsRefused(t *testing.T) {
 			sign: func(s stage) oci.Signature { return inLayer(s.layer(artifact("an image"))) },
 		},
 		{name: "promise by somebody else", reason: "CVE-2022-23649: the log's key is checked", want: verdict.NoTransparency, leaf: stage.inLog, sign: bent(func(s stage, l *signing.CosignLayer) {
-			ok(s.T, newStage(s.T, signing.SigstoreOptions{}).LogLayer(*l, s.key.PublicPEM(), s.at))
+			ok(s.TB, newStage(s.TB, signing.SigstoreOptions{}).LogLayer(*l, s.key.PublicPEM(), s.at))
 		})},
 		{name: "somebody else's promise under the log's name", reason: "CVE-2022-23649", want: verdict.NoTransparency, leaf: stage.inLog, sign: bent(func(s stage, l *signing.CosignLayer) {
-			ours := must(l.Promise())(s.T)
-			ok(s.T, newStage(s.T, signing.SigstoreOptions{}).LogLayer(*l, s.key.PublicPEM(), s.at))
+			ours := must(l.Promise())(s.TB)
+			ok(s.TB, newStage(s.TB, signing.SigstoreOptions{}).LogLayer(*l, s.key.PublicPEM(), s.at))
 			promise(func(_ stage, b *signing.RekorBundle) { b.Payload.LogID = ours.Payload.LogID })(s, l)
 		})},
 		{name: "entry of another signature", reason: "CVE-2026-22703, CVE-2022-36056: any entry of the log is not this one", want: verdict.NoTransparency, leaf: stage.inLog, says: "another signature",
@@ -198,22 +198,22 @@ func TestFirstFormIsRefused(t *testing.T) {
 		})},
 		{name: "entry of another document", reason: "the signature's bytes, the hash of something else", want: verdict.NoTransparency, leaf: stage.inLog, sign: bent(func(s stage, l *signing.CosignLayer) {
 			forged := signing.CosignLayer{Payload: []byte("other"), Annotations: map[string]string{signing.CosignSignature: l.Annotations[signing.CosignSignature]}}
-			ok(s.T, s.LogLayer(forged, s.key.PublicPEM(), s.at))
+			ok(s.TB, s.LogLayer(forged, s.key.PublicPEM(), s.at))
 			l.Annotations[signing.CosignRekor] = forged.Annotations[signing.CosignRekor]
 		})},
 		{name: "entry under another key", reason: "the same signature, somebody else's name on it", want: verdict.NoTransparency, leaf: stage.inLog, sign: bent(func(s stage, l *signing.CosignLayer) {
-			ok(s.T, s.LogLayer(*l, must(signing.NewCosignKey())(s.T).PublicPEM(), s.at))
+			ok(s.TB, s.LogLayer(*l, must(signing.NewCosignKey())(s.TB).PublicPEM(), s.at))
 		})},
 		{name: "entry under a certificate", reason: "the requirement is about a key", want: verdict.NoTransparency, leaf: stage.inLog, sign: bent(func(s stage, l *signing.CosignLayer) {
-			ok(s.T, s.LogLayer(*l, s.issue(release).PEM(), s.at))
+			ok(s.TB, s.LogLayer(*l, s.issue(release).PEM(), s.at))
 		})},
 		{name: "entry of another kind", reason: "signatures of images are hashedrekord; others make the library follow pointers", want: verdict.NoTransparency, leaf: stage.inLog, sign: bent(func(s stage, l *signing.CosignLayer) {
-			promised := must(s.Promise([]byte(`{"apiVersion":"0.0.1","kind":"rekord","spec":{}}`), s.at))(s.T)
-			l.Annotations[signing.CosignRekor] = string(must(json.Marshal(promised))(s.T))
+			promised := must(s.Promise([]byte(`{"apiVersion":"0.0.1","kind":"rekord","spec":{}}`), s.at))(s.TB)
+			l.Annotations[signing.CosignRekor] = string(must(json.Marshal(promised))(s.TB))
 		})},
 		{name: "time of the promise altered", reason: "the log signed another", want: verdict.NoTransparency, leaf: stage.inLog, sign: bent(promise(func(_ stage, b *signing.RekorBundle) { b.Payload.Time++ }))},
 		{name: "promise outside the life of the log's key", reason: "keys of logs have ends", want: verdict.NoTransparency, leaf: stage.inLog, sign: bent(func(s stage, l *signing.CosignLayer) {
-			ok(s.T, s.LogLayer(*l, s.key.PublicPEM(), s.now.AddDate(11, 0, 0)))
+			ok(s.TB, s.LogLayer(*l, s.key.PublicPEM(), s.now.AddDate(11, 0, 0)))
 		})},
 		{name: "empty promise", reason: "an entry alone proves nothing", want: verdict.NoTransparency, leaf: stage.inLog, sign: bent(promise(func(_ stage, b *signing.RekorBundle) { b.SET = nil }))},
 
@@ -225,11 +225,11 @@ func TestFirstFormIsRefused(t *testing.T) {
 			return inLayer(s.keylessLayer(signing.Who{Issuer: mallory.Issuer, Subject: release.Subject}, artifact("an image")))
 		}},
 		{name: "another authority", reason: "everybody can make one", want: verdict.UntrustedRoot, leaf: byRelease, sign: func(s stage) oci.Signature {
-			theirs := newStage(s.T, signing.SigstoreOptions{})
+			theirs := newStage(s.TB, signing.SigstoreOptions{})
 			l := theirs.keylessLayer(release, artifact("an image"))
-			signer := must(theirs.Issue(release, s.at.Add(-time.Minute)))(s.T)
-			l = must(signer.SignLayer(l.Payload, s.at))(s.T)
-			ok(s.T, s.LogLayer(l, signer.PEM(), s.at)) // logs take everybody's
+			signer := must(theirs.Issue(release, s.at.Add(-time.Minute)))(s.TB)
+			l = must(signer.SignLayer(l.Payload, s.at))(s.TB)
+			ok(s.TB, s.LogLayer(l, signer.PEM(), s.at)) // logs take everybody's
 			return inLayer(l)
 		}},
 		{name: "another certificate of the same name", reason: "the key that signed is not the certificate's", want: verdict.BadSignature, leaf: byRelease, instance: noLogs, sign: stampedAlone(func(s stage, l *signing.CosignLayer) {
@@ -238,7 +238,7 @@ func TestFirstFormIsRefused(t *testing.T) {
 		{name: "another certificate of the same name, and the log has it so", reason: "no log takes such an entry", want: verdict.NoTransparency, leaf: byRelease, sign: bentKeyless(func(s stage, l *signing.CosignLayer) {
 			signer := s.issue(release)
 			l.Annotations[signing.CosignCertificate] = string(signer.PEM())
-			ok(s.T, s.LogLayer(*l, signer.PEM(), s.at))
+			ok(s.TB, s.LogLayer(*l, signer.PEM(), s.at))
 		})},
 		{name: "certificate of garbage", reason: "not PEM", want: verdict.Malformed, leaf: byRelease, sign: bentKeyless(annotation(signing.CosignCertificate, "hello"))},
 		{name: "certificate of bad bytes", reason: "PEM of garbage", want: verdict.Malformed, leaf: byRelease, sign: bentKeyless(annotation(signing.CosignCertificate, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("x")}))))},
@@ -246,23 +246,23 @@ func TestFirstFormIsRefused(t *testing.T) {
 			l.Annotations[signing.CosignCertificate] += string(s.issue(mallory).PEM())
 		})},
 		{name: "logged after the certificate's end", reason: "whoever finds the key then must not be able to sign", want: verdict.CertificateTime, leaf: byRelease, sign: func(s stage) oci.Signature {
-			return inLayer(must(s.issue(release).SignLayer(signing.SimpleSigning(imageName, artifact("an image").Descriptor.Digest), s.at.Add(time.Hour)))(s.T))
+			return inLayer(must(s.issue(release).SignLayer(signing.SimpleSigning(imageName, artifact("an image").Descriptor.Digest), s.at.Add(time.Hour)))(s.TB))
 		}},
 		{name: "logged before the certificate's beginning", reason: "the same", want: verdict.CertificateTime, leaf: byRelease, sign: func(s stage) oci.Signature {
-			return inLayer(must(s.issue(release).SignLayer(signing.SimpleSigning(imageName, artifact("an image").Descriptor.Digest), s.at.Add(-time.Hour)))(s.T))
+			return inLayer(must(s.issue(release).SignLayer(signing.SimpleSigning(imageName, artifact("an image").Descriptor.Digest), s.at.Add(-time.Hour)))(s.TB))
 		}},
-		{name: "stamped after the certificate's end", reason: "both times must hold", want: verdict.CertificateTime, leaf: byRelease, sign: bentKeyless(func(s stage, l *signing.CosignLayer) { ok(s.T, s.StampLayer(*l, s.at.Add(time.Hour))) })},
+		{name: "stamped after the certificate's end", reason: "both times must hold", want: verdict.CertificateTime, leaf: byRelease, sign: bentKeyless(func(s stage, l *signing.CosignLayer) { ok(s.TB, s.StampLayer(*l, s.at.Add(time.Hour))) })},
 		{name: "keyless and not logged", reason: "the trusted root has a log", want: verdict.NoTransparency, leaf: byRelease, sign: bentKeyless(func(s stage, l *signing.CosignLayer) {
 			delete(l.Annotations, signing.CosignRekor)
-			ok(s.T, s.StampLayer(*l, s.at)) // a stamp is not instead of the log
+			ok(s.TB, s.StampLayer(*l, s.at)) // a stamp is not instead of the log
 		})},
 		{name: "no time at all", reason: "a certificate of minutes says nothing without", want: verdict.NoTimestamp, leaf: byRelease, instance: noLogs, sign: stampedAlone(func(_ stage, l *signing.CosignLayer) { delete(l.Annotations, signing.CosignTimestamp) })},
 		{name: "stamp by somebody else", reason: "authorities for time are named too", want: verdict.NoTimestamp, leaf: byRelease, instance: noLogs, sign: stampedAlone(func(s stage, l *signing.CosignLayer) {
-			ok(s.T, newStage(s.T, signing.SigstoreOptions{}).StampLayer(*l, s.at))
+			ok(s.TB, newStage(s.TB, signing.SigstoreOptions{}).StampLayer(*l, s.at))
 		})},
 		{name: "stamp of another signature", reason: "a stamp is about something", want: verdict.NoTimestamp, leaf: byRelease, instance: noLogs, sign: stampedAlone(func(s stage, l *signing.CosignLayer) {
 			l2 := s.keylessLayer(release, other)
-			ok(s.T, s.StampLayer(l2, s.at))
+			ok(s.TB, s.StampLayer(l2, s.at))
 			l.Annotations[signing.CosignTimestamp] = l2.Annotations[signing.CosignTimestamp]
 		})},
 		{name: "stamp of garbage", reason: "the library panics at stamps that are not good", want: verdict.NoTimestamp, leaf: byRelease, instance: noLogs, sign: stampedAlone(func(_ stage, l *signing.CosignLayer) {
@@ -271,8 +271,8 @@ func TestFirstFormIsRefused(t *testing.T) {
 		{name: "stamp of no JSON", reason: "not readable", want: verdict.Malformed, leaf: byRelease, instance: noLogs, sign: stampedAlone(annotation(signing.CosignTimestamp, "hello"))},
 		{name: "stamp by a neighbour with the authority's certificate before its own", reason: "CVE-2026-39984: the certificate looked at is the one that signed", want: verdict.NoTimestamp, leaf: byRelease, instance: noLogs,
 			sign: stampedAlone(func(s stage, l *signing.CosignLayer) {
-				raw := must(base64.StdEncoding.DecodeString(l.Annotations[signing.CosignSignature]))(s.T)
-				l.Annotations[signing.CosignTimestamp] = string(must(json.Marshal(map[string]any{"SignedRFC3161Timestamp": forgedStamp(s, raw)}))(s.T))
+				raw := must(base64.StdEncoding.DecodeString(l.Annotations[signing.CosignSignature]))(s.TB)
+				l.Annotations[signing.CosignTimestamp] = string(must(json.Marshal(map[string]any{"SignedRFC3161Timestamp": forgedStamp(s, raw)}))(s.TB))
 			})},
 
 		// Ages.
@@ -281,9 +281,9 @@ func TestFirstFormIsRefused(t *testing.T) {
 		{name: "of unknown age", reason: "no log, no stamp", want: verdict.NoTimestamp, rule: func(stage) policy.Rule { return policy.Rule{MaxAge: 1000 * 24 * time.Hour} }, sign: func(s stage) oci.Signature { return inLayer(s.layer(artifact("an image"))) }},
 		{name: "of unknown age, in a log nobody knows", reason: "a time that nobody vouches for is none", want: verdict.NoTimestamp, rule: func(stage) policy.Rule { return policy.Rule{NotBefore: time.Unix(1, 0)} },
 			sign: bent(func(s stage, l *signing.CosignLayer) {
-				ok(s.T, newStage(s.T, signing.SigstoreOptions{}).LogLayer(*l, s.key.PublicPEM(), s.at))
+				ok(s.TB, newStage(s.TB, signing.SigstoreOptions{}).LogLayer(*l, s.key.PublicPEM(), s.at))
 			})},
-		{name: "stamped anew", reason: "the earliest of the proven times counts", want: verdict.TooOld, rule: func(stage) policy.Rule { return policy.Rule{MaxAge: 24 * time.Hour} }, sign: bent(func(s stage, l *signing.CosignLayer) { ok(s.T, s.StampLayer(*l, s.now)) })},
+		{name: "stamped anew", reason: "the earliest of the proven times counts", want: verdict.TooOld, rule: func(stage) policy.Rule { return policy.Rule{MaxAge: 24 * time.Hour} }, sign: bent(func(s stage, l *signing.CosignLayer) { ok(s.TB, s.StampLayer(*l, s.now)) })},
 	})
 }
 
@@ -291,34 +291,34 @@ func TestFirstFormIsRefused(t *testing.T) {
 // neighbour's.
 func forgedStamp(s stage, signature []byte) []byte {
 	s.Helper()
-	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(s.T)
-	neighbour := must(s.IssueTSA(key.Public()))(s.T)
+	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(s.TB)
+	neighbour := must(s.IssueTSA(key.Public()))(s.TB)
 	var response struct {
 		Status asn1.RawValue
 		Token  asn1.RawValue
 	}
-	must(asn1.Unmarshal(must(signing.StampBy(neighbour, key, signature, s.at))(s.T), &response))(s.T)
-	honest := must(pkcs7.Parse(response.Token.FullBytes))(s.T)
-	forged := must(pkcs7.NewSignedData(honest.Content))(s.T)
+	must(asn1.Unmarshal(must(signing.StampBy(neighbour, key, signature, s.at))(s.TB), &response))(s.TB)
+	honest := must(pkcs7.Parse(response.Token.FullBytes))(s.TB)
+	forged := must(pkcs7.NewSignedData(honest.Content))(s.TB)
 	forged.SetDigestAlgorithm(pkcs7.OIDDigestAlgorithmSHA256)
 	forged.SetContentType(asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 16, 1, 4})
 	forged.GetSignedData().Version = 3
 	forged.AddCertificate(s.TSA())
-	ok(s.T, forged.AddSigner(neighbour, key, pkcs7.SignerInfoConfig{}))
-	token := must(forged.Finish())(s.T)
-	again := must(pkcs7.Parse(token))(s.T)
+	ok(s.TB, forged.AddSigner(neighbour, key, pkcs7.SignerInfoConfig{}))
+	token := must(forged.Finish())(s.TB)
+	again := must(pkcs7.Parse(token))(s.TB)
 	if ok := again.Verify() == nil && len(again.Certificates) == 2 && again.Certificates[0].Equal(s.TSA()) && again.GetOnlySigner().Equal(neighbour); !ok {
 		s.Fatal("the forgery is not what it is meant to be")
 	}
 	response.Token = asn1.RawValue{FullBytes: token}
-	return must(asn1.Marshal(response))(s.T)
+	return must(asn1.Marshal(response))(s.TB)
 }
 
 // bentBundle is the good bundle, by the key, with something done to it.
 func bentBundle(bend func(stage, *signing.Bundle)) func(stage) oci.Signature {
 	return func(s stage) oci.Signature {
 		b := s.bundle(artifact("an image"))
-		ok(s.T, s.LogBundle(&b, s.key.PublicPEM(), s.at))
+		ok(s.TB, s.LogBundle(&b, s.key.PublicPEM(), s.at))
 		bend(s, &b)
 		return inBundle(b.JSON())
 	}
@@ -339,7 +339,7 @@ func text(s string) func(stage) oci.Signature {
 
 // saying is a bundle with a statement of the test's own, signed by the key.
 func saying(statement func() []byte) func(stage) oci.Signature {
-	return func(s stage) oci.Signature { return inBundle(must(s.key.SignBundle(statement()))(s.T).JSON()) }
+	return func(s stage) oci.Signature { return inBundle(must(s.key.SignBundle(statement()))(s.TB).JSON()) }
 }
 
 func TestBundlesAreRefused(t *testing.T) {
@@ -368,7 +368,7 @@ func TestBundlesAreRefused(t *testing.T) {
 		{name: "predicate of other case", reason: "compared exactly", want: verdict.WrongPredicate, sign: predicate(strings.ToUpper(signing.CosignPredicate))},
 		{name: "predicate with a tail", reason: "compared exactly", want: verdict.WrongPredicate, sign: predicate(signing.CosignPredicate + "/")},
 		{name: "SPDX, keyless", reason: "the same without a key", want: verdict.WrongPredicate, leaf: byRelease, sign: func(s stage) oci.Signature {
-			return inBundle(must(s.issue(release).SignBundle(signing.Statement(signing.SPDXPredicate, imageName, image), s.at))(s.T).JSON())
+			return inBundle(must(s.issue(release).SignBundle(signing.Statement(signing.SPDXPredicate, imageName, image), s.at))(s.TB).JSON())
 		}},
 		{name: "two predicates", reason: "readers must not disagree about which", want: verdict.Malformed, sign: saying(func() []byte {
 			return bytes.Replace(signing.Statement(signing.CosignPredicate, imageName, image), []byte("}"), fmt.Appendf(nil, `},"predicateType":%q`, signing.SPDXPredicate), 1)
@@ -380,18 +380,18 @@ func TestBundlesAreRefused(t *testing.T) {
 		{name: "altered, keyless", reason: "one byte of the statement", want: verdict.NoTransparency, leaf: byRelease, sign: bentKeylessBundle(func(_ stage, b *signing.Bundle) { b.Envelope.Payload = append(b.Envelope.Payload, ' ') })},
 		{name: "altered, and the log has it so", reason: "logs take everything", want: verdict.BadSignature, leaf: byRelease, sign: func(s stage) oci.Signature {
 			signer := s.issue(release)
-			b := must(signer.SignBundle(signing.Statement(signing.CosignPredicate, imageName, other), s.at))(s.T)
+			b := must(signer.SignBundle(signing.Statement(signing.CosignPredicate, imageName, other), s.at))(s.TB)
 			b.Envelope.Payload = signing.Statement(signing.CosignPredicate, imageName, image)
 			b.Material.Entries = nil
-			ok(s.T, s.LogBundle(&b, signer.PEM(), s.at))
+			ok(s.TB, s.LogBundle(&b, signer.PEM(), s.at))
 			return inBundle(b.JSON())
 		}},
 		{name: "another key", reason: "nobody the policy names", want: verdict.BadSignature, sign: func(s stage) oci.Signature {
-			s.key = must(signing.NewCosignKey())(s.T)
+			s.key = must(signing.NewCosignKey())(s.TB)
 			return inBundle(s.bundle(artifact("an image")).JSON())
 		}},
 		{name: "another key under the key's hint", reason: "hints are not believed", want: verdict.BadSignature, sign: bentBundle(func(s stage, b *signing.Bundle) {
-			b.Envelope = must(must(signing.NewCosignKey())(s.T).SignBundle(b.Envelope.Payload))(s.T).Envelope
+			b.Envelope = must(must(signing.NewCosignKey())(s.TB).SignBundle(b.Envelope.Payload))(s.TB).Envelope
 		})},
 		{name: "no signature", reason: "an envelope alone", want: verdict.Malformed, sign: bentBundle(func(_ stage, b *signing.Bundle) { b.Envelope.Signatures = nil })},
 		{name: "two signatures", reason: "bundles have one", want: verdict.Malformed, sign: bentBundle(func(_ stage, b *signing.Bundle) {
@@ -401,11 +401,11 @@ func TestBundlesAreRefused(t *testing.T) {
 		{name: "keyless for a key", reason: "another way of signing", want: verdict.OtherMethod, sign: bentKeylessBundle(func(stage, *signing.Bundle) {})},
 		{name: "a key for keyless", reason: "another way of signing", want: verdict.OtherMethod, leaf: byRelease, sign: bentBundle(func(stage, *signing.Bundle) {})},
 		{name: "signature of other bytes", reason: "a bundle without an envelope is about bytes", want: verdict.WrongArtifact, sign: func(s stage) oci.Signature {
-			return inBundle(must(s.key.SignMessage([]byte("other")))(s.T).JSON())
+			return inBundle(must(s.key.SignMessage([]byte("other")))(s.TB).JSON())
 		}},
 		{name: "signature of other bytes that claims these", reason: "what it claims is compared, what it signs decides", want: verdict.BadSignature, sign: func(s stage) oci.Signature {
-			b := must(s.key.SignMessage([]byte("other")))(s.T)
-			b.Message.Digest.Digest = must(s.key.SignMessage([]byte("an image")))(s.T).Message.Digest.Digest
+			b := must(s.key.SignMessage([]byte("other")))(s.TB)
+			b.Message.Digest.Digest = must(s.key.SignMessage([]byte("an image")))(s.TB).Message.Digest.Digest
 			return inBundle(b.JSON())
 		}},
 
@@ -428,7 +428,7 @@ func TestBundlesAreRefused(t *testing.T) {
 			}
 		})},
 		{name: "many stamps", reason: "CVE-2024-45395: counts are limited", want: verdict.Malformed, says: "time stamps", sign: bentBundle(func(s stage, b *signing.Bundle) {
-			ok(s.T, s.StampBundle(b, s.at))
+			ok(s.TB, s.StampBundle(b, s.at))
 			for range 100 {
 				b.Material.Timestamps.List = append(b.Material.Timestamps.List, b.Material.Timestamps.List[0])
 			}
@@ -441,17 +441,17 @@ func TestBundlesAreRefused(t *testing.T) {
 		})},
 		{name: "entry of another log", reason: "CVE-2022-23649", want: verdict.NoTransparency, leaf: stage.inLog, sign: bentBundle(func(s stage, b *signing.Bundle) {
 			b.Material.Entries = nil
-			ok(s.T, newStage(s.T, signing.SigstoreOptions{}).LogBundle(b, s.key.PublicPEM(), s.at))
+			ok(s.TB, newStage(s.TB, signing.SigstoreOptions{}).LogBundle(b, s.key.PublicPEM(), s.at))
 		})},
 		{name: "entry of another log under this one's name", reason: "CVE-2022-23649", want: verdict.NoTransparency, leaf: stage.inLog, sign: bentBundle(func(s stage, b *signing.Bundle) {
 			id := b.Material.Entries[0].Log
 			b.Material.Entries = nil
-			ok(s.T, newStage(s.T, signing.SigstoreOptions{}).LogBundle(b, s.key.PublicPEM(), s.at))
+			ok(s.TB, newStage(s.TB, signing.SigstoreOptions{}).LogBundle(b, s.key.PublicPEM(), s.at))
 			b.Material.Entries[0].Log = id
 		})},
 		{name: "entry of another bundle", reason: "CVE-2022-36056, CVE-2026-22703", want: verdict.NoTransparency, leaf: stage.inLog, sign: bentBundle(func(s stage, b *signing.Bundle) {
 			b2 := s.bundle(artifact("another image"))
-			ok(s.T, s.LogBundle(&b2, s.key.PublicPEM(), s.at))
+			ok(s.TB, s.LogBundle(&b2, s.key.PublicPEM(), s.at))
 			b.Material.Entries = b2.Material.Entries
 		})},
 		{name: "entry of another keyless bundle", reason: "CVE-2026-22703", want: verdict.NoTransparency, leaf: byRelease, sign: bentKeylessBundle(func(s stage, b *signing.Bundle) {
@@ -461,32 +461,32 @@ func TestBundlesAreRefused(t *testing.T) {
 		{name: "proof altered", reason: "the tree has another root", want: verdict.NoTransparency, leaf: stage.inLog, sign: bentBundle(func(_ stage, b *signing.Bundle) { b.Material.Entries[0].Proof.Root[0]++ })},
 		{name: "proof of the second log altered", reason: "it leads to another root", want: verdict.NoTransparency, leaf: stage.inLog, sign: bentBundle(func(s stage, b *signing.Bundle) {
 			b.Material.Entries = nil
-			ok(s.T, s.LogBundle2(b, s.key))
+			ok(s.TB, s.LogBundle2(b, s.key))
 			b.Material.Entries[0].Proof.Hashes = [][]byte{b.Material.Entries[0].Proof.Root}
 		})},
 		{name: "checkpoint of the second log altered", reason: "the log signed another", want: verdict.NoTransparency, leaf: stage.inLog, sign: bentBundle(func(s stage, b *signing.Bundle) {
 			b.Material.Entries = nil
-			ok(s.T, s.LogBundle2(b, s.key))
+			ok(s.TB, s.LogBundle2(b, s.key))
 			note := &b.Material.Entries[0].Proof.Checkpoint.Envelope
 			*note = strings.Replace(*note, "\n1\n", "\n2\n", 1)
 		})},
 		{name: "entry of another bundle in the second log", reason: "CVE-2026-22703", want: verdict.NoTransparency, leaf: stage.inLog, sign: bentBundle(func(s stage, b *signing.Bundle) {
 			b2 := s.bundle(artifact("another image"))
-			ok(s.T, s.LogBundle2(&b2, s.key))
+			ok(s.TB, s.LogBundle2(&b2, s.key))
 			b.Material.Entries = b2.Material.Entries
 		})},
 		{name: "second log, and a time nobody promised", reason: "anybody can write a number there", want: verdict.NoTimestamp, leaf: stage.inLog,
 			rule: func(stage) policy.Rule { return policy.Rule{MaxAge: 1000 * 24 * time.Hour} },
 			sign: bentBundle(func(s stage, b *signing.Bundle) {
 				b.Material.Entries = nil
-				ok(s.T, s.LogBundle2(b, s.key))
+				ok(s.TB, s.LogBundle2(b, s.key))
 				b.Material.Entries[0].Time = s.at.Unix()
 			})},
 		{name: "keyless, second log, no stamp", reason: "the log promises no time", want: verdict.NoTimestamp, leaf: byRelease, sign: func(s stage) oci.Signature {
 			signer := s.issue(release)
-			b := must(signer.SignBundle(signing.Statement(signing.CosignPredicate, imageName, image), s.at))(s.T)
+			b := must(signer.SignBundle(signing.Statement(signing.CosignPredicate, imageName, image), s.at))(s.TB)
 			b.Material.Entries = nil
-			ok(s.T, s.LogBundle2(&b, signer.Certificate))
+			ok(s.TB, s.LogBundle2(&b, signer.Certificate))
 			b.Material.Entries[0].Time = s.at.Unix()
 			return inBundle(b.JSON())
 		}},
@@ -496,15 +496,15 @@ func TestBundlesAreRefused(t *testing.T) {
 			return inBundle(s.keylessBundle(mallory, artifact("an image")).JSON())
 		}},
 		{name: "another authority", reason: "everybody can make one", want: verdict.UntrustedRoot, leaf: byRelease, sign: func(s stage) oci.Signature {
-			signer := newStage(s.T, signing.SigstoreOptions{}).issue(release)
-			b := must(signer.SignBundle(signing.Statement(signing.CosignPredicate, imageName, image), s.at))(s.T)
+			signer := newStage(s.TB, signing.SigstoreOptions{}).issue(release)
+			b := must(signer.SignBundle(signing.Statement(signing.CosignPredicate, imageName, image), s.at))(s.TB)
 			b.Material.Entries = nil
-			ok(s.T, s.LogBundle(&b, signer.PEM(), s.at))
+			ok(s.TB, s.LogBundle(&b, signer.PEM(), s.at))
 			return inBundle(b.JSON())
 		}},
-		{name: "stamped after the certificate's end", reason: "both times must hold", want: verdict.CertificateTime, leaf: byRelease, sign: bentKeylessBundle(func(s stage, b *signing.Bundle) { ok(s.T, s.StampBundle(b, s.at.Add(time.Hour))) })},
+		{name: "stamped after the certificate's end", reason: "both times must hold", want: verdict.CertificateTime, leaf: byRelease, sign: bentKeylessBundle(func(s stage, b *signing.Bundle) { ok(s.TB, s.StampBundle(b, s.at.Add(time.Hour))) })},
 		{name: "logged after the certificate's end", reason: "whoever finds the key then must not be able to sign", want: verdict.NoTransparency, leaf: byRelease, sign: func(s stage) oci.Signature {
-			return inBundle(must(s.issue(release).SignBundle(signing.Statement(signing.CosignPredicate, imageName, image), s.at.Add(time.Hour)))(s.T).JSON())
+			return inBundle(must(s.issue(release).SignBundle(signing.Statement(signing.CosignPredicate, imageName, image), s.at.Add(time.Hour)))(s.TB).JSON())
 		}},
 		{name: "stamp by a neighbour with the authority's certificate before its own", reason: "CVE-2026-39984", want: verdict.NoTimestamp, leaf: byRelease, instance: signing.SigstoreOptions{NoRekor: true, NoCT: true},
 			sign: bentKeylessBundle(func(s stage, b *signing.Bundle) {

@@ -78,13 +78,13 @@ func hashOf(t *testing.T, a oci.Artifact) v1.Hash {
 
 func (s stage) verifier() signature.Verifier {
 	s.Helper()
-	public := must(cryptoutils.UnmarshalPEMToPublicKey(s.key.PublicPEM()))(s.T)
-	return must(signature.LoadVerifier(public, crypto.SHA256))(s.T)
+	public := must(cryptoutils.UnmarshalPEMToPublicKey(s.key.PublicPEM()))(s.TB)
+	return must(signature.LoadVerifier(public, crypto.SHA256))(s.TB)
 }
 
 func (s stage) trusted() *root.TrustedRoot {
 	s.Helper()
-	return must(root.NewTrustedRootFromJSON(s.TrustedRoot()))(s.T)
+	return must(root.NewTrustedRootFromJSON(s.TrustedRoot()))(s.TB)
 }
 
 func parsed(t *testing.T, b signing.Bundle) *bundle.Bundle {
@@ -480,7 +480,7 @@ func TestNothingIsPrinted(t *testing.T) {
 	log.SetOutput(file)
 	for _, sig := range []oci.Signature{
 		bentKeyless(func(s stage, l *signing.CosignLayer) {
-			ok(s.T, newStage(s.T, signing.SigstoreOptions{}).StampLayer(*l, s.at))
+			ok(s.TB, newStage(s.TB, signing.SigstoreOptions{}).StampLayer(*l, s.at))
 		})(s),
 		bentKeylessBundle(func(stage, *signing.Bundle) {})(s), largeCurve(s),
 	} {
@@ -547,7 +547,7 @@ func TestEngineIsSafeForConcurrentUse(t *testing.T) {
 // largeCurve is a keyless bundle by a key on P-384 whose signature is bad.
 func largeCurve(s stage) oci.Signature {
 	s.Helper()
-	key := signing.CosignKeyOf(must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))(s.T))
-	b := must(must(s.IssueFor(key, release, s.at.Add(-time.Minute)))(s.T).SignBundle(signing.Statement(signing.CosignPredicate, imageName, artifact("an image").Descriptor.Digest), s.at))(s.T)
+	key := signing.CosignKeyOf(must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))(s.TB))
+	b := must(must(s.IssueFor(key, release, s.at.Add(-time.Minute)))(s.TB).SignBundle(signing.Statement(signing.CosignPredicate, imageName, artifact("an image").Descriptor.Digest), s.at))(s.TB)
 	return inBundle(b.JSON())
 }

@@ -551,7 +551,7 @@ func TestOneBudget(t *testing.T) {
 	}
 
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{hosts: map[string]http.Handler{"https://" + home: http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		w := &world{latency: time.Second, hosts: map[string]http.Handler{"https://" + home: http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 			if strings.Contains(req.URL.Path, "/referrers/") {
 				<-req.Context().Done()
 				return

@@ -41,7 +41,7 @@ func exitCodes() []exitCode {
 		{CodeAuth, "auth", "authentication", "The API key or the cluster's credentials are missing, wrong or not allowed to do this. Nothing was changed."},
 		{CodeChanges, "changes", "changes present", "Reserved for diff and plan --detailed-exitcode: there are changes."},
 		{CodeTimedOut, "timeout", "timed out", "Time ran out. The message names what was waited for; the release is left failed and the same command goes on from there."},
-		{CodeVerification, "verification", "verification refused", "Reserved for verify: an image's signature or signer is not accepted."},
+		{CodeVerification, "verification", "verification refused", "An image is not verified: it is unsigned, signed by somebody else, revoked, or could not be checked; verify and install name it and the cause. Nothing was changed."},
 		{CodeManagedElsewhere, "managed-elsewhere", "managed elsewhere", "Argo CD, Flux, Terraform or another Helm release owns what would be changed. Nothing was changed."},
 		{CodeCancelled, "cancelled", "cancelled", "Ctrl-C, SIGTERM, or no to a question. An installation that was interrupted is left failed, never pending, and the same command goes on from there."},
 	}

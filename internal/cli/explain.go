@@ -9,6 +9,7 @@ import (
 
 	"github.com/nopsctl/nopsctl/pkg/connectivity"
 	"github.com/nopsctl/nopsctl/pkg/install"
+	"github.com/nopsctl/nopsctl/pkg/verify"
 )
 
 // Explanation is what an ID means.
@@ -39,11 +40,17 @@ func Explanations() []Explanation {
 // warningIDs documents the warnings about values and about this command line.
 func warningIDs() []Explanation {
 	return []Explanation{
+		{1, "NOPS-IMG-001", "a tag has moved", "install", "", "The registry gives other bytes for a tag than those that the release runs under it. They were verified like any others, but tags of releases do not move by themselves.", "Ask whoever publishes the image; name a version that was not changed afterwards."},
+		{1, "NOPS-IMG-002", "an image comes by its tag alone", "install, enable", "", "The release runs images by digest, and this one comes by its tag, so that nobody knows what a node will pull: nothing verified it (no policy was given), or it stands in a hook or in crds/, which Helm applies as the chart has them.", "Give the policy that the release was installed with (--policy); have the chart name images of hooks by digest."},
+		{1, "NOPS-IMG-003", "an image was signed before the one that it replaces", "install, enable", "", "An old version has an old and good signature, and somebody may serve it as a new one. The signature's time is compared with that of the image that was accepted last under the same name (ConfigMap nops-image-lock). Where signatures are enforced it is refused; this warning says that it was not enforced, or accepted with --allow-downgrade.", "Name the newer version, unless you go back on purpose."},
+		{1, "NOPS-IMG-004", "what looks like an image was not verified", "install, enable", "", "Programs may run images that no pod names: an operator takes them from arguments, from a ConfigMap or from an object of its own. In arguments and environment they are verified and pinned if a registry has them; elsewhere they can only be told of.", "Name them by digest, or switch off what needs them."},
 		{1, "NOPS-VAL-001", "a stored value is unknown", "values", "", "The release has a value stored that this chart does not know. Helm accepted it without a word. It has no effect.", "Remove it from the values you keep; adoption is not stopped by it."},
 		{1, "NOPS-VAL-002", "a value is deprecated", "values", "", "A value is spelt in an old or mistaken way that is still honoured, such as autoUpater for autoUpdater.", "Write it the way the message says."},
 		{1, "NOPS-VAL-003", "credentials were found in the release's values", "values", "", "Keys given to helm with --set stay readable in Helm's release Secrets. nopsctl moves them into one Secret and installs with references; those that nothing uses leave the values.", "Rotate the keys; revisions from before still hold them."},
 		{1, "NOPS-VAL-004", "given credentials are not used", "values", "", "The values say that you keep the Secrets yourself (customerManagedSecrets, externalSecrets), so credentials given to this command, or handed out by the platform, are not stored.", "Remove customerManagedSecrets from the values, or set externalSecrets.enabled to false, to let nopsctl keep them."},
 		{1, "NOPS-VAL-005", "keys of the metrics store stay in the release's values", "values", "", "With externalSecrets the chart reads the keys of Amazon Managed Prometheus from the store, if an entry of it is named, and otherwise from the values. A release that has them there keeps working; new ones are refused.", "Put AMP_ACCESS_KEY and AMP_SECRET_KEY into an entry of the store and name it in externalSecrets.data.ampKeys.remoteRef.key, or give vmagent a role. Then rotate the keys."},
+		{1, verify.CheckID, "an image is signed by whom the policy names", "verify", "signature", "The image is resolved to a digest, what hangs on it in its registry is read, and each signature is checked against the rule of the policy that is about its name. Unsigned, untrusted, revoked and impossible to check are told apart; none of them passes.", "The message says which it is and what to do; nopsctl verify inspect IMAGE shows every signature. docs/verification.md lists the reasons."},
+		{1, "NOPS-SIG-002", "signatures are not checked", "install", "", "No policy says who must have signed the images, or --verify=off was given. Images are then installed by their tags, whoever made them.", "Name a policy with --policy FILE; nopsctl verify example-policy prints one to begin with."},
 		{1, "NOPS-CLI-001", "this platform does not offer the contract", "install", "", "The host answers, but not to this project's protocol (a real nOps account, for example). Workspace and keys of the metrics store then come from flags or values, and the agents use the given API key.", "Take the values from the command that nOps shows for your cluster: --amp-id, --amp-region, --amp-access-key, --amp-secret-key-file, --cluster-id."},
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/nopsctl/nopsctl/pkg/connectivity"
 	"github.com/nopsctl/nopsctl/pkg/install"
 	"github.com/nopsctl/nopsctl/pkg/nopsapi/nopsclient"
+	"github.com/nopsctl/nopsctl/pkg/verify/oci"
 )
 
 // Lifecycle is what commands that change a release need of the engine.
@@ -33,6 +34,7 @@ type Reader interface {
 	Status(ctx context.Context) (*install.Status, error)
 	Credentials(ctx context.Context) (map[string][]byte, error)
 	Definitions(ctx context.Context) ([]install.Definition, error)
+	LiveImages(ctx context.Context) (*install.LiveImages, error)
 }
 
 // Engine is the engine.
@@ -71,7 +73,7 @@ type Factory struct {
 	Cluster  func(kube.Options) Cluster
 	Engine   func(install.Options) (Engine, error)
 	Platform func(nopsclient.Options) (*nopsclient.Client, error)
-	Images   func(registryOptions) install.ImageResolver
+	Source   func(sourceOptions) (oci.Shelf, error)
 	Prober   func(client kubernetes.Interface, namespace string) connectivity.Prober
 }
 
@@ -83,7 +85,7 @@ func NewFactory(streams *iostreams.Streams, env func(string) string) *Factory {
 		Cluster:  func(o kube.Options) Cluster { return kube.New(o) },
 		Engine:   func(o install.Options) (Engine, error) { return install.New(o) },
 		Platform: nopsclient.New,
-		Images:   newResolver,
+		Source:   newSource,
 		Prober: func(client kubernetes.Interface, namespace string) connectivity.Prober {
 			return &connectivity.JobProber{Client: client, Namespace: namespace}
 		},

@@ -153,9 +153,6 @@ func (w *world) runContext(ctx context.Context, args ...string) int {
 		o.Sleep = func(context.Context, time.Duration) error { return nil }
 		return nopsclient.New(o)
 	}
-	w.f.Images = func(registryOptions) install.ImageResolver {
-		return install.ImageResolverFunc(func(context.Context, string) (install.ImageInfo, error) { return install.ImageInfo{}, nil })
-	}
 	w.f.Prober = func(kubernetes.Interface, string) connectivity.Prober { return w.prober }
 	w.f.Chart = func() (fs.FS, error) { return embeddedchart.FS() }
 	return Exit(w.streams, runWith(ctx, w.f, args))
@@ -218,6 +215,7 @@ type fakeEngine struct {
 
 	status                                     *install.Status
 	definitions                                []install.Definition
+	live                                       *install.LiveImages
 	noOp, keptByCustomer                       bool
 	planErr, applyErr, statusErr, uninstallErr error
 	credentialsErr                             error
@@ -325,6 +323,10 @@ func (e *fakeEngine) Status(context.Context) (*install.Status, error) {
 
 func (e *fakeEngine) Credentials(context.Context) (map[string][]byte, error) {
 	return e.credentials, e.credentialsErr
+}
+
+func (e *fakeEngine) LiveImages(context.Context) (*install.LiveImages, error) {
+	return e.live, e.statusErr
 }
 
 func (e *fakeEngine) Definitions(context.Context) ([]install.Definition, error) {

@@ -16,6 +16,7 @@ func variables() []variable {
 		{EnvHost, "URL of the nOps API, when --host is not given. Default: https://app.nops.io"},
 		{EnvCABundle, "File of PEM certificates to trust besides the system's, when --ca-bundle is not given."},
 		{EnvAMPSecretKey, "Secret access key of the metrics workspace, for platforms that do not hand one out, when --amp-secret-key-file is not given."},
+		{EnvPolicy, "File that says who must have signed the images, when --policy is not given. Default: nopsctl/policy.yaml in the user's configuration directory, where there is one."},
 		{"KUBECONFIG", "Kubeconfig file or files, when --kubeconfig is not given. Default: ~/.kube/config"},
 		{"HTTPS_PROXY, NO_PROXY", "Proxy for requests from here. Never copied into the cluster."},
 		{"SSL_CERT_FILE", "Replaces the system's trusted certificates."},

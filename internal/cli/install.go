@@ -18,6 +18,8 @@ import (
 	"github.com/nopsctl/nopsctl/pkg/install"
 	"github.com/nopsctl/nopsctl/pkg/nopsapi"
 	"github.com/nopsctl/nopsctl/pkg/nopsapi/nopsclient"
+	"github.com/nopsctl/nopsctl/pkg/verify/oci"
+	"github.com/nopsctl/nopsctl/pkg/verify/ref"
 )
 
 type installOptions struct {
@@ -27,10 +29,11 @@ type installOptions struct {
 	values  valueFlags
 	amp     ampFlags
 	show    faceFlags
+	admit   admitFlags
 
+	chart            string
 	clusterARN       string
 	clusterID        string
-	mirrors          []string
 	timeout          time.Duration
 	connectivityWait time.Duration
 	yes              bool
@@ -84,7 +87,8 @@ Nothing is written before preflight has passed. At a terminal it asks before it 
 	fs.StringVar(&o.amp.region, "amp-region", "", "its region")
 	fs.StringVar(&o.amp.access, "amp-access-key", "", "its access key id")
 	fs.StringVar(&o.amp.secretFile, "amp-secret-key-file", "", "file that holds its secret access key (also: $"+EnvAMPSecretKey+")")
-	fs.StringArrayVar(&o.mirrors, "registry-mirror", nil, "take images of REGISTRY from MIRROR: REGISTRY=MIRROR; may be repeated")
+	o.admit.bind(cmd)
+	fs.StringVar(&o.chart, "chart", "", "install this chart instead of the one inside nopsctl: oci://REGISTRY/REPOSITORY[:TAG][@DIGEST], verified as images are, or a directory or archive")
 	fs.DurationVar(&o.timeout, "timeout", 5*time.Minute, "how long to wait for the workloads")
 	fs.DurationVar(&o.connectivityWait, "connectivity-wait", 2*time.Minute, "how long to wait for the first heartbeat and sample")
 	fs.BoolVarP(&o.yes, "yes", "y", false, "do not ask")
@@ -110,20 +114,21 @@ type installAnswer struct {
 // installer carries what the steps of one installation share.
 type installer struct {
 	*installOptions
-	op       *operation
-	answer   installAnswer
-	session  *session
-	given    map[string]any // by -f and --set
-	bundle   []byte
-	mirrored []mirror
-	key      apiKey
-	platform *nopsclient.Client
-	arn      string
-	config   nopsapi.InstallConfig
-	offered  bool // the platform speaks the contract
-	agentKey string
-	mint     bool // the agents need a new key
-	muted    bool // the same checks twice are told once
+	op        *operation
+	answer    installAnswer
+	session   *session
+	given     map[string]any // by -f and --set
+	bundle    []byte
+	source    oci.Shelf
+	admission install.Admission
+	key       apiKey
+	platform  *nopsclient.Client
+	arn       string
+	config    nopsapi.InstallConfig
+	offered   bool // the platform speaks the contract
+	agentKey  string
+	mint      bool // the agents need a new key
+	muted     bool // the same checks twice are told once
 }
 
 func installRun(ctx context.Context, o *installOptions) error {
@@ -162,6 +167,9 @@ func (in *installer) install(ctx context.Context) error {
 	request, err := in.request()
 	if err != nil {
 		return err
+	}
+	if in.admission == nil {
+		in.op.Observe(in.admit.unverified())
 	}
 	plan, err := in.session.engine.Plan(ctx, request)
 	in.planned(plan)
@@ -210,10 +218,16 @@ func (in *installer) announce(what string, plan *install.Plan) {
 // inputs reads all that the command line names, so that a mistake in it is found before anything is asked or changed.
 func (in *installer) inputs(ctx context.Context) error {
 	var err error
-	if in.mirrored, err = parseMirrors(in.mirrors); err != nil {
+	if in.bundle, err = in.f.bundleOf(in.installOptions.key); err != nil {
 		return err
 	}
-	if in.bundle, err = in.f.bundleOf(in.installOptions.key); err != nil {
+	if err = in.admit.read(in.f, in.bundle); err != nil {
+		return err
+	}
+	if in.source, err = in.f.source(&in.admit.trustFlags); err != nil {
+		return err
+	}
+	if in.admission, err = in.f.admission(&in.admit, in.source, in.op); err != nil {
 		return err
 	}
 	if in.given, err = in.values.parse(ctx, in.f); err != nil {
@@ -227,9 +241,12 @@ func (in *installer) inputs(ctx context.Context) error {
 	return nil
 }
 
-func (in *installer) open(context.Context) error {
-	var err error
-	in.session, err = in.f.open(in.cluster, func(e event.Event) {
+func (in *installer) open(ctx context.Context) error {
+	chart, err := in.loadChart(ctx)
+	if err != nil {
+		return err
+	}
+	in.session, err = in.f.openWith(in.cluster, chart, func(e event.Event) {
 		if !in.muted {
 			in.op.Observe(e)
 		}
@@ -469,7 +486,7 @@ func (in *installer) request() (install.Request, error) {
 	setString(values, "containerInsights.ampID", first(in.amp.id, in.config.AMP.WorkspaceID))
 	setString(values, "containerInsights.ampRegion", first(in.amp.region, in.config.AMP.Region))
 	setString(values, "karpenops.clusterId", first(in.clusterID, in.config.ClusterID))
-	for _, m := range in.mirrored {
+	for _, m := range in.admit.mirrored {
 		if m.From == publicRegistry {
 			setPath(values, "nops.global.imageRegistry", m.To)
 		}
@@ -484,7 +501,7 @@ func (in *installer) request() (install.Request, error) {
 	}
 	return install.Request{
 		Operation: "install", Values: overlay(values, in.given), Credentials: credentials, ClusterARN: in.arn,
-		Images:    in.f.Images(registryOptions{Mirrors: in.mirrored, CABundle: in.bundle, UserAgent: in.f.Version().UserAgent()}),
+		Images: resolver(in.source, in.admit.mirrored), Admission: in.admission, AllowDowngrade: in.admit.allowDowngrade,
 		OwnImages: own, Wait: in.wait, Timeout: in.timeout, Adopt: in.adopt, Recover: in.recover,
 	}, nil
 }
@@ -639,7 +656,7 @@ func (in *installer) prove(ctx context.Context, started time.Time) error {
 		return err
 	}
 	options := connectivity.Options{
-		Host: in.platform.Host(), Header: http.Header{nopsapi.KeyHeader: {in.key.secret}}, CABundle: in.bundle, Proxy: in.f.Proxy, RegistryURL: registryURL(in.mirrored), API: in.platform,
+		Host: in.platform.Host(), Header: http.Header{nopsapi.KeyHeader: {in.key.secret}}, CABundle: in.bundle, Proxy: in.f.Proxy, RegistryURL: registryURL(in.admit.mirrored), API: in.platform,
 		Prober: in.f.Prober(client, in.cluster.kube.Namespace), ClusterARN: in.arn, Wait: in.connectivityWait,
 		Target: in.answer.Plan.Target, Observe: in.op.Observe, Now: in.f.Now, Sleep: in.f.Sleep, Resolve: in.f.Resolve,
 	}
@@ -662,7 +679,7 @@ func (in *installer) prove(ctx context.Context, started time.Time) error {
 }
 
 // registryURL is the address of the registry that the stack's images come from.
-func registryURL(mirrors []mirror) string {
+func registryURL(mirrors ref.Mirrors) string {
 	registry := publicRegistry
 	for _, m := range mirrors {
 		if m.From == publicRegistry || strings.HasPrefix(m.From, publicRegistry+"/") {

@@ -35,7 +35,7 @@ func pages() (map[string]string, error) {
 	streams := iostreams.New(strings.NewReader(""), &bytes.Buffer{}, &bytes.Buffer{}, nil)
 	root := newRootCommand(NewFactory(streams, func(string) string { return "" }))
 	index := generated + "# Commands\n\n"
-	for _, c := range append([]*cobra.Command{root}, root.Commands()...) {
+	for _, c := range commandsOf(root) {
 		if c.Name() == "help" {
 			continue
 		}
@@ -49,6 +49,15 @@ func pages() (map[string]string, error) {
 	}
 	docs["cli/README.md"] = index
 	return docs, nil
+}
+
+// commandsOf lists a command and all below it.
+func commandsOf(c *cobra.Command) []*cobra.Command {
+	all := []*cobra.Command{c}
+	for _, below := range c.Commands() {
+		all = append(all, commandsOf(below)...)
+	}
+	return all
 }
 
 func trimLines(text string) string {
@@ -88,7 +97,7 @@ func checksDoc() string {
 	for _, e := range Explanations() {
 		if g := e.ID[:strings.LastIndex(e.ID, "-")]; g != group {
 			group = g
-			titles := map[string]string{"NOPS-CLI": "The command line", "NOPS-NET": "Connectivity (`nopsctl test-connectivity`)", "NOPS-PRE": "Preflight (before the first write)", "NOPS-VAL": "Values"}
+			titles := map[string]string{"NOPS-CLI": "The command line", "NOPS-IMG": "Images (warnings)", "NOPS-NET": "Connectivity (`nopsctl test-connectivity`)", "NOPS-PRE": "Preflight (before the first write)", "NOPS-SIG": "Signatures (`nopsctl verify`)", "NOPS-VAL": "Values"}
 			fmt.Fprintf(&b, "\n## %s\n\n| ID | where | stage | holds when it passes | what is looked at | what to do |\n|---|---|---|---|---|---|\n", titles[g])
 		}
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s |\n", e.ID, strings.TrimPrefix(e.Where, "test-connectivity, "), e.Stage, cell(e.Title), cell(e.About), cell(e.Hint))

@@ -21,6 +21,8 @@ func answers() []answer {
 		{"test-connectivity", "nopsctl test-connectivity -o json", "Every check of the three legs, with its outcome, and the outcome of the whole.", reflect.TypeFor[testAnswer]()},
 		{"install", "nopsctl install -o json", "The plan; unless it was a dry run also the result and the connectivity test.", reflect.TypeFor[installAnswer]()},
 		{"toggle", "nopsctl enable|disable COMPONENT -o json", "The component, the consequence, the plan and its result.", reflect.TypeFor[toggleAnswer]()},
+		{"verify", "nopsctl verify -o json", "Every image with the outcome of its verification, who signed it, and each signature that was tried.", reflect.TypeFor[verifyAnswer]()},
+		{"images-list", "nopsctl images list -o json", "Every image that install would install, with its digest.", reflect.TypeFor[imagesAnswer]()},
 		{"uninstall", "nopsctl uninstall -o json", "What was removed and what was kept.", reflect.TypeFor[uninstallAnswer]()},
 		{"version", "nopsctl version -o json", "This build and the chart it carries.", reflect.TypeFor[versionAnswer]()},
 		{"explain", "nopsctl explain ID -o json", "What an ID means.", reflect.TypeFor[Explanation]()},

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -21,6 +22,7 @@ import (
 type clusterFlags struct {
 	kube    kube.Options
 	release string
+	given   bool // --release was
 }
 
 func (c *clusterFlags) bind(cmd *cobra.Command) {
@@ -66,6 +68,15 @@ type session struct {
 }
 
 func (f *Factory) open(c clusterFlags, observe event.Func) (*session, error) {
+	chart, err := f.Chart()
+	if err != nil {
+		return nil, err
+	}
+	return f.openWith(c, chart, observe)
+}
+
+// openWith is open with another chart than the one inside nopsctl.
+func (f *Factory) openWith(c clusterFlags, chart fs.FS, observe event.Func) (*session, error) {
 	c.kube.UserAgent, c.kube.Env = f.Version().UserAgent(), f.Env
 	if c.kube.Namespace == "" {
 		return nil, usage("--namespace is empty")
@@ -73,10 +84,6 @@ func (f *Factory) open(c clusterFlags, observe event.Func) (*session, error) {
 	s := &session{cluster: f.Cluster(c.kube)}
 	var err error
 	if s.facts, err = s.cluster.Facts(); err != nil {
-		return nil, err
-	}
-	chart, err := f.Chart()
-	if err != nil {
 		return nil, err
 	}
 	s.engine, err = f.Engine(install.Options{

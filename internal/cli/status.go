@@ -116,11 +116,11 @@ func (o *statusOptions) look(ctx context.Context, answer *statusAnswer) error {
 	if o.output == "text" {
 		printStatus(o.f.IO.Out, o.f.styleOut(), *answer, s.facts.Context, arn)
 	}
-	return verdict(status, o.cluster.release)
+	return healthOf(status, o.cluster.release)
 }
 
-// verdict is the exit of status: scripts ask "is it well?", and a block of text is no answer to them.
-func verdict(s *install.Status, release string) error {
+// healthOf is the exit of status: scripts ask "is it well?", and a block of text is no answer to them.
+func healthOf(s *install.Status, release string) error {
 	switch s.Health { //nolint:exhaustive // the rest is well, or on its way
 	case install.NotInstalled:
 		return &failure{class: "preflight", err: &install.NotInstalledError{Release: release, Namespace: s.Namespace}, advice: "nopsctl install installs it"}

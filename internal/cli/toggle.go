@@ -16,6 +16,7 @@ type toggleOptions struct {
 	f       *Factory
 	cluster clusterFlags
 	show    faceFlags
+	admit   admitFlags // of enable
 
 	component string
 	enable    bool
@@ -60,6 +61,10 @@ func (o *toggleOptions) bind(cmd *cobra.Command, runF func(context.Context, *tog
 	}
 	o.cluster.bind(cmd)
 	o.show.bind(cmd)
+	if o.enable {
+		o.admit.bind(cmd)
+		o.admit.bindBundle(cmd)
+	}
 	fs := cmd.Flags()
 	fs.BoolVarP(&o.yes, "yes", "y", false, "do not ask")
 	fs.BoolVar(&o.dryRun, "dry-run", false, "show what would change and change nothing")
@@ -97,6 +102,10 @@ func toggleRun(ctx context.Context, o *toggleOptions) error {
 
 func (o *toggleOptions) toggle(ctx context.Context, op *operation, answer *toggleAnswer) error {
 	operation := op.closing.Operation
+	admission, err := o.admission(op)
+	if err != nil {
+		return err
+	}
 	s, err := o.f.open(o.cluster, op.Observe)
 	if err != nil {
 		return err
@@ -115,7 +124,7 @@ func (o *toggleOptions) toggle(ctx context.Context, op *operation, answer *toggl
 	}
 	plan, err := s.engine.Toggle(ctx, install.ToggleRequest{
 		Component: o.component, Enabled: o.enable, Force: o.force,
-		Request: install.Request{Wait: o.wait, Timeout: o.timeout, Recover: o.recover},
+		Request: install.Request{Wait: o.wait, Timeout: o.timeout, Recover: o.recover, Admission: admission, AllowDowngrade: o.admit.allowDowngrade},
 	})
 	if plan != nil {
 		answer.Plan = plan
@@ -140,6 +149,22 @@ func (o *toggleOptions) toggle(ctx context.Context, op *operation, answer *toggl
 	}
 	answer.Result, err = s.engine.Apply(ctx, plan)
 	return err
+}
+
+// admission verifies what a switch makes run. Switching off makes nothing run: the rest keeps the digests it has, and no
+// registry is asked.
+func (o *toggleOptions) admission(op *operation) (install.Admission, error) {
+	if !o.enable {
+		return nil, nil
+	}
+	if err := o.admit.read(o.f, nil); err != nil {
+		return nil, err
+	}
+	source, err := o.f.source(&o.admit.trustFlags)
+	if err != nil {
+		return nil, err
+	}
+	return o.f.admission(&o.admit, source, op)
 }
 
 // confirmable refuses early what could not be asked later.

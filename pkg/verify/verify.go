@@ -133,10 +133,22 @@ func (v *Verifier) once(ctx context.Context, r ref.Reference) Result {
 	return v.done[r]
 }
 
+// budgeter is a Source that bounds what one artifact may cost in all.
+type budgeter interface {
+	Bound(ctx context.Context) (context.Context, context.CancelFunc)
+}
+
+var _ budgeter = (*oci.Registry)(nil)
+
 // check looks at one artifact from beginning to end.
 func (v *Verifier) check(ctx context.Context, given ref.Reference) (result Result) {
 	ctx, cancel := context.WithTimeout(ctx, v.Timeout)
 	defer cancel()
+	if b, ok := v.Source.(budgeter); ok {
+		var release context.CancelFunc
+		ctx, release = b.Bound(ctx)
+		defer release()
+	}
 	given = given.OrLatest()
 	canonical := v.Mirrors.Canonical(given)
 	location := v.Mirrors.Locate(canonical)

@@ -1,0 +1,94 @@
+package cli
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nopsctl/nopsctl/pkg/event"
+	"github.com/nopsctl/nopsctl/pkg/install"
+	"github.com/nopsctl/nopsctl/pkg/verify"
+	"github.com/nopsctl/nopsctl/pkg/verify/oci"
+	"github.com/nopsctl/nopsctl/pkg/verify/ref"
+)
+
+// admitFlags are trustFlags of commands that install.
+type admitFlags struct {
+	trustFlags
+
+	asked          string // as it was given
+	mode           string // as it is decided: enforce, warn or off
+	allowDowngrade bool
+}
+
+func (a *admitFlags) bind(cmd *cobra.Command) {
+	a.trustFlags.bind(cmd)
+	cmd.Flags().StringVar(&a.asked, "verify", "", "what to do about images that the policy does not let pass: enforce, warn or off (default: enforce where there is a policy)")
+	cmd.Flags().BoolVar(&a.allowDowngrade, "allow-downgrade", false, "accept images that were signed before those that run now")
+	_ = cmd.RegisterFlagCompletionFunc("verify", cobra.FixedCompletions([]string{"enforce", "warn", "off"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// read reads the policy and decides the mode.
+func (a *admitFlags) read(f *Factory, bundle []byte) error {
+	a.mode = a.asked
+	if a.mode == "off" { // the policy is not even read: it may be what does not work
+		var err error
+		a.bundle = bundle
+		a.mirrored, err = parseMirrors(a.mirrors)
+		return err
+	}
+	if err := a.trustFlags.read(f, bundle); err != nil {
+		return err
+	}
+	switch a.mode {
+	case "":
+		a.mode = string(verify.Enforce)
+		if a.collected == nil {
+			a.mode = "off"
+		}
+	case string(verify.Enforce), string(verify.Warn):
+		if a.collected == nil {
+			return noPolicy("--verify=" + a.mode + " needs a policy")
+		}
+	default:
+		return usage("--verify %q: expected enforce, warn or off", a.mode)
+	}
+	return nil
+}
+
+// admission lets the installer install what the policy lets pass. Nil where nothing is verified.
+func (f *Factory) admission(a *admitFlags, source oci.Shelf, op *operation) (install.Admission, error) {
+	if a.collected == nil {
+		return nil, nil
+	}
+	v, err := f.verifier(&a.trustFlags, source, nil)
+	if err != nil {
+		return nil, err
+	}
+	mode := verify.Mode(a.mode)
+	return install.AdmissionFunc(func(ctx context.Context, images []ref.Reference) (install.AdmissionResult, error) {
+		report, err := f.verifyAll(ctx, v, op, images)
+		if err != nil {
+			return install.AdmissionResult{}, err
+		}
+		result := install.AdmissionResult{Enforced: mode == verify.Enforce}
+		for _, r := range report.Results {
+			admitted, ok := v.Admit(r, mode)
+			if !ok {
+				result.Images = append(result.Images, install.Decision{Outcome: string(r.Outcome), Reason: string(r.Reason), Message: r.Message, Hint: r.Hint})
+				continue
+			}
+			result.Images = append(result.Images, install.Decision{Admitted: admitted})
+		}
+		return result, nil
+	}), nil
+}
+
+// unverified is said where nobody checks signatures.
+func (a *admitFlags) unverified() event.Warning {
+	w := event.Warning{ID: "NOPS-SIG-002", Message: "signatures of images are not checked: no policy says who must have signed them", Hint: "name one with --policy FILE; nopsctl verify example-policy prints one to begin with"}
+	if a.asked == "off" {
+		w.Message, w.Hint = "signatures of images are not checked: --verify=off", ""
+	}
+	return w
+}

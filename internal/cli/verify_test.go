@@ -1,0 +1,321 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"encoding/pem"
+	"io"
+	"log"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	ggcr "github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	oras "oras.land/oras-go/v2/registry/remote"
+
+	"github.com/nopsctl/nopsctl/internal/signing"
+	"github.com/nopsctl/nopsctl/internal/sigv4"
+	"github.com/nopsctl/nopsctl/pkg/install"
+	"github.com/nopsctl/nopsctl/pkg/verify/verdict"
+)
+
+const (
+	profile        = "arn:aws:signer:us-east-1:123456789012:/signing-profiles/nops"
+	profileVersion = profile + "/AbCdEf1234"
+	revokedJob     = "arn:aws:signer:us-east-1:123456789012:/signing-jobs/revoked"
+)
+
+// signed is a registry with images, each signed or not in its own way, whom to trust for them, and the API of revocations.
+type signed struct {
+	registry    string
+	policy      string // file
+	bundle      string // file with the certificate of the API
+	revocations *signing.Revocations
+	api         *httptest.Server
+	digests     map[string]string // by "name:tag"
+}
+
+func newSigned(t *testing.T, w *world) *signed {
+	t.Helper()
+	server := httptest.NewServer(ggcr.New(ggcr.WithReferrersSupport(true), ggcr.Logger(log.New(io.Discard, "", 0))))
+	t.Cleanup(server.Close)
+	key := sigv4.Key{AccessKeyID: "AKIASIGNER", SecretAccessKey: "signer-secret-canary"}
+	s := &signed{registry: strings.TrimPrefix(server.URL, "http://"), digests: map[string]string{}, revocations: &signing.Revocations{
+		Keys: func(string) (sigv4.Key, error) { return key, nil },
+	}}
+	s.revocations.Revoke(revokedJob, time.Time{})
+	s.api = httptest.NewTLSServer(s.revocations)
+	t.Cleanup(s.api.Close)
+	w.env["AWS_ACCESS_KEY_ID"], w.env["AWS_SECRET_ACCESS_KEY"] = key.AccessKeyID, key.SecretAccessKey
+	w.clock.now = time.Now() // certificates are made now
+
+	ours, err := signing.NewAuthority(signing.AuthorityOptions{})
+	must(t, err)
+	theirs, err := signing.NewAuthority(signing.AuthorityOptions{})
+	must(t, err)
+	cosign, err := signing.NewCosignKey()
+	must(t, err)
+	push := func(image string, sign func(repository *oras.Repository, d ocispec.Descriptor)) {
+		made, err := random.Image(64, 1)
+		must(t, err)
+		tag, err := name.NewTag(s.registry+"/nops/"+image, name.Insecure)
+		must(t, err)
+		must(t, remote.Write(tag, made))
+		d, err := made.Digest()
+		must(t, err)
+		size, err := made.Size()
+		must(t, err)
+		mediaType, err := made.MediaType()
+		must(t, err)
+		s.digests[image] = d.String()
+		repository, err := oras.NewRepository(tag.Context().String())
+		must(t, err)
+		repository.PlainHTTP = true
+		if sign != nil {
+			sign(repository, ocispec.Descriptor{MediaType: string(mediaType), Digest: digest.Digest(d.String()), Size: size})
+		}
+	}
+	notary := func(by *signing.Authority, job string) func(*oras.Repository, ocispec.Descriptor) {
+		return func(repository *oras.Repository, d ocispec.Descriptor) {
+			e, err := by.Sign(t.Context(), d, signing.NotaryOptions{SignedAt: time.Now(), Profile: profileVersion, Job: job})
+			must(t, err)
+			_, err = e.Push(t.Context(), repository, d)
+			must(t, err)
+		}
+	}
+	push("good:1", notary(ours, "arn:aws:signer:us-east-1:123456789012:/signing-jobs/one"))
+	push("cosigned:1", func(r *oras.Repository, d ocispec.Descriptor) {
+		_, err := cosign.SignCosign(t.Context(), r, "public.ecr.aws/nops/cosigned", d)
+		must(t, err)
+	})
+	push("unsigned:1", nil)
+	push("good:2", nil)
+	push("foreign:1", notary(theirs, "arn:aws:signer:us-east-1:123456789012:/signing-jobs/two"))
+	push("revoked:1", notary(ours, revokedJob))
+	push("tampered:1", func(r *oras.Repository, d ocispec.Descriptor) { // the signature of another image, hung on this one
+		e, err := ours.Sign(t.Context(), ocispec.Descriptor{MediaType: d.MediaType, Digest: digest.Digest(s.digests["good:1"]), Size: d.Size}, signing.NotaryOptions{SignedAt: time.Now(), Profile: profileVersion, Job: "arn:aws:signer:us-east-1:123456789012:/signing-jobs/one"})
+		must(t, err)
+		_, err = e.Push(t.Context(), r, d)
+		must(t, err)
+	})
+
+	dir := t.TempDir()
+	s.policy, s.bundle = filepath.Join(dir, "policy.yaml"), filepath.Join(dir, "ca.pem")
+	must(t, os.WriteFile(filepath.Join(dir, "cosign.pub"), cosign.PublicPEM(), 0o600))
+	must(t, os.WriteFile(s.bundle, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.api.Certificate().Raw}), 0o600))
+	must(t, os.WriteFile(s.policy, []byte(`apiVersion: nopsctl.io/v1
+kind: ImagePolicy
+trust:
+  awsSigner:
+    roots: [{sha256: `+ours.RootFingerprint()+`}]
+    endpoint: `+s.api.URL+`
+images:
+  - match: [public.ecr.aws/nops/cosigned]
+    require: {cosignKey: {keyFile: cosign.pub, transparencyLog: false}}
+  - match: [public.ecr.aws/nops/*]
+    require: {awsSigner: {profiles: ["`+profile+`"]}}
+    revocation: require
+`), 0o600))
+	return s
+}
+
+// args are the flags that every command here needs.
+func (s *signed) args(args ...string) []string {
+	return append(args, "--policy", s.policy, "--ca-bundle", s.bundle, "--registry-mirror", "public.ecr.aws="+s.registry)
+}
+
+const nops = "public.ecr.aws/nops/"
+
+func TestVerifyImages(t *testing.T) {
+	w := newWorld(t)
+	s := newSigned(t, w)
+	w.want(CodeOK, s.args("verify", nops+"good:1", nops+"cosigned:1")...)
+	w.contains(w.out, "public.ecr.aws/nops/good:1", "verified", profile, "Signed by:")
+	for _, c := range []struct {
+		image   string
+		outcome verdict.Outcome
+		reason  verdict.Reason
+	}{
+		{"unsigned:1", verdict.Unsigned, verdict.SignaturesMissing}, // it comes from a mirror
+		{"foreign:1", verdict.Untrusted, verdict.UntrustedRoot},
+		{"tampered:1", verdict.Untrusted, verdict.WrongArtifact},
+		{"revoked:1", verdict.Revoked, verdict.SignatureRevoked},
+		{"absent:1", verdict.Unknown, verdict.NotFound},
+	} {
+		t.Run(c.image, func(t *testing.T) {
+			w.t = t
+			w.want(CodeVerification, s.args("verify", "-o", "json", nops+"good:1", nops+c.image)...)
+			fits(t, "verify", w.out.String())
+			var answer verifyAnswer
+			must(t, json.Unmarshal([]byte(w.out.String()), &answer))
+			if r := answer.Results[1]; r.Outcome != c.outcome || r.Reason != c.reason || r.Hint == "" || answer.Passed || answer.Error.ExitCode != int(CodeVerification) {
+				t.Errorf("%s %s: %s\n%s", r.Outcome, r.Reason, r.Message, w.out)
+			}
+			if answer.Results[0].Outcome != verdict.Verified {
+				t.Errorf("the good one is %s: %s", answer.Results[0].Outcome, answer.Results[0].Message)
+			}
+			w.want(CodeVerification, s.args("verify", nops+c.image)...)
+			w.contains(w.out, string(c.outcome), nops+c.image)
+			w.contains(w.errOut, nops+c.image)
+		})
+	}
+	w.t = t
+	if n := len(s.revocations.Requests()); n == 0 {
+		t.Error("AWS was never asked about revocation")
+	}
+}
+
+// TestVerifyRevocationUnknown: what cannot be asked refuses under require, and is said under best-effort.
+func TestVerifyRevocationUnknown(t *testing.T) {
+	w := newWorld(t)
+	s := newSigned(t, w)
+	s.revocations.Inject(signing.RevocationFault{Status: 403})
+	w.want(CodeVerification, s.args("verify", nops+"good:1")...)
+	w.contains(w.out, string(verdict.Unknown))
+	text, err := os.ReadFile(s.policy)
+	must(t, err)
+	must(t, os.WriteFile(s.policy, []byte(strings.Replace(string(text), "revocation: require", "revocation: best-effort", 1)), 0o600))
+	w.want(CodeOK, s.args("verify", "-v", nops+"good:1")...)
+	w.contains(w.out, "not checked")
+}
+
+func TestVerifyNeedsAPolicy(t *testing.T) {
+	w := newWorld(t)
+	w.want(CodeUsage, "verify", nops+"good:1")
+	w.contains(w.errOut, "nobody says who must have signed", "example-policy")
+	w.want(CodeUsage, "install", "--api-key", personKey, "--verify", "enforce")
+	w.contains(w.errOut, "needs a policy")
+	w.want(CodeUsage, "verify", "--policy", "nowhere.yaml", nops+"good:1")
+	w.contains(w.errOut, "nowhere.yaml")
+	w.want(CodeUsage, "install", "--api-key", personKey, "--verify", "maybe")
+	w.contains(w.errOut, "enforce, warn or off")
+}
+
+// TestUsersPolicy is found where a user keeps it, and by the environment, which goes before.
+func TestUsersPolicy(t *testing.T) {
+	w := newWorld(t)
+	s := newSigned(t, w)
+	home := t.TempDir()
+	must(t, os.MkdirAll(filepath.Join(home, ".config", "nopsctl"), 0o700))
+	for _, file := range []string{"policy.yaml", "cosign.pub"} {
+		data, err := os.ReadFile(filepath.Join(filepath.Dir(s.policy), file))
+		must(t, err)
+		must(t, os.WriteFile(filepath.Join(home, ".config", "nopsctl", file), data, 0o600))
+	}
+	rest := []string{"--ca-bundle", s.bundle, "--registry-mirror", "public.ecr.aws=" + s.registry}
+	w.env["HOME"] = home
+	w.want(CodeOK, append([]string{"verify", nops + "cosigned:1"}, rest...)...)
+	if found, err := filepath.Glob(filepath.Join(home, ".cache", "nopsctl", "verified", "*.json")); err != nil || len(found) != 1 {
+		t.Errorf("what was verified is not remembered: %v %v", found, err)
+	}
+	w.env[EnvPolicy] = "nowhere.yaml"
+	w.want(CodeUsage, append([]string{"verify", nops + "cosigned:1"}, rest...)...)
+}
+
+func TestVerifyRunning(t *testing.T) {
+	w := newWorld(t)
+	s := newSigned(t, w)
+	// The tag means something good by now; what runs is what was pulled then.
+	w.engine.live = &install.LiveImages{
+		Declared: []install.DeclaredImage{{Reference: nops + "good:1"}},
+		Running:  []install.RunningImage{{Pod: "nops/a", Container: "a", Reference: nops + "good:1", Digest: s.digests["good:2"]}, {Pod: "nops/b", Container: "b", Reference: nops + "cosigned:1", Digest: s.digests["cosigned:1"]}},
+	}
+	w.want(CodeOK, s.args("verify", "--release")...)
+	w.want(CodeVerification, s.args("verify", "--running", "-o", "json")...)
+	var answer verifyAnswer
+	must(t, json.Unmarshal([]byte(w.out.String()), &answer))
+	if answer.Of != "running" || len(answer.Results) != 2 || answer.Results[0].Passed() || answer.Results[0].Digest != s.digests["good:2"] || !answer.Results[1].Passed() {
+		t.Errorf("%s", w.out)
+	}
+	w.want(CodeUsage, s.args("verify", "--running", nops+"good:1")...)
+}
+
+// TestInstallAdmits gives the engine an Admission that pins what passes and refuses what does not.
+func TestInstallAdmits(t *testing.T) {
+	w := newWorld(t)
+	s := newSigned(t, w)
+	install := func(more ...string) []string {
+		return s.args(append([]string{"install", "--api-key", personKey, "--skip-connectivity", "--yes"}, more...)...)
+	}
+	good, bad := nops+"good:1", nops+"unsigned:1"
+	ask := func() map[string]bool {
+		t.Helper()
+		all, err := references([]string{good, bad})
+		must(t, err)
+		result, err := w.engine.last().Admission.Admit(context.Background(), all)
+		must(t, err)
+		return map[string]bool{"enforced": result.Enforced, "good": result.Images[0].Admitted.Valid(), "bad": result.Images[1].Admitted.Valid()}
+	}
+	w.want(CodeOK, install()...)
+	if got := ask(); !got["enforced"] || !got["good"] || got["bad"] {
+		t.Errorf("with a policy: %v", got)
+	}
+	w.want(CodeOK, install("--verify=warn")...)
+	if got := ask(); got["enforced"] || !got["good"] || !got["bad"] {
+		t.Errorf("--verify=warn: %v", got)
+	}
+	w.want(CodeOK, install("--verify=off", "--allow-downgrade")...)
+	if w.engine.last().Admission != nil || !w.engine.last().AllowDowngrade {
+		t.Errorf("--verify=off: %v", w.engine.last())
+	}
+	w.contains(w.errOut, "NOPS-SIG-002", "--verify=off")
+	w.want(CodeOK, "install", "--api-key", personKey, "--skip-connectivity", "--yes")
+	if w.engine.last().Admission != nil {
+		t.Error("without a policy something is verified")
+	}
+	w.contains(w.errOut, "NOPS-SIG-002", "no policy says", "example-policy")
+}
+
+func TestExamplePolicy(t *testing.T) {
+	w := newWorld(t)
+	w.want(CodeOK, "verify", "example-policy", "--profile-arn", profile)
+	file := filepath.Join(t.TempDir(), "policy.yaml")
+	must(t, os.WriteFile(file, []byte(w.out.String()), 0o600))
+	_, err := w.f.loadPolicy(file)
+	must(t, err)
+	w.want(CodeUsage, "verify", "example-policy", "--profile-arn", "nops")
+	w.want(CodeOK, "verify", "example-policy")
+	must(t, os.WriteFile(file, []byte(w.out.String()), 0o600))
+	if _, err := w.f.loadPolicy(file); CodeOf(err) != CodeUsage {
+		t.Errorf("a policy with a place holder is taken: %v", err)
+	}
+}
+
+func TestImagesList(t *testing.T) {
+	w := newWorld(t)
+	w.want(CodeOK, "images", "list", "--offline", "-o", "json")
+	fits(t, "images-list", w.out.String())
+	var answer imagesAnswer
+	must(t, json.Unmarshal([]byte(w.out.String()), &answer))
+	if len(answer.Images) < 4 {
+		t.Errorf("%s", w.out)
+	}
+	w.want(CodeOK, "images", "list", "--offline", "--set", "containerInsights.enabled=false", "-o", "json")
+	var fewer imagesAnswer
+	must(t, json.Unmarshal([]byte(w.out.String()), &fewer))
+	if len(fewer.Images) == 0 || len(fewer.Images) >= len(answer.Images) {
+		t.Errorf("%d images without container insights, %d with", len(fewer.Images), len(answer.Images))
+	}
+	s := newSigned(t, w)
+	w.want(CodeCheckFailed, s.args("images", "list")...) // that registry has none of them
+	w.contains(w.out, "no such image")
+}
+
+// fits holds an answer against its documented schema.
+func fits(t *testing.T, name, text string) {
+	t.Helper()
+	v, err := jsonschema.UnmarshalJSON(strings.NewReader(text))
+	must(t, err)
+	if err := answerSchema(t, name).Validate(v); err != nil {
+		t.Errorf("%s: %v", name, err)
+	}
+}

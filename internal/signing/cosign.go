@@ -249,50 +249,66 @@ type Material struct {
 	Timestamps  *Rfc3161List `json:"timestampVerificationData,omitempty"`
 }
 
-// The parts of Material. Numbers are text, as protobuf's JSON has them.
-type (
-	KeyHint struct { //nolint:revive // the comment above speaks of all
-		Hint string `json:"hint"`
-	}
-	RawBytes struct { //nolint:revive // the comment above speaks of all
-		Raw []byte `json:"rawBytes"`
-	}
-	Rfc3161List struct { //nolint:revive // the comment above speaks of all
-		List []Rfc3161 `json:"rfc3161Timestamps"`
-	}
-	Rfc3161 struct { //nolint:revive // the comment above speaks of all
-		Signed []byte `json:"signedTimestamp"`
-	}
-	LogEntry struct { //nolint:revive // the comment above speaks of all
-		Index   int64       `json:"logIndex,string"`
-		Log     KeyID       `json:"logId"`
-		Kind    KindVersion `json:"kindVersion"`
-		Time    int64       `json:"integratedTime,string"`
-		Promise *Promise    `json:"inclusionPromise,omitempty"`
-		Proof   *Inclusion  `json:"inclusionProof,omitempty"`
-		Body    []byte      `json:"canonicalizedBody"`
-	}
-	KeyID struct { //nolint:revive // the comment above speaks of all
-		ID []byte `json:"keyId"`
-	}
-	KindVersion struct { //nolint:revive // the comment above speaks of all
-		Kind    string `json:"kind"`
-		Version string `json:"version"`
-	}
-	Promise struct { //nolint:revive // the comment above speaks of all
-		SET []byte `json:"signedEntryTimestamp"`
-	}
-	Inclusion struct { //nolint:revive // the comment above speaks of all
-		Index      int64      `json:"logIndex,string"`
-		Root       []byte     `json:"rootHash"`
-		Size       int64      `json:"treeSize,string"`
-		Hashes     [][]byte   `json:"hashes"`
-		Checkpoint Checkpoint `json:"checkpoint"`
-	}
-	Checkpoint struct { //nolint:revive // the comment above speaks of all
-		Envelope string `json:"envelope"`
-	}
-)
+// KeyHint points at a key.
+type KeyHint struct {
+	Hint string `json:"hint"`
+}
+
+// RawBytes is a certificate.
+type RawBytes struct {
+	Raw []byte `json:"rawBytes"`
+}
+
+// Rfc3161List holds time stamps.
+type Rfc3161List struct {
+	List []Rfc3161 `json:"rfc3161Timestamps"`
+}
+
+// Rfc3161 is a time stamp.
+type Rfc3161 struct {
+	Signed []byte `json:"signedTimestamp"`
+}
+
+// LogEntry is an entry of a transparency log. Numbers are text, as protobuf's JSON has them.
+type LogEntry struct {
+	Index   int64       `json:"logIndex,string"`
+	Log     KeyID       `json:"logId"`
+	Kind    KindVersion `json:"kindVersion"`
+	Time    int64       `json:"integratedTime,string"`
+	Promise *Promise    `json:"inclusionPromise,omitempty"`
+	Proof   *Inclusion  `json:"inclusionProof,omitempty"`
+	Body    []byte      `json:"canonicalizedBody"`
+}
+
+// KeyID names a log by its key.
+type KeyID struct {
+	ID []byte `json:"keyId"`
+}
+
+// KindVersion says how an entry's body is written.
+type KindVersion struct {
+	Kind    string `json:"kind"`
+	Version string `json:"version"`
+}
+
+// Promise is a log's promise to take an entry in, with the time.
+type Promise struct {
+	SET []byte `json:"signedEntryTimestamp"`
+}
+
+// Inclusion proves that a log holds an entry.
+type Inclusion struct {
+	Index      int64      `json:"logIndex,string"`
+	Root       []byte     `json:"rootHash"`
+	Size       int64      `json:"treeSize,string"`
+	Hashes     [][]byte   `json:"hashes"`
+	Checkpoint Checkpoint `json:"checkpoint"`
+}
+
+// Checkpoint is a log's signed note about its tree.
+type Checkpoint struct {
+	Envelope string `json:"envelope"`
+}
 
 // Envelope is a DSSE envelope.
 type Envelope struct {

@@ -77,7 +77,7 @@ func NewSigstore(o SigstoreOptions) (*Sigstore, error) {
 		}
 	}
 	var err error
-	make := func(template, parent *x509.Certificate, key *ecdsa.PrivateKey, by *ecdsa.PrivateKey) *x509.Certificate {
+	issue := func(template, parent *x509.Certificate, key *ecdsa.PrivateKey, by *ecdsa.PrivateKey) *x509.Certificate {
 		if err != nil {
 			return nil
 		}
@@ -88,10 +88,10 @@ func NewSigstore(o SigstoreOptions) (*Sigstore, error) {
 		made, err = certificate(template, parent, key.Public(), by)
 		return made
 	}
-	s.root = make(authority("sigstore", s.notAfter), nil, s.rootKey, s.rootKey)
-	s.issuer = make(authority("sigstore-intermediate", s.options.IssuerEnd, x509.ExtKeyUsageCodeSigning), s.root, s.issuerKey, s.rootKey)
-	s.tsaIssuer = make(authority("sigstore-tsa-intermediate", s.notAfter, x509.ExtKeyUsageTimeStamping), s.root, s.tsaIssuerKey, s.rootKey)
-	s.tsa = make(s.tsaTemplate(), s.tsaIssuer, s.tsaKey, s.tsaIssuerKey)
+	s.root = issue(authority("sigstore", s.notAfter), nil, s.rootKey, s.rootKey)
+	s.issuer = issue(authority("sigstore-intermediate", s.options.IssuerEnd, x509.ExtKeyUsageCodeSigning), s.root, s.issuerKey, s.rootKey)
+	s.tsaIssuer = issue(authority("sigstore-tsa-intermediate", s.notAfter, x509.ExtKeyUsageTimeStamping), s.root, s.tsaIssuerKey, s.rootKey)
+	s.tsa = issue(s.tsaTemplate(), s.tsaIssuer, s.tsaKey, s.tsaIssuerKey)
 	if err != nil {
 		return nil, fmt.Errorf("make a Sigstore instance: %w", err)
 	}
@@ -234,7 +234,7 @@ func (s *Sigstore) certify(who Who, key crypto.PublicKey, from time.Time, life t
 
 // promise is the extension with a signed certificate timestamp (RFC 6962).
 func (s *Sigstore) promise(tbs []byte, at time.Time) (pkix.Extension, error) {
-	milli := binary.BigEndian.AppendUint64(nil, uint64(at.UnixMilli())) //nolint:gosec // after 1970
+	milli := binary.BigEndian.AppendUint64(nil, uint64(at.UnixMilli()))
 	issuer := sha256.Sum256(s.issuer.RawSubjectPublicKeyInfo)
 	signed := append([]byte{0, 0}, milli...) // version 1, of a certificate
 	signed = append(signed, 0, 1)            // not finished yet
@@ -374,7 +374,7 @@ func (s *Sigstore) LogBundle(b *Bundle, verifier []byte, at time.Time) error {
 
 // LogBundle2 logs a bundle in the second version of the log, which proves that it holds the entry and says no time.
 func (s *Sigstore) LogBundle2(b *Bundle, verifier any) error {
-	message, signature := []byte(nil), []byte(nil)
+	var message, signature []byte
 	if b.Message != nil {
 		message, signature = b.Message.Digest.Digest, b.Message.Signature
 	} else {

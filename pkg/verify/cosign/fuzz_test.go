@@ -2,6 +2,9 @@ package cosign_test
 
 import (
 	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"strings"
 	"testing"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -30,15 +33,19 @@ func FuzzSignatures(f *testing.F) {
 	signed := map[string]bool{}
 	for _, seed := range seeds {
 		at := seed.Blob.Annotations
-		f.Add(seed.Format == oci.SigstoreBundle, seed.Payload, at[signing.CosignSignature], at[signing.CosignCertificate], at[signing.CosignRekor], at[signing.CosignTimestamp])
+		body, _ := base64.StdEncoding.DecodeString(body(at[signing.CosignRekor]))
+		f.Add(seed.Format == oci.SigstoreBundle, seed.Payload, at[signing.CosignSignature], at[signing.CosignCertificate], at[signing.CosignRekor], at[signing.CosignTimestamp], body)
 		signed[content(seed)] = true
 	}
 	engine := s.engine()
 	leaves := []policy.Leaf{s.keyed(), s.inLog(), keyless(release)}
-	f.Fuzz(func(t *testing.T, bundled bool, payload []byte, signature, certificate, rekor, stamp string) {
+	f.Fuzz(func(t *testing.T, bundled bool, payload []byte, signature, certificate, rekor, stamp string, entry []byte) {
 		sig := carried(oci.CosignLegacy, ocispec.Descriptor{Annotations: map[string]string{
 			signing.CosignSignature: signature, signing.CosignCertificate: certificate, signing.CosignRekor: rekor, signing.CosignTimestamp: stamp,
 		}}, bytes.Clone(payload))
+		if was := body(rekor); was != "" { // what mutates text breaks base64: so the entry inside comes apart
+			sig.Blob.Annotations[signing.CosignRekor] = strings.Replace(rekor, was, base64.StdEncoding.EncodeToString(entry), 1)
+		}
 		if bundled {
 			sig.Format = oci.SigstoreBundle
 		}
@@ -54,6 +61,16 @@ func FuzzSignatures(f *testing.F) {
 			}
 		}
 	})
+}
+
+// body is the entry inside a log's promise.
+func body(rekor string) string {
+	var promise signing.RekorBundle
+	if json.Unmarshal([]byte(rekor), &promise) != nil {
+		return ""
+	}
+	text, _ := promise.Payload.Body.(string)
+	return text
 }
 
 // content is what a signature is about: the layer's bytes, or what stands in a bundle, however that is written.

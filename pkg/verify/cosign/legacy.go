@@ -116,13 +116,13 @@ func readLayer(s oci.Signature, digest string) (layer, error) {
 // readRekor reads the log's promise. The library takes the body for a string and follows pointers in it without looking.
 func (l *layer) readRekor(text string) error {
 	var b struct {
-		SignedEntryTimestamp []byte
+		SignedEntryTimestamp []byte `json:"SignedEntryTimestamp"`
 		Payload              *struct {
 			Body           *string `json:"body"`
 			IntegratedTime *int64  `json:"integratedTime"`
 			LogIndex       *int64  `json:"logIndex"`
 			LogID          *string `json:"logID"`
-		}
+		} `json:"Payload"`
 	}
 	if err := json.Unmarshal([]byte(text), &b); err != nil {
 		return err

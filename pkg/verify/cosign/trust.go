@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	_ "embed"
@@ -163,7 +164,20 @@ func readKey(text []byte) (crypto.PublicKey, []byte, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return public, block.Bytes, cryptoutils.ValidatePubKey(public)
+	switch key := public.(type) {
+	case *rsa.PublicKey:
+		if bits := key.N.BitLen(); bits < 2048 {
+			return nil, nil, fmt.Errorf("it is RSA of %d bits, of at least 2048", bits)
+		}
+	case *ecdsa.PublicKey:
+		if key.Curve != elliptic.P256() && key.Curve != elliptic.P384() && key.Curve != elliptic.P521() {
+			return nil, nil, errors.New("it is ECDSA on a curve that is not P-256, P-384 or P-521")
+		}
+	case ed25519.PublicKey:
+	default:
+		return nil, nil, fmt.Errorf("a %T signs nothing here", public)
+	}
+	return public, block.Bytes, nil
 }
 
 // verifiersOf are the ways in which cosign signs with a key: SHA-256 in all its versions but for those that take the hash that

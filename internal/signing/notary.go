@@ -1,6 +1,7 @@
 package signing
 
 import (
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -25,6 +26,7 @@ type AuthorityOptions struct {
 	Region string // in the name of AWS's issuing certificate; empty means us-east-1
 	// Organization makes a company's own chain of three instead, under its name, for the scheme notary.x509.
 	Organization string
+	Signer       string        // common name of a company's code-signing certificates; empty means Release
 	At           time.Time     // when it is made; the zero time means time.Now
 	LeafLife     time.Duration // of code-signing certificates; zero means three days, a company's a year
 	OCSP, CRL    string        // URLs in all certificates but the root's; empty means none
@@ -33,6 +35,7 @@ type AuthorityOptions struct {
 // Authority issues code-signing certificates and signs with them. It is safe for concurrent use.
 type Authority struct {
 	company   string
+	signer    string
 	leafLife  time.Duration
 	ocsp, crl string
 	chain     []*x509.Certificate // issuing certificate first, root last
@@ -67,7 +70,7 @@ func NewAuthority(o AuthorityOptions) (*Authority, error) {
 	if o.Region == "" {
 		o.Region = "us-east-1"
 	}
-	a := &Authority{company: o.Organization, leafLife: o.LeafLife, ocsp: o.OCSP, crl: o.CRL}
+	a := &Authority{company: o.Organization, signer: o.Signer, leafLife: o.LeafLife, ocsp: o.OCSP, crl: o.CRL}
 	names := []pkix.Name{awsName("AWS Signer Code Signing Root CA G1", "AWS Cryptography"), awsName("AWS Signer Code Signing Int CA G1", "AWS Cryptography"), awsName("AWS Signer "+o.Region+" Code Signing CA G1", "AWS Cryptography")}
 	if a.company != "" {
 		names = []pkix.Name{companyName(a.company, a.company+" Root"), companyName(a.company, a.company+" Code Signing")}
@@ -152,7 +155,7 @@ func (a *Authority) leafAt(at time.Time) (leaf, error) {
 	}
 	name := awsName("AWS Signer", "AWS Cryptography")
 	if a.company != "" {
-		name = companyName(a.company, "Release")
+		name = companyName(a.company, cmp.Or(a.signer, "Release"))
 	}
 	certificate, key, err := a.issue(&x509.Certificate{
 		Subject: name, NotBefore: at.Add(-min(time.Hour, life/2)), NotAfter: at.Add(life), BasicConstraintsValid: true,
@@ -240,7 +243,7 @@ func OpenAuthority(dir string, o AuthorityOptions) (*Authority, error) {
 
 // LoadAuthority loads what Save wrote. An error that is fs.ErrNotExist says that there is none.
 func LoadAuthority(dir string, o AuthorityOptions) (*Authority, error) {
-	a := &Authority{company: o.Organization, leafLife: o.LeafLife, ocsp: o.OCSP, crl: o.CRL}
+	a := &Authority{company: o.Organization, signer: o.Signer, leafLife: o.LeafLife, ocsp: o.OCSP, crl: o.CRL}
 	err := eachBlock(filepath.Join(dir, authorityChain), typeCert, func(der []byte) error {
 		c, err := x509.ParseCertificate(der)
 		a.chain = append(a.chain, c)
@@ -267,7 +270,7 @@ func LoadAuthority(dir string, o AuthorityOptions) (*Authority, error) {
 }
 
 func eachBlock(file, kind string, take func([]byte) error) error {
-	rest, err := os.ReadFile(file)
+	rest, err := os.ReadFile(file) //nolint:gosec // the directory that the caller names
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package signing
 
 import (
 	"crypto"
+	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/base64"
@@ -19,7 +20,8 @@ import (
 // with the question in the path; a CRL of the issuing certificate's at the root. Use its URL as AuthorityOptions.OCSP and CRL, then set Of: the certificates need the URL first.
 type CertificateStatus struct {
 	mu      sync.Mutex
-	of      *Authority
+	issuers []*x509.Certificate
+	keys    []*ecdsa.PrivateKey
 	revoked map[string]time.Time // by serial number
 	asked   int
 }
@@ -28,7 +30,14 @@ type CertificateStatus struct {
 func (s *CertificateStatus) Of(a *Authority) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.of = a
+	s.issuers, s.keys = a.chain, a.keys
+}
+
+// OfTSA says the same of a time stamping authority.
+func (s *CertificateStatus) OfTSA(t *TSA) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.issuers, s.keys = []*x509.Certificate{t.root}, []*ecdsa.PrivateKey{t.rootKey}
 }
 
 // Revoke revokes a certificate.
@@ -54,7 +63,7 @@ func (s *CertificateStatus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.asked++
-	if s.of == nil {
+	if len(s.issuers) == 0 {
 		http.Error(w, "nobody's", http.StatusNotFound)
 		return
 	}
@@ -74,7 +83,7 @@ func (s *CertificateStatus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	_, _ = w.Write(answer)
+	_, _ = w.Write(answer) //nolint:gosec // DER, made here
 }
 
 // status answers in the name of whoever issued the certificate that is asked for.
@@ -83,10 +92,10 @@ func (s *CertificateStatus) status(question []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	issuer, key := s.of.chain[0], s.of.keys[0]
-	for i, c := range s.of.chain {
+	issuer, key := s.issuers[0], s.keys[0]
+	for i, c := range s.issuers {
 		if sum := keyHash(c, asked.HashAlgorithm); string(sum) == string(asked.IssuerKeyHash) {
-			issuer, key = c, s.of.keys[i]
+			issuer, key = c, s.keys[i]
 		}
 	}
 	now := time.Now().UTC().Truncate(time.Second)
@@ -117,5 +126,5 @@ func (s *CertificateStatus) list() ([]byte, error) {
 		n, _ := new(big.Int).SetString(serial, 10)
 		t.RevokedCertificateEntries = append(t.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: n, RevocationTime: at.UTC().Truncate(time.Second), ReasonCode: 1})
 	}
-	return x509.CreateRevocationList(rand.Reader, t, s.of.chain[0], s.of.keys[0])
+	return x509.CreateRevocationList(rand.Reader, t, s.issuers[0], s.keys[0])
 }

@@ -22,14 +22,21 @@ import (
 type TSA struct {
 	Now func() time.Time // what it says the time is; nil means time.Now
 
-	root, leaf *x509.Certificate
-	key        *ecdsa.PrivateKey
+	root, leaf   *x509.Certificate
+	rootKey, key *ecdsa.PrivateKey
 }
 
 var _ tspclient.Timestamper = (*TSA)(nil)
 
 // NewTSA makes one, with a root of its own.
-func NewTSA() (*TSA, error) {
+func NewTSA() (*TSA, error) { return NewTSAWithStatus("") }
+
+// NewTSAWithStatus makes one whose certificate names a place that says whether it was revoked (OCSP).
+func NewTSAWithStatus(ocsp string) (*TSA, error) {
+	var responders []string
+	if ocsp != "" {
+		responders = []string{ocsp}
+	}
 	from := time.Now().Add(-5 * year).UTC().Truncate(time.Second)
 	rootKey, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 	if err != nil {
@@ -52,13 +59,13 @@ func NewTSA() (*TSA, error) {
 		return nil, fmt.Errorf("make a time stamping authority: %w", err)
 	}
 	leaf, err := certify(&x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: companyName("Timely", "Timely TSA"), NotBefore: from, NotAfter: from.Add(30 * year), BasicConstraintsValid: true,
+		SerialNumber: big.NewInt(2), Subject: companyName("Timely", "Timely TSA"), NotBefore: from, NotAfter: from.Add(30 * year), BasicConstraintsValid: true, OCSPServer: responders,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtraExtensions: []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 37}, Critical: true, Value: usage}},
 	}, root, &key.PublicKey, rootKey)
 	if err != nil {
 		return nil, err
 	}
-	return &TSA{root: root, leaf: leaf, key: key}, nil
+	return &TSA{root: root, leaf: leaf, rootKey: rootKey, key: key}, nil
 }
 
 func certify(t, parent *x509.Certificate, key *ecdsa.PublicKey, by *ecdsa.PrivateKey) (*x509.Certificate, error) {

@@ -135,11 +135,11 @@ func (r *Revocations) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		r.mu.Unlock()
 		w.Header().Set("X-Amzn-Errortype", d.Type)
 		w.WriteHeader(d.Status)
-		_ = json.NewEncoder(w).Encode(map[string]string{"message": d.Message, "code": d.Type})
+		_ = json.NewEncoder(w).Encode(map[string]string{"message": d.Message, "code": d.Type}) //nolint:errchkjson // strings
 	case err != nil: // garbage, or nobody is there any more
 		_, _ = io.WriteString(w, `{"revokedEntities": [`)
 	default:
-		_ = json.NewEncoder(w).Encode(map[string][]string{"revokedEntities": entities})
+		_ = json.NewEncoder(w).Encode(map[string][]string{"revokedEntities": entities}) //nolint:errchkjson // strings
 	}
 }
 

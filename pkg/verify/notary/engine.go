@@ -57,7 +57,7 @@ type Engine struct {
 	roots   map[string]bool // fingerprints of AWS Signer's
 	stores  map[string]*store
 	checker Checker
-	status  statusOptions
+	status  *http.Client // OCSP and CRLs
 }
 
 // store holds certificates by the type that Notary's trust stores have. There is no way to ask for one under another type.
@@ -91,7 +91,7 @@ func New(o Options) (*Engine, error) {
 		}
 		e.stores[s.Name] = made
 	}
-	e.status = statusOptions{allowPrivate: o.AllowPrivate, proxy: o.Proxy}
+	e.status = statusOptions{allowPrivate: o.AllowPrivate, proxy: o.Proxy}.client()
 	if e.checker == nil {
 		var err error
 		if e.checker, err = newChecker(o, e.now); err != nil {
@@ -141,6 +141,7 @@ func (e *Engine) Verify(ctx context.Context, a oci.Artifact, s oci.Signature, ru
 			f = verdict.Fail(verdict.Panicked, "checking it ended in a panic: %.200v", p)
 		}
 		f.Method, f.Signature, f.Message = string(leaf.Method), s.ID(), oneLine(f.Message)
+		f.Identity, f.Revocation = oneLine(f.Identity), oneLine(f.Revocation)
 	}()
 	c := &check{e: e, a: a, s: s, rule: rule, leaf: leaf}
 	return c.run(ctx)

@@ -411,9 +411,9 @@ func TestRevoked(t *testing.T) {
 // TestCompany goes through signatures of a company's own authority.
 func TestCompany(t *testing.T) {
 	w := newWorld(t)
-	otherCorp, strangeTSA := w.authority(signing.AuthorityOptions{Organization: "Example"}), (*signing.TSA)(nil)
-	var err error
-	if strangeTSA, err = signing.NewTSA(); err != nil {
+	otherCorp := w.authority(signing.AuthorityOptions{Organization: "Example"})
+	strangeTSA, err := signing.NewTSA()
+	if err != nil {
 		t.Fatal(err)
 	}
 	short := w.authority(signing.AuthorityOptions{Organization: "Example", LeafLife: time.Hour})

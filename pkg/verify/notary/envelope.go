@@ -2,6 +2,7 @@ package notary
 
 import (
 	"bytes"
+	"crypto/rsa"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
@@ -28,6 +29,7 @@ const (
 	maxChain      = 10
 	maxAttributes = 64
 	maxDepth      = 16
+	maxKey        = 8192 // bits of an RSA key
 )
 
 const payloadType = "application/vnd.cncf.notary.payload.v1+json"
@@ -144,14 +146,14 @@ func precheckJWS(raw []byte) error {
 	var outer struct {
 		Protected string `json:"protected"`
 		Header    struct {
-			Chain []json.RawMessage `json:"x5c"`
+			Chain [][]byte `json:"x5c"`
 		} `json:"header"`
 	}
 	if err := json.Unmarshal(raw, &outer); err != nil {
 		return err
 	}
-	if n := len(outer.Header.Chain); n > maxChain {
-		return fmt.Errorf("the chain has %d certificates, of at most %d", n, maxChain)
+	if err := precheckChain(outer.Header.Chain); err != nil {
+		return err
 	}
 	protected, err := base64.RawURLEncoding.DecodeString(outer.Protected)
 	if err != nil {
@@ -169,9 +171,27 @@ func precheckCOSE(raw []byte) error {
 	if err := message.UnmarshalCBOR(raw); err != nil {
 		return err
 	}
-	chain, _ := message.Headers.Unprotected[gocose.HeaderLabelX5Chain].([]any)
+	listed, _ := message.Headers.Unprotected[gocose.HeaderLabelX5Chain].([]any)
+	chain := make([][]byte, len(listed))
+	for i, c := range listed {
+		chain[i], _ = c.([]byte)
+	}
+	return precheckChain(chain)
+}
+
+// precheckChain refuses chains that would keep the machine busy: the library verifies every link of any length, with any key.
+func precheckChain(chain [][]byte) error {
 	if n := len(chain); n > maxChain {
 		return fmt.Errorf("the chain has %d certificates, of at most %d", n, maxChain)
+	}
+	for i, der := range chain {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return fmt.Errorf("certificate %d: %w", i+1, err)
+		}
+		if key, ok := c.PublicKey.(*rsa.PublicKey); ok && key.N.BitLen() > maxKey {
+			return fmt.Errorf("certificate %d has a key of %d bits, of at most %d", i+1, key.N.BitLen(), maxKey)
+		}
 	}
 	return nil
 }

@@ -2,8 +2,14 @@ package notary
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"math/big"
 	"strings"
 	"testing"
 	"time"
@@ -134,6 +140,11 @@ func TestEnvelopes(t *testing.T) {
 			}
 			m["header"].(map[string]any)["x5c"] = c[:800]
 		}), verdict.Malformed},
+		{"a key that takes for ever", outer(func(m map[string]any) {
+			h := m["header"].(map[string]any)
+			c := h["x5c"].([]any)
+			c[1] = base64.StdEncoding.EncodeToString(endlessKey(t))
+		}), verdict.Malformed},
 		{"no signature", outer(func(m map[string]any) { m["signature"] = "" }), verdict.BadSignature},
 		{"a bit of the signature", flip(good, "signature"), verdict.BadSignature},
 		{"a bit of the payload", flip(good, "payload"), verdict.BadSignature},
@@ -197,6 +208,25 @@ func TestEnvelopes(t *testing.T) {
 	if len(cases) < 60 {
 		t.Errorf("%d cases", len(cases))
 	}
+	if err := precheckChain([][]byte{endlessKey(t)}); err == nil || !strings.Contains(err.Error(), "bits") {
+		t.Errorf("a key of a hundred thousand bits: %v", err)
+	}
+}
+
+// endlessKey is a certificate with an RSA key of a hundred thousand bits, which nobody need have.
+func endlessKey(t *testing.T) []byte {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := new(big.Int).SetBit(big.NewInt(1), 100_000, 1)
+	c := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, &rsa.PublicKey{N: n, E: 65537}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
 }
 
 // TestInspect: what a signature says of itself is shown, whoever made it.

@@ -125,7 +125,8 @@ type AWSOptions struct {
 
 // AWS asks AWS Signer (GetRevocationStatus).
 type AWS struct {
-	o AWSOptions
+	o      AWSOptions
+	client aws.HTTPClient
 
 	mu       sync.Mutex // also held while credentials are fetched, once for all
 	provider aws.CredentialsProvider
@@ -164,7 +165,11 @@ func NewAWS(o AWSOptions) (*AWS, error) {
 	if o.Timeout == 0 {
 		o.Timeout = 10 * time.Second
 	}
-	return &AWS{o: o, failed: map[string]failure{}}, nil
+	a := &AWS{o: o, client: bounded{awshttp.NewBuildableClient().WithTimeout(o.Timeout)}, failed: map[string]failure{}}
+	if o.HTTP != nil {
+		a.client = bounded{o.HTTP}
+	}
+	return a, nil
 }
 
 // Check implements Checker.
@@ -172,9 +177,10 @@ func (a *AWS) Check(ctx context.Context, q Question) (Answer, error) {
 	if !regions.MatchString(q.Region) {
 		return Answer{}, &UnansweredError{Reason: verdict.RevocationUnknown, Message: fmt.Sprintf("%q is no region of AWS", q.Region)}
 	}
+	given := ctx // whose end says nothing of AWS
 	ctx, cancel := context.WithTimeout(ctx, a.o.Timeout)
 	defer cancel()
-	credentials, err := a.credentials(ctx, q.Region)
+	credentials, err := a.credentials(given, q.Region)
 	if err != nil {
 		return Answer{}, err
 	}
@@ -184,7 +190,7 @@ func (a *AWS) Check(ctx context.Context, q Question) (Answer, error) {
 	if a.o.Now().Before(f.until) {
 		return Answer{}, f.err
 	}
-	options := signer.Options{Region: q.Region, Credentials: credentials, HTTPClient: bounded{a.client()}, RetryMaxAttempts: 2}
+	options := signer.Options{Region: q.Region, Credentials: credentials, HTTPClient: a.client, RetryMaxAttempts: 2}
 	if a.o.Endpoint != "" {
 		options.BaseEndpoint = aws.String(strings.TrimSuffix(a.o.Endpoint, "/"))
 		options.APIOptions = append(options.APIOptions, asNamed)
@@ -194,7 +200,7 @@ func (a *AWS) Check(ctx context.Context, q Question) (Answer, error) {
 		CertificateHashes: q.CertificateHashes, JobArn: aws.String(q.Job), ProfileVersionArn: aws.String(q.ProfileVersion), PlatformId: aws.String("Notation-OCI-SHA384-ECDSA"), SignatureTimestamp: aws.Time(q.SignedAt),
 	})
 	if err != nil {
-		return Answer{}, a.explain(ctx, q.Region, err)
+		return Answer{}, a.explain(given, ctx, q.Region, err)
 	}
 	return Answer{Revoked: out.RevokedEntities, At: at}, nil
 }
@@ -204,13 +210,6 @@ func asNamed(stack *middleware.Stack) error {
 	return stack.Initialize.Add(middleware.InitializeMiddlewareFunc("EndpointAsNamed", func(ctx context.Context, in middleware.InitializeInput, next middleware.InitializeHandler) (middleware.InitializeOutput, middleware.Metadata, error) {
 		return next.HandleInitialize(smithyhttp.DisableEndpointHostPrefix(ctx, true), in)
 	}), middleware.Before)
-}
-
-func (a *AWS) client() aws.HTTPClient {
-	if a.o.HTTP != nil {
-		return a.o.HTTP
-	}
-	return awshttp.NewBuildableClient().WithTimeout(a.o.Timeout)
 }
 
 // bounded reads no more than an answer may have.
@@ -235,11 +234,14 @@ func (a *AWS) credentials(ctx context.Context, region string) (aws.CredentialsPr
 	if f := a.failed[""]; a.o.Now().Before(f.until) {
 		return nil, f.err
 	}
+	given := ctx
 	ctx, cancel := context.WithTimeout(ctx, credentialsTime)
 	defer cancel()
 	fail := func(err error) error {
 		u := &UnansweredError{Reason: verdict.NoCredentials, Message: "asking AWS Signer about revocation takes AWS credentials, and there are none: " + lastLine(err), Err: err}
-		a.failed[""] = failure{a.o.Now().Add(again), u}
+		if given.Err() == nil {
+			a.failed[""] = failure{a.o.Now().Add(again), u}
+		}
 		return u
 	}
 	if a.provider == nil {
@@ -268,7 +270,7 @@ func (a *AWS) credentials(ctx context.Context, region string) (aws.CredentialsPr
 }
 
 // explain says why there is no answer, in AWS's words where there are any: they are what helps.
-func (a *AWS) explain(ctx context.Context, region string, err error) *UnansweredError {
+func (a *AWS) explain(given, ctx context.Context, region string, err error) *UnansweredError {
 	u := &UnansweredError{Reason: verdict.RevocationUnknown, Err: err}
 	var said smithy.APIError
 	var unsent *smithyhttp.RequestSendError
@@ -288,6 +290,9 @@ func (a *AWS) explain(ctx context.Context, region string, err error) *Unanswered
 	u.Message = fmt.Sprintf("AWS Signer in %s does not answer: %s", region, lastLine(err))
 	if ctx.Err() != nil {
 		u.Message = fmt.Sprintf("AWS Signer in %s does not answer in time", region)
+	}
+	if given.Err() != nil {
+		return u
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -92,13 +92,12 @@ func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { retur
 // statusCheckers are the validators of the signer's chain and of the time stamping authority's. trusted are the certificates
 // that the signature's chain was found to contain.
 func (c *check) statusCheckers(trusted []*x509.Certificate) (signing, stamping revocation.Validator, err error) {
-	client := c.e.status.client()
-	lists, err := crl.NewHTTPFetcher(client)
+	lists, err := crl.NewHTTPFetcher(c.e.status)
 	if err != nil {
 		return nil, nil, err
 	}
 	validator := func(p purpose.Purpose, who string, roots []*x509.Certificate) (revocation.Validator, error) {
-		inner, err := revocation.NewWithOptions(revocation.Options{OCSPHTTPClient: client, CRLFetcher: lists, CertChainPurpose: p})
+		inner, err := revocation.NewWithOptions(revocation.Options{OCSPHTTPClient: c.e.status, CRLFetcher: lists, CertChainPurpose: p})
 		return statusValidator{c: c, who: who, inner: inner, roots: roots}, err
 	}
 	if signing, err = validator(purpose.CodeSigning, whoSigner, trusted); err != nil {

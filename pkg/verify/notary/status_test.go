@@ -3,6 +3,7 @@ package notary
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -229,6 +230,54 @@ func TestStampersStatus(t *testing.T) {
 		}
 		if unknown := c.unknown != nil; unknown != (!tc.fatal && tc.rule.Revocation != policy.RevocationOff) {
 			t.Errorf("%s: unknown %v", tc.name, c.unknown)
+		}
+	}
+}
+
+// TestStampersRevoked: a responder that says so of the time stamping authority's certificate, through the whole verification.
+func TestStampersRevoked(t *testing.T) {
+	w := newWorld(t)
+	status := &signing.CertificateStatus{}
+	responder := httptest.NewServer(status)
+	defer responder.Close()
+	tsa, err := signing.NewTSAWithStatus(responder.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := w.engine(func(o *Options) {
+		o.AllowPrivate = true
+		o.Trust.Stores = []policy.Store{{Name: "corp-tsa", Certificates: [][]byte{w.corp.Root().Raw}, TSA: [][]byte{tsa.Root().Raw}}}
+	})
+	sig := w.sign(w.corp, signing.NotaryOptions{TSA: tsa})
+	f := e.Verify(t.Context(), w.artifact, sig, best, tsaLeaf)
+	w.want("nobody knows", f, "", "")
+	if !strings.HasPrefix(f.Revocation, "not checked: ") || f.SignedAt.IsZero() {
+		t.Errorf("passes as %q, signed at %s", f.Revocation, f.SignedAt)
+	}
+	w.want("nobody knows, required", e.Verify(t.Context(), w.artifact, sig, require, tsaLeaf), verdict.RevocationUnknown, "time stamping")
+	status.OfTSA(tsa)
+	w.want("good", e.Verify(t.Context(), w.artifact, sig, best, tsaLeaf), "", "")
+	status.Revoke(tsa.Chain()[0], time.Now().Add(-time.Hour))
+	for _, rule := range []policy.Rule{best, require} {
+		w.want("revoked, "+string(rule.Revocation), e.Verify(t.Context(), w.artifact, sig, rule, tsaLeaf), verdict.CertificateRevoked, "time stamping")
+	}
+	w.want("revoked, off", e.Verify(t.Context(), w.artifact, sig, off, tsaLeaf), "", "")
+}
+
+// TestOddNames: names of certificates that once cost the parser all memory, or that read as something else.
+func TestOddNames(t *testing.T) {
+	w := newWorld(t)
+	for _, name := range []string{"x=#", "=#ffffffff", "Release,O=Other", "Release+OU=x", "\u202eesaeleR", "Release\x1b[31m", strings.Repeat("#=", 30000), "*"} {
+		a := w.authority(signing.AuthorityOptions{Organization: "Example", Signer: name})
+		e := w.engine(func(o *Options) {
+			o.Trust.Stores = []policy.Store{{Name: "corp", Certificates: [][]byte{a.Root().Raw}}}
+		})
+		leaf := corpLeaf
+		leaf.Subjects = []string{corpSubject + ",CN=Release"}
+		f := e.Verify(t.Context(), w.artifact, w.sign(a, signing.NotaryOptions{}), best, leaf)
+		w.want(fmt.Sprintf("%.20q", name), f, verdict.WrongIdentity, "")
+		if len(f.Message) > 1100 || len(f.Identity) > 1100 || strings.ContainsAny(f.Identity, "\x1b\u202e") {
+			t.Errorf("%.20q: told as %q, %d characters", name, f.Identity, len(f.Message))
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -243,63 +244,50 @@ func TestTokenVectors(t *testing.T) {
 func TestConformanceVectors(t *testing.T) {
 	w := newWorld(t)
 	dir := filepath.Join(moduleDir(t, "github.com/notaryproject/notation-core-go"), "signature")
-	ran := 0
-	for _, format := range []oci.Format{oci.NotaryJWS, oci.NotaryCOSE} {
-		name := map[oci.Format]string{oci.NotaryJWS: "jws", oci.NotaryCOSE: "cose"}[format]
+	read := func(name string) map[string]any {
 		raw, err := os.ReadFile(filepath.Join(dir, name, "testdata", "conformance.json"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		var bare, chained []byte
-		ec, rsa := testhelper.GetECLeafCertificate(), testhelper.GetRSALeafCertificate()
-		if format == oci.NotaryJWS {
-			bare = raw
-			var m map[string]any
-			if err := json.Unmarshal(raw, &m); err != nil {
-				t.Fatal(err)
-			}
-			m["header"].(map[string]any)["x5c"] = [][]byte{ec.Cert.Raw, testhelper.GetECRootCertificate().Cert.Raw}
-			chained = rawJSON(m)
-			if err := precheckJWS(bare); err != nil {
-				t.Errorf("%s: %v", name, err)
-			}
-		} else {
-			var m struct {
-				Output struct {
-					Hex string `json:"cborHex"`
-				} `json:"expectedOutput"`
-			}
-			if err := json.Unmarshal(raw, &m); err != nil {
-				t.Fatal(err)
-			}
-			if bare, err = hex.DecodeString(m.Output.Hex); err != nil {
-				t.Fatal(err)
-			}
-			var message gocose.Sign1Message
-			if err := message.UnmarshalCBOR(bare); err != nil {
-				t.Fatal(err)
-			}
-			message.Headers.RawUnprotected = nil
-			message.Headers.Unprotected[gocose.HeaderLabelX5Chain] = []any{rsa.Cert.Raw, testhelper.GetRSARootCertificate().Cert.Raw}
-			if chained, err = message.MarshalCBOR(); err != nil {
-				t.Fatal(err)
-			}
-			if err := precheckCOSE(bare); err != nil {
-				t.Errorf("%s: %v", name, err)
-			}
+		var m map[string]any
+		if err := json.Unmarshal(raw, &m); err != nil {
+			t.Fatal(err)
 		}
-		for _, v := range []struct {
-			what   string
-			blob   []byte
-			reason verdict.Reason
-		}{{"without a certificate", bare, verdict.Malformed}, {"with somebody else's", chained, verdict.BadSignature}} {
-			ran++
-			f := w.engine().Verify(t.Context(), w.artifact, oci.Signature{Format: format, Payload: v.blob}, off, corpLeaf)
-			w.want(name+" "+v.what, f, v.reason, "")
-		}
+		return m
 	}
-	if ran != 4 {
-		t.Errorf("%d ran, expected 4", ran)
+	ec, rsa := testhelper.GetECLeafCertificate(), testhelper.GetRSALeafCertificate()
+	message := read("jws")
+	bareJWS := rawJSON(message)
+	message["header"].(map[string]any)["x5c"] = [][]byte{ec.Cert.Raw, testhelper.GetECRootCertificate().Cert.Raw}
+	chainedJWS := rawJSON(message)
+
+	bareCOSE, err := hex.DecodeString(read("cose")["expectedOutput"].(map[string]any)["cborHex"].(string))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var signed gocose.Sign1Message
+	if err := signed.UnmarshalCBOR(bareCOSE); err != nil {
+		t.Fatal(err)
+	}
+	signed.Headers.RawUnprotected = nil
+	signed.Headers.Unprotected[gocose.HeaderLabelX5Chain] = []any{rsa.Cert.Raw, testhelper.GetRSARootCertificate().Cert.Raw}
+	chainedCOSE, err := signed.MarshalCBOR()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(precheckJWS(bareJWS), precheckCOSE(bareCOSE)); err != nil {
+		t.Errorf("they cannot be read: %v", err)
+	}
+	for _, v := range []struct {
+		name   string
+		format oci.Format
+		blob   []byte
+		reason verdict.Reason
+	}{
+		{"JWS", oci.NotaryJWS, bareJWS, verdict.Malformed}, {"JWS with somebody's certificates", oci.NotaryJWS, chainedJWS, verdict.BadSignature},
+		{"COSE", oci.NotaryCOSE, bareCOSE, verdict.Malformed}, {"COSE with somebody's certificates", oci.NotaryCOSE, chainedCOSE, verdict.BadSignature},
+	} {
+		w.want(v.name, w.engine().Verify(t.Context(), w.artifact, oci.Signature{Format: v.format, Payload: v.blob}, off, corpLeaf), v.reason, "")
 	}
 }
 

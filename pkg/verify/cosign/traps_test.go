@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"io"
 	"log"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -521,6 +522,29 @@ func TestTrustedRootsThatCannotBeUsed(t *testing.T) {
 			t.Errorf("%s: it was taken", name)
 		}
 	}
+}
+
+// CVE-2024-29903: many layers. Each is a finding of its own, and the good one behind them is found.
+func TestJunkBesideAGoodSignature(t *testing.T) {
+	s, a := newStage(t, signing.SigstoreOptions{}), artifact("A")
+	engine, good := s.engine(), s.loggedLayer(a)
+	for i := range 1000 {
+		l := signing.CosignLayer{Payload: good.Payload, Annotations: maps.Clone(good.Annotations)}
+		switch i % 4 {
+		case 0:
+			l.Annotations[signing.CosignSignature] = "aGVsbG8="
+		case 1:
+			l.Annotations[signing.CosignRekor] = `{"Payload":{"body":42}}`
+		case 2:
+			l.Payload = []byte("{}")
+		case 3:
+			l.Annotations = nil
+		}
+		if f := engine.Verify(t.Context(), a, inLayer(l), policy.Rule{}, s.inLog()); f.Outcome != verdict.Untrusted {
+			t.Fatalf("junk %d: %+v", i, f)
+		}
+	}
+	s.wants(engine.Verify(t.Context(), a, inLayer(good), policy.Rule{}, s.inLog()), "")
 }
 
 // Many findings at once: one engine serves all.

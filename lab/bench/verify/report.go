@@ -101,8 +101,8 @@ func (r report) markdown() string {
 		}
 	}
 	for _, s := range r.starts {
-		fmt.Fprintf(&starts, "| %s | %s | %.1f ms | %.1f – %.1f ms | %s | %s |\n", s.name, "`"+s.command+"`", float64(median(s.times))/1e6, float64(quantile(s.times, 0.1))/1e6, float64(quantile(s.times, 0.9))/1e6,
-			megabytes(median(s.peaks)), megabytes(s.bytes))
+		fmt.Fprintf(&starts, "| %s | %s | %.1f ms | %.1f – %.1f ms | %s | %s | %s |\n", s.name, "`"+s.command+"`", float64(median(s.times))/1e6, float64(quantile(s.times, 0.1))/1e6, float64(quantile(s.times, 0.9))/1e6,
+			megabytes(median(s.peaks)), megabytes(median(s.own)), megabytes(s.bytes))
 	}
 	ours := r.ways[0]
 	for _, part := range []string{
@@ -116,8 +116,9 @@ func (r report) markdown() string {
 		commands(r.ways),
 		fmt.Sprintf("## Against the critical path\n\nThe critical path is the longest chain of requests each of which names what only the answer to the one before it told. It is found in the trace of each pass, and multiplied by the round trip.\n"+
 			"`make bench` fails when a pass takes more than %.1f times that.\n\n| | longest chain | critical path | pass | ratio | process | ratio |\n|---|---|--:|--:|--:|--:|--:|\n%s", within, paths.String()),
-		fmt.Sprintf("The pass is what nopsctl reports for its slowest image; the process has starting, reading the policy and printing besides, which is what `nopsctl version` takes, too:\n\n## Starting\n\nMedians of %d starts each, first and ninth decile, and of 11 peaks of resident memory. "+
-			"`before` is the last commit that could not verify anything.\n\n| | command | wall clock | 10 – 90 %% | memory | size |\n|---|---|--:|--:|--:|--:|\n%s", 2*startRounds, starts.String()),
+		fmt.Sprintf("The pass is what nopsctl reports for its slowest image; the process has starting, reading the policy and printing besides, which is what `nopsctl version` takes, too:\n\n## Starting\n\nMedians of %d starts each, first and ninth decile, and of 11 peaks of resident memory. Its own pages are what it wrote; "+
+			"the rest of the peak is the program's file as far as it was touched, shared and reclaimable. `before` is the last commit that could not verify anything.\n\n"+
+			"| | command | wall clock | 10 – 90 %% | memory | its own pages | size of the file |\n|---|---|--:|--:|--:|--:|--:|\n%s", 2*startRounds, starts.String()),
 		howItIsMeasured,
 	} {
 		text.WriteString(part + "\n")
@@ -144,5 +145,5 @@ const howItIsMeasured = `## How it is measured
 - **In one run, there and back**: each round goes through all ways and then through them in reverse.
 - **Right**: before anything is timed, an image with the signatures of another and one whose signing job was revoked have to be refused, as what they are, and by cosign too. Every pass timed has to verify every image by its digest
   and to have asked for every manifest, signature and revocation. A program that tried to reach anything but this registry and this endpoint would end the run.
-- **Memory** is the largest resident set, program text included, of a process that a shell starts: one that we start ourselves would inherit ours.
+- **Memory** is read from the kernel at the moment at which the process ends.
 `

@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -28,7 +30,7 @@ type start struct {
 	args          []string
 	bytes         int64
 	times         []time.Duration
-	peaks         []int64 // bytes
+	peaks, own    []int64 // bytes of memory
 }
 
 // startups measures how long it takes to say a version, and what memory that takes.
@@ -66,11 +68,11 @@ func (b *bench) startups(ctx context.Context) ([]*start, error) {
 		}
 		s.bytes = info.Size()
 		for range 11 {
-			peak, err := peak(ctx, b.environment(), s.path, s.args...)
+			m, err := remembered(b.environment(), s.path, s.args...)
 			if err != nil {
 				return nil, err
 			}
-			s.peaks = append(s.peaks, peak)
+			s.peaks, s.own = append(s.peaks, m.peak), append(s.own, m.own)
 		}
 	}
 	return all, nil
@@ -108,35 +110,68 @@ func compile(ctx context.Context, tree, path string) error {
 	return nil
 }
 
-// peak runs a program and returns how much memory it had at most. A process starts out with the peak of the one that
-// executed it, which for a child of ours would be ours; so a shell, which is small, starts it and leaves it to us.
-func peak(ctx context.Context, env []string, path string, args ...string) (int64, error) {
-	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		return 0, fmt.Errorf("adopt what the shell leaves: %w", err)
-	}
-	cmd := exec.CommandContext(ctx, "sh", append([]string{"-c", `"$@" >/dev/null 2>&1 & echo $!`, "sh", path}, args...)...)
+// memory is what a program had in its memory: at most, and at its end in pages of its own. The rest are pages of its file, which it
+// shares with whoever runs the same and which the kernel takes back when it wants them.
+type memory struct{ peak, own int64 }
+
+// remembered runs a program and reads its memory at the moment when it ends. What the kernel says of a child that is gone would not do:
+// a process starts out with the peak of the one that executed it, which is ours.
+func remembered(env []string, path string, args ...string) (m memory, err error) {
+	runtime.LockOSThread() // a process is traced by a thread
+	defer runtime.UnlockOSThread()
+	cmd := exec.Command(path, args...) //nolint:noctx // it is traced, and dies with us
 	cmd.Env = env
-	text, err := cmd.Output()
-	if err != nil {
-		return 0, fmt.Errorf("start %s: %w", path, err)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Ptrace: true, Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		return m, fmt.Errorf("start %s: %w", path, err)
 	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil {
-		return 0, fmt.Errorf("start %s: %w", path, err)
-	}
-	var status syscall.WaitStatus
-	var usage syscall.Rusage
+	pid := cmd.Process.Pid
+	defer cmd.Process.Release() //nolint:errcheck // it was waited for
+	traced := false
 	for {
-		_, err = syscall.Wait4(pid, &status, 0, &usage)
-		if !errors.Is(err, syscall.EINTR) {
-			break
+		var status syscall.WaitStatus
+		if _, err := syscall.Wait4(pid, &status, 0, nil); errors.Is(err, syscall.EINTR) {
+			continue
+		} else if err != nil {
+			return m, fmt.Errorf("wait for %s: %w", path, err)
+		}
+		signal := 0
+		switch {
+		case status.Exited() && status.ExitStatus() == 0 && m.peak > 0:
+			return m, nil
+		case status.Exited() || status.Signaled():
+			return m, fmt.Errorf("%s %s: it ended with %d, and %d bytes of memory", path, strings.Join(args, " "), status.ExitStatus(), m.peak)
+		case !traced:
+			traced = true
+			err = syscall.PtraceSetOptions(pid, unix.PTRACE_O_TRACEEXIT|unix.PTRACE_O_EXITKILL)
+		case status.TrapCause() == unix.PTRACE_EVENT_EXIT:
+			m, err = readMemory(pid)
+		default:
+			signal = int(status.StopSignal())
+		}
+		if err := errors.Join(err, syscall.PtraceCont(pid, signal)); err != nil {
+			return m, fmt.Errorf("trace %s: %w", path, err)
 		}
 	}
+}
+
+var memoryField = regexp.MustCompile(`(?m)^(VmHWM|RssAnon):\s*(\d+) kB$`)
+
+func readMemory(pid int) (m memory, err error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
-		return 0, fmt.Errorf("wait for %s: %w", path, err)
+		return m, fmt.Errorf("its memory: %w", err)
 	}
-	if status.ExitStatus() != 0 {
-		return 0, fmt.Errorf("%s %s: exit %d", path, strings.Join(args, " "), status.ExitStatus())
+	for _, field := range memoryField.FindAllStringSubmatch(string(text), -1) {
+		kilobytes, err := strconv.ParseInt(field[2], 10, 64)
+		if err != nil {
+			return m, fmt.Errorf("its memory: %w", err)
+		}
+		if field[1] == "VmHWM" {
+			m.peak = kilobytes << 10
+		} else {
+			m.own = kilobytes << 10
+		}
 	}
-	return usage.Maxrss << 10, nil
+	return m, nil
 }

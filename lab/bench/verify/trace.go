@@ -22,7 +22,9 @@ type request struct {
 	status            int
 	start, end        time.Time
 	needs             []string // what the request names that somebody may have had to tell: digests, a signing job
-	learned           string   // all that its answer says
+	header            http.Header
+	body              []byte
+	learned           string // all that its answer says, see take
 }
 
 // A tracer answers each request one round trip late, and writes down what was asked and answered.
@@ -33,11 +35,16 @@ type tracer struct {
 	requests []*request
 }
 
-// take is what happened since it was called last.
+// take is what happened since it was called last. Answers are read here and not while they are given: the server shares its
+// processors with the client.
 func (t *tracer) take() (requests []*request) {
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	requests, t.requests = t.requests, nil
+	t.mu.Unlock()
+	for _, r := range requests {
+		r.learned = learned(r.header, r.body)
+		r.header, r.body = nil, nil
+	}
 	return requests
 }
 
@@ -57,7 +64,7 @@ func (t *tracer) around(server http.Handler) http.Handler {
 		}
 		answer := &answer{ResponseWriter: w, status: http.StatusOK}
 		server.ServeHTTP(answer, r)
-		one.status, one.learned, one.end = answer.status, learned(answer.Header(), answer.body.Bytes()), time.Now()
+		one.status, one.header, one.body, one.end = answer.status, answer.Header().Clone(), answer.body.Bytes(), time.Now()
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		t.requests = append(t.requests, one)

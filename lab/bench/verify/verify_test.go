@@ -6,12 +6,10 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -170,24 +168,24 @@ func TestWorld(t *testing.T) {
 	}
 }
 
-// TestPeak: what a small program needs is not what we need ourselves.
-func TestPeak(t *testing.T) {
-	got, err := peak(t.Context(), nil, "/bin/true")
+// TestMemory: what a small program needs is not what we need ourselves.
+func TestMemory(t *testing.T) {
+	m, err := remembered(nil, "/bin/true")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if limit := int64(8 << 20); got <= 0 || got > limit {
-		t.Errorf("true needs %d bytes, of at most %d", got, limit)
+	if limit := int64(6 << 20); m.own <= 0 || m.own > m.peak || m.peak > limit {
+		t.Errorf("true needs %d bytes, %d of its own, of at most %d", m.peak, m.own, limit)
 	}
-	naive := exec.Command("/bin/true")
-	if err := naive.Run(); err != nil {
-		t.Fatal(err)
+	ours, err := readMemory(os.Getpid())
+	if err != nil || ours.peak < m.peak {
+		t.Errorf("we need %d, which is no more than that: %v", ours.peak, err)
 	}
-	if inherited := naive.ProcessState.SysUsage().(*syscall.Rusage).Maxrss << 10; inherited <= got {
-		t.Logf("a child of this process had %d bytes at most, and would have done", inherited)
-	}
-	if _, err := peak(t.Context(), nil, "/bin/false"); err == nil {
+	if _, err := remembered(nil, "/bin/false"); err == nil {
 		t.Error("a program that fails is measured")
+	}
+	if _, err := remembered(nil, "/bin/nowhere"); err == nil {
+		t.Error("a program that is not there is measured")
 	}
 }
 

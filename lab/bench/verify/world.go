@@ -2,7 +2,7 @@ package main
 
 import (
 	"context"
-	"encoding/pem"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"log"
@@ -25,6 +25,7 @@ import (
 	embeddedchart "github.com/nopsctl/nopsctl/embedded-chart"
 	"github.com/nopsctl/nopsctl/internal/signing"
 	"github.com/nopsctl/nopsctl/internal/sigv4"
+	"github.com/nopsctl/nopsctl/lab/ca"
 	"github.com/nopsctl/nopsctl/lab/images"
 	"github.com/nopsctl/nopsctl/pkg/verify/policy"
 )
@@ -113,13 +114,20 @@ func newWorld(ctx context.Context, dir string) (w *world, err error) {
 		return nil, err
 	}
 	w.host = w.serve(w.trace.around(shelf)).Listener.Addr().String()
-	api := w.serveTLS(w.trace.around(s.api))
+	authority, err := ca.Open(filepath.Join(dir, "ca"), time.Now())
+	if err != nil {
+		return nil, err
+	}
+	api, err := w.serveTLS(w.trace.around(s.api), authority)
+	if err != nil {
+		return nil, err
+	}
 	trap, err := w.trap()
 	if err != nil {
 		return nil, err
 	}
 	files := map[string][]byte{
-		"api.pem":           pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: api.Certificate().Raw}),
+		"ca.pem":            authority.PEM(),
 		"cosign.pub":        s.cosign.PublicPEM(),
 		"trusted-root.json": []byte(`{"mediaType": "application/vnd.dev.sigstore.trustedroot+json;version=0.1"}`),
 		"aws-signer.yaml": document("trust:\n  awsSigner:\n    roots:\n      - sha256: "+s.authority.RootFingerprint()+"\n    endpoint: "+api.URL,
@@ -134,7 +142,7 @@ func newWorld(ctx context.Context, dir string) (w *world, err error) {
 	w.policies = map[string]string{methodAWS: filepath.Join(dir, "aws-signer.yaml"), methodCosign: filepath.Join(dir, "cosign-key.yaml")}
 	w.cosignKey, w.trustedRoot = filepath.Join(dir, "cosign.pub"), filepath.Join(dir, "trusted-root.json")
 	w.env = []string{"AWS_ACCESS_KEY_ID=" + key.AccessKeyID, "AWS_SECRET_ACCESS_KEY=" + key.SecretAccessKey, "AWS_REGION=" + region,
-		"SSL_CERT_FILE=" + filepath.Join(dir, "api.pem"), "HTTP_PROXY=" + trap, "HTTPS_PROXY=" + trap}
+		"SSL_CERT_FILE=" + filepath.Join(dir, "ca.pem"), "HTTP_PROXY=" + trap, "HTTPS_PROXY=" + trap}
 	return w, nil
 }
 
@@ -161,11 +169,17 @@ func (w *world) serve(handler http.Handler) *httptest.Server {
 	return s
 }
 
-func (w *world) serveTLS(handler http.Handler) *httptest.Server {
+// serveTLS has a certificate for which the server, which on this machine takes its time from the client, need not work much.
+func (w *world) serveTLS(handler http.Handler, authority *ca.Authority) (*httptest.Server, error) {
+	certificate, err := authority.Certificate(time.Now(), "127.0.0.1")
+	if err != nil {
+		return nil, err
+	}
 	s := w.server(handler)
 	s.EnableHTTP2 = true
+	s.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS13}
 	s.StartTLS()
-	return s
+	return s, nil
 }
 
 // trap is the proxy for everything that is not on this machine. It lets nobody through and counts.

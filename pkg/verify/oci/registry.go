@@ -217,10 +217,10 @@ func (r *Registry) get(ctx context.Context, at ref.Reference, path string, accep
 			return res, err
 		}
 		credential, lookupErr := n.known.Credential(ctx, n.host)
-		if lookupErr != nil {
+		if lookupErr != nil && reasonAt(err) == verdict.RegistryDenied {
 			return nil, failf(verdict.RegistryDenied, lookupErr, "does not give it to anonymous readers, and the credentials for it cannot be read: %s", printable(lookupErr.Error()))
 		}
-		if credential == auth.EmptyCredential {
+		if lookupErr != nil || credential == auth.EmptyCredential {
 			return nil, err
 		}
 		res, again := r.once(ctx, n, n.known, path, accept)

@@ -238,6 +238,25 @@ func TestTokens(t *testing.T) {
 	}
 }
 
+// TestCredentialHelperFails: that is said where credentials are needed, and does not make a denied image of a missing one.
+func TestCredentialHelperFails(t *testing.T) {
+	r := signed(t, repo, 1)
+	broken := func(context.Context, string) (auth.Credential, error) {
+		return auth.EmptyCredential, errors.New("exec: docker-credential-x: not found")
+	}
+	w := &world{hosts: map[string]http.Handler{"https://" + home: r, "https://closed.example": &gate{basic: "u:p"}}}
+	s := oci.New(oci.Options{Transport: w, Credential: broken})
+	for host, want := range map[string]struct {
+		reason verdict.Reason
+		says   string
+	}{home: {verdict.NotFound, "no such image"}, "closed.example": {verdict.RegistryDenied, "docker-credential-x"}} {
+		_, err := s.Resolve(t.Context(), published, ref.Reference{Registry: host, Repository: repo, Tag: "none"})
+		if err == nil || reason(t, err) != want.reason || !strings.Contains(err.Error(), want.says) {
+			t.Errorf("%s: %v; want %s with %q", host, err, want.reason, want.says)
+		}
+	}
+}
+
 // TestTokensStayAtHome: two registries, two repositories, four tokens.
 func TestTokensStayAtHome(t *testing.T) {
 	one, two := signed(t, repo, 1), signed(t, repo, 1)

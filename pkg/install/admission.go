@@ -102,7 +102,7 @@ func (e *VerificationError) Hint() string {
 // ExitClass is the class of the exit code.
 func (e *VerificationError) ExitClass() string { return ClassVerification }
 
-// Basis of an image whose digest the release had before and keeps: nobody was asked about it this time.
+// BasisKept is that of an image whose digest the release had before and keeps: nobody was asked about it this time.
 const BasisKept = "kept"
 
 // foundImage is an image that the chart renders.
@@ -249,12 +249,12 @@ func (p *planner) pin(r *rendering) error {
 
 // pinner is nil where nothing is pinned and nothing was: manifests then stay as the chart renders them.
 func (p *planner) pinner() (*pinner, error) {
-	pins, any := map[string]string{}, p.request.Admission != nil
+	pins, some := map[string]string{}, p.request.Admission != nil
 	for _, i := range slices.Concat(p.found, p.suspects) {
 		pins[i.text] = i.pinned()
-		any = any || i.pinned() != ""
+		some = some || i.pinned() != ""
 	}
-	if !any {
+	if !some {
 		return nil, nil
 	}
 	pin := &pinner{pins: pins}

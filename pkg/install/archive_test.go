@@ -21,7 +21,6 @@ import (
 type entry struct {
 	name, content string
 	kind          byte
-	size          int64 // that the header claims; zero: the true one
 }
 
 func archive(t testing.TB, entries ...entry) []byte {

@@ -306,37 +306,7 @@ func (p *planner) images() {
 	if p.request.Images == nil && p.request.Admission == nil || len(p.Images) == 0 {
 		return
 	}
-	unresolved, foreigners := make([]string, len(p.found)), make([]string, len(p.found))
-	each(len(p.found), 4, func(n int) error {
-		i := p.found[n]
-		own := slices.Contains(p.request.OwnImages, base(i.text))
-		switch {
-		case i.refused != nil && (!p.enforced || unresolvable(i.refused.Reason)):
-			unresolved[n] = i.text + ": " + oneLine(i.refused.Message)
-			return nil
-		case i.refused != nil, p.request.Images == nil, i.admitted.Valid() && !own:
-			return nil
-		}
-		what := i.pinned()
-		if what == "" {
-			what = i.text
-		}
-		ctx, cancel := context.WithTimeout(p.ctx, 30*time.Second)
-		defer cancel()
-		info, err := p.request.Images.Resolve(ctx, what)
-		switch {
-		case err != nil:
-			unresolved[n] = what + ": " + oneLine(err.Error())
-		case p.Images[n].Digest != "" && info.Digest != p.Images[n].Digest:
-			foreigners[n] = what + " is " + info.Digest + " where it was resolved"
-		case own && info.Labels[SourceLabel] != SourceValue:
-			foreigners[n] = what + " is not a build of this project"
-		}
-		if p.Images[n].Digest == "" {
-			p.Images[n].Digest = info.Digest
-		}
-		return nil
-	})
+	unresolved, foreigners := p.askRegistries()
 	nodes := p.nodesOnce()
 	var problems, later, switches []string
 	for n, i := range p.found {
@@ -377,6 +347,43 @@ func (p *planner) images() {
 		}
 		p.check(checkImages, event.OK, fmt.Sprintf("%d images resolved", n), "")
 	}
+}
+
+// askRegistries says of each image why it cannot be resolved, or why it is not what it should be. What was admitted has been
+// looked at, all but whose build it is.
+func (p *planner) askRegistries() (unresolved, foreigners []string) {
+	unresolved, foreigners = make([]string, len(p.found)), make([]string, len(p.found))
+	each(len(p.found), 4, func(n int) error {
+		i := p.found[n]
+		own := slices.Contains(p.request.OwnImages, base(i.text))
+		switch {
+		case i.refused != nil && (!p.enforced || unresolvable(i.refused.Reason)):
+			unresolved[n] = i.text + ": " + oneLine(i.refused.Message)
+			return nil
+		case i.refused != nil, p.request.Images == nil, i.admitted.Valid() && !own:
+			return nil
+		}
+		what := i.pinned()
+		if what == "" {
+			what = i.text
+		}
+		ctx, cancel := context.WithTimeout(p.ctx, 30*time.Second)
+		defer cancel()
+		info, err := p.request.Images.Resolve(ctx, what)
+		switch {
+		case err != nil:
+			unresolved[n] = what + ": " + oneLine(err.Error())
+		case p.Images[n].Digest != "" && info.Digest != p.Images[n].Digest:
+			foreigners[n] = what + " is " + info.Digest + " where it was resolved"
+		case own && info.Labels[SourceLabel] != SourceValue:
+			foreigners[n] = what + " is not a build of this project"
+		}
+		if p.Images[n].Digest == "" {
+			p.Images[n].Digest = info.Digest
+		}
+		return nil
+	})
+	return unresolved, foreigners
 }
 
 // unresolvable says whether an image was refused because a registry does not give it.

@@ -12,6 +12,9 @@ import (
 	"github.com/nopsctl/nopsctl/pkg/verify/ref"
 )
 
+// warnUnverified says that nobody checks signatures.
+const warnUnverified = "NOPS-SIG-002"
+
 // admitFlags are trustFlags of commands that install.
 type admitFlags struct {
 	trustFlags
@@ -23,8 +26,12 @@ type admitFlags struct {
 
 func (a *admitFlags) bind(cmd *cobra.Command) {
 	a.trustFlags.bind(cmd)
-	cmd.Flags().StringVar(&a.asked, "verify", "", "what to do about images that the policy does not let pass: enforce, warn or off (default: enforce where there is a policy)")
+	a.bindMode(cmd)
 	cmd.Flags().BoolVar(&a.allowDowngrade, "allow-downgrade", false, "accept images that were signed before those that run now")
+}
+
+func (a *admitFlags) bindMode(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&a.asked, "verify", "", "what to do about images that the policy does not let pass: enforce, warn or off (default: enforce where there is a policy)")
 	_ = cmd.RegisterFlagCompletionFunc("verify", cobra.FixedCompletions([]string{"enforce", "warn", "off"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
@@ -86,7 +93,7 @@ func (f *Factory) admission(a *admitFlags, source oci.Shelf, op *operation) (ins
 
 // unverified is said where nobody checks signatures.
 func (a *admitFlags) unverified() event.Warning {
-	w := event.Warning{ID: "NOPS-SIG-002", Message: "signatures of images are not checked: no policy says who must have signed them", Hint: "name one with --policy FILE; nopsctl verify example-policy prints one to begin with"}
+	w := event.Warning{ID: warnUnverified, Message: "signatures of images are not checked: no policy says who must have signed them", Hint: "name one with --policy FILE; nopsctl verify example-policy prints one to begin with"}
 	if a.asked == "off" {
 		w.Message, w.Hint = "signatures of images are not checked: --verify=off", ""
 	}

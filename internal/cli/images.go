@@ -19,7 +19,7 @@ func newImagesCommand(f *Factory) *cobra.Command {
 		Args:  noSuchCommand,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newImagesListCommand(f, nil))
+	cmd.AddCommand(newImagesListCommand(f, nil), newImagesMirrorCommand(f, nil))
 	return cmd
 }
 

@@ -35,6 +35,7 @@ type trustFlags struct {
 	mirrored  ref.Mirrors
 	bundle    []byte
 	collected *policy.Policy
+	record    *notary.Recorder // takes down what AWS answers; what is remembered is then asked anew
 }
 
 func (t *trustFlags) bind(cmd *cobra.Command) {
@@ -176,7 +177,7 @@ func (f *Factory) verifier(t *trustFlags, source oci.Source, observe event.Func)
 		if o.Engines, err = f.engines(t); err != nil {
 			return nil, err
 		}
-		if dir := f.userFile("XDG_CACHE_HOME", ".cache", "verified"); dir != "" && !t.fresh {
+		if dir := f.userFile("XDG_CACHE_HOME", ".cache", "verified"); dir != "" && !t.fresh && t.record == nil {
 			o.Cache = verify.FileCache{Dir: dir, Now: f.Now}
 		}
 	}
@@ -192,7 +193,7 @@ func (f *Factory) engines(t *trustFlags) (map[policy.Method]verify.Engine, error
 	if err != nil {
 		return nil, err
 	}
-	n, err := notary.New(notary.Options{Trust: t.collected.Trust, HTTP: &http.Client{Transport: via, Timeout: t.timeout}, Credentials: f.awsCredentials(), Proxy: f.Proxy, Now: f.Now})
+	n, err := notary.New(notary.Options{Trust: t.collected.Trust, HTTP: &http.Client{Transport: via, Timeout: t.timeout}, Credentials: f.awsCredentials(), Proxy: f.Proxy, Record: t.record, Now: f.Now})
 	if err != nil {
 		return nil, &failure{class: "usage", reason: t.collected.Source, err: err}
 	}

@@ -310,6 +310,51 @@ func TestImagesList(t *testing.T) {
 	w.contains(w.out, "no such image")
 }
 
+// TestImagesMirror carries images over a directory into another registry, where they verify without asking AWS, and refuses to
+// carry what the policy does not let pass.
+func TestImagesMirror(t *testing.T) {
+	w := newWorld(t)
+	s := newSigned(t, w)
+	bundle := "oci:" + filepath.Join(t.TempDir(), "bundle")
+	w.want(CodeOK, s.args("images", "mirror", "--to", bundle, "-o", "json", nops+"good:1", nops+"cosigned:1")...)
+	fits(t, "images-mirror", w.out.String())
+	var answer mirrorAnswer
+	must(t, json.Unmarshal([]byte(w.out.String()), &answer))
+	for _, i := range answer.Images {
+		if i.Signatures != 1 || i.Sent == 0 || i.Digest != s.digests[strings.TrimPrefix(i.Reference, nops)] || i.Outcome != string(verdict.Verified) {
+			t.Errorf("%+v", i)
+		}
+	}
+	// There, AWS cannot be asked: the evidence in the directory answers.
+	s.api.Close()
+	policy, err := os.ReadFile(s.policy)
+	must(t, err)
+	evidence := filepath.Join(strings.TrimPrefix(bundle, "oci:"), answer.Evidence)
+	must(t, os.WriteFile(s.policy, []byte(strings.Replace(string(policy), "    endpoint:", "    evidenceFile: "+evidence+"\n    endpoint:", 1)), 0o600))
+	other := httptest.NewServer(ggcr.New(ggcr.WithReferrersSupport(false), ggcr.Logger(log.New(io.Discard, "", 0))))
+	defer other.Close()
+	to := strings.TrimPrefix(other.URL, "http://") + "/copy"
+	w.want(CodeOK, "images", "mirror", "--from", bundle, "--to", to, "--policy", s.policy, "--ca-bundle", s.bundle)
+	w.contains(w.out, "good:1", "1 signatures")
+	w.want(CodeOK, "verify", "--policy", s.policy, "--ca-bundle", s.bundle, "--registry-mirror", "public.ecr.aws="+to, nops+"good:1", nops+"cosigned:1")
+	w.want(CodeOK, "images", "mirror", "--from", bundle, "--to", to, "--policy", s.policy, "--ca-bundle", s.bundle, "-o", "json")
+	must(t, json.Unmarshal([]byte(w.out.String()), &answer))
+	for _, i := range answer.Images {
+		if i.Sent != 0 {
+			t.Errorf("sent again: %+v", i)
+		}
+	}
+	w.want(CodeVerification, s.args("images", "mirror", "--to", to+"2", nops+"unsigned:1")...)
+	w.want(CodeUsage, "verify", "--policy", s.policy, "--registry-mirror", "public.ecr.aws=https://x", nops+"good:1")
+	w.want(CodeUsage, "images", "mirror", nops+"good:1")
+	w.contains(w.errOut, "--to")
+	w.want(CodeUsage, "images", "mirror", "--to", "https://registry", nops+"good:1")
+	w.want(CodeUsage, "images", "mirror", "--to", to, nops+"good:1", "docker.io/library/nginx:1")
+	w.contains(w.errOut, "several registries")
+	w.want(CodeOK, "images", "mirror", "--to", "registry.example.com/p", "--print")
+	w.contains(w.out, "public.ecr.aws/nops/k8s-heartbeat-agent:0.1.0 registry.example.com/p/nops/k8s-heartbeat-agent:0.1.0")
+}
+
 // fits holds an answer against its documented schema.
 func fits(t *testing.T, name, text string) {
 	t.Helper()

@@ -34,8 +34,8 @@ func (w *world) scanCanary(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	places, err := w.places()
 	ts.Check(err)
-	if len(canaries) < 4 {
-		ts.Fatalf("only %d credentials to look for, expected the person's key and the three of the Secret", len(canaries))
+	if len(canaries) < 5 {
+		ts.Fatalf("only %d credentials to look for, expected the person's two and the three of the Secret", len(canaries))
 	}
 	leaks, err := search(places, canaries)
 	ts.Check(err)
@@ -109,9 +109,9 @@ func forms(secret string) map[string]string {
 	return all
 }
 
-// credentials are the person's key and all that nopsctl put into its Secret.
+// credentials are what the person holds, and all that nopsctl put into its Secret.
 func (w *world) credentials() (map[string]string, error) {
-	found := map[string]string{"the API key of the person": w.status.APIKey}
+	found := map[string]string{"the API key of the person": w.status.APIKey, "the AWS secret of the person": w.status.AWSSecret}
 	out, err := w.collect("kubectl", "-n", "nops", "get", "secret", "nops-agent-credentials", "-o", "json")
 	if err != nil {
 		return nil, fmt.Errorf("reading the credentials Secret: %w", err)
@@ -152,6 +152,7 @@ func (w *world) places() ([]place, error) {
 		{"other Secrets", "kind: Secret", `kubectl get secrets -A --field-selector metadata.name!=nops-agent-credentials -o yaml`},
 		{"Helm values", "containerInsights", fmt.Sprintf(helm, `helm get values -a "$name" -n "$namespace" -o yaml`)},
 		{"Helm manifests, notes and hooks", "kind: Deployment", fmt.Sprintf(helm, `helm get manifest "$name" -n "$namespace"; helm get notes "$name" -n "$namespace"; helm get hooks "$name" -n "$namespace"`)},
+		{"what nopsctl remembers", "k8s-heartbeat-agent", `cat "${XDG_CACHE_HOME:-$HOME/.cache}"/nopsctl/verified/*.json`},
 		{"process arguments", "kube-apiserver", `for f in /proc/[0-9]*/cmdline; do tr '\0' ' ' 2>/dev/null <"$f" || [ ! -e "$f" ]; echo; done`}, // a process may end meanwhile
 	} {
 		text, err := w.collect("bash", "-c", "set -euo pipefail; "+p.script)

@@ -297,12 +297,16 @@ func (p awsPlugin) VerifySignature(ctx context.Context, r *pluginframework.Verif
 	return response, nil
 }
 
-// askAWS asks whether job, profile or certificates were revoked; its error says that they were.
-func (c *check) askAWS(ctx context.Context) error {
-	q := Question{
+// question is the one about job, profile and certificates.
+func (c *check) question() Question {
+	return Question{
 		Region: c.aws.profile.region, ProfileVersion: c.aws.profile.String(), Job: c.aws.job.String(), SignedAt: c.env.signed.SigningTime.UTC(), CertificateHashes: certificateHashes(c.env.chain),
 	}
-	answer, err := c.e.checker.Check(ctx, q)
+}
+
+// askAWS takes the answer to it; its error says that something was revoked.
+func (c *check) askAWS(ctx context.Context) error {
+	answer, err := c.answer(ctx)
 	if err != nil {
 		c.unknown = unansweredBy(err)
 		return nil

@@ -58,6 +58,8 @@ type Engine struct {
 	stores  map[string]*store
 	checker Checker
 	status  *http.Client // OCSP and CRLs
+	chains  chains
+	leaving door
 }
 
 // store holds certificates by the type that Notary's trust stores have. There is no way to ask for one under another type.
@@ -161,6 +163,7 @@ type check struct {
 	// What is known of revocation in the end.
 	revocation string
 	unknown    *UnansweredError
+	ahead      <-chan answered // see askAhead
 	revoked    *RevokedError
 }
 
@@ -178,7 +181,7 @@ func (c *check) run(ctx context.Context) verdict.Finding {
 	if fail != nil {
 		return *fail
 	}
-	if c.env, fail = open(c.s); fail != nil {
+	if c.env, fail = open(c.s, &c.e.chains); fail != nil {
 		return *fail
 	}
 	if !content.Equal(c.env.target, c.a.Descriptor) {
@@ -384,6 +387,7 @@ func (c *check) ask(ctx context.Context, document *trustpolicy.Document, trusted
 	if err != nil {
 		return verdict.Fail(verdict.TrustUnusable, "what the requirement trusts: %v", err)
 	}
+	defer c.askAhead(ctx)()
 	outcome, err := v.Verify(ctx, c.a.Descriptor, c.s.Payload, notation.VerifierVerifyOptions{
 		// Which rule is meant was decided on the name; the library wants one of its own form.
 		ArtifactReference: "artifact.invalid/of@" + c.a.Descriptor.Digest.String(), SignatureMediaType: c.env.mediaType,
@@ -459,6 +463,9 @@ func (c *check) accept(ctx context.Context, outcome *notation.VerificationOutcom
 	}
 	if outcome == nil || outcome.EnvelopeContent == nil {
 		return verdict.Fail(verdict.Malformed, "it was said to be good without having been looked at")
+	}
+	if !c.env.agrees(outcome.EnvelopeContent) {
+		return verdict.Fail(verdict.Malformed, "it can be read in two ways")
 	}
 	for _, r := range outcome.VerificationResults {
 		tolerated := r.Type == trustpolicy.TypeRevocation && c.rule.Revocation == policy.RevocationBestEffort && c.unknown != nil

@@ -271,7 +271,7 @@ func FuzzOpen(f *testing.F) {
 		if isCOSE {
 			s.Format = oci.NotaryCOSE
 		}
-		e, finding := open(s)
+		e, finding := open(s, nil)
 		switch {
 		case finding != nil:
 			if finding.Outcome == verdict.Verified || finding.Outcome == "" || e != nil {

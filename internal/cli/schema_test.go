@@ -23,6 +23,7 @@ func answers() []answer {
 		{"toggle", "nopsctl enable|disable COMPONENT -o json", "The component, the consequence, the plan and its result.", reflect.TypeFor[toggleAnswer]()},
 		{"verify", "nopsctl verify -o json", "Every image with the outcome of its verification, who signed it, and each signature that was tried.", reflect.TypeFor[verifyAnswer]()},
 		{"images-list", "nopsctl images list -o json", "Every image that install would install, with its digest.", reflect.TypeFor[imagesAnswer]()},
+		{"inspect", "nopsctl verify inspect IMAGE -o json", "Every signature of an image and what it says of itself, trusted by nobody.", reflect.TypeFor[inspectAnswer]()},
 		{"images-mirror", "nopsctl images mirror -o json", "Every image that was copied, where to, and with how many signatures.", reflect.TypeFor[mirrorAnswer]()},
 		{"uninstall", "nopsctl uninstall -o json", "What was removed and what was kept.", reflect.TypeFor[uninstallAnswer]()},
 		{"version", "nopsctl version -o json", "This build and the chart it carries.", reflect.TypeFor[versionAnswer]()},

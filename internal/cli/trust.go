@@ -254,3 +254,12 @@ func (f *Factory) verifyAll(ctx context.Context, v *verify.Verifier, op *operati
 	op.Observe(finished)
 	return report, err
 }
+
+// hintOfFinding is what to do about the finding in an error of a source.
+func hintOfFinding(err error) string {
+	var known *oci.Error
+	if errors.As(err, &known) {
+		return known.Finding.Reason.Hint()
+	}
+	return ""
+}

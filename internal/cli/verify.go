@@ -71,7 +71,7 @@ of them passes.`,
 	o.show.bind(cmd)
 	cmd.Flags().BoolVar(&o.running, "running", false, "verify what runs, by the digests that the nodes report")
 	outputFlag(cmd, &o.output, "text", "json", "jsonl")
-	cmd.AddCommand(newExamplePolicyCommand(f))
+	cmd.AddCommand(newInspectCommand(f, nil), newExamplePolicyCommand(f))
 	return cmd
 }
 

@@ -310,6 +310,25 @@ func TestImagesList(t *testing.T) {
 	w.contains(w.out, "no such image")
 }
 
+// TestInspect shows who signed, and calls nobody trusted: it needs no policy.
+func TestInspect(t *testing.T) {
+	w := newWorld(t)
+	s := newSigned(t, w)
+	mirror := "public.ecr.aws=" + s.registry
+	w.want(CodeOK, "verify", "inspect", "--registry-mirror", mirror, nops+"good:1")
+	w.contains(w.out, profileVersion, "signing-jobs/one", "CN=AWS Signer", "trusts nobody")
+	w.want(CodeOK, "verify", "inspect", "--registry-mirror", mirror, nops+"good:1", "-o", "json")
+	fits(t, "inspect", w.out.String())
+	w.want(CodeOK, "verify", "inspect", "--registry-mirror", mirror, nops+"cosigned:1")
+	w.contains(w.out, "made with a key")
+	w.want(CodeOK, "verify", "inspect", "--registry-mirror", mirror, nops+"tampered:1")
+	w.contains(w.out, "about another artifact", s.digests["good:1"])
+	w.want(CodeOK, "verify", "inspect", "--registry-mirror", mirror, nops+"unsigned:1")
+	w.contains(w.out, "no signature")
+	w.want(CodeVerification, "verify", "inspect", "--registry-mirror", mirror, nops+"absent:1")
+	w.want(CodeUsage, "verify", "inspect")
+}
+
 // TestImagesMirror carries images over a directory into another registry, where they verify without asking AWS, and refuses to
 // carry what the policy does not let pass.
 func TestImagesMirror(t *testing.T) {

@@ -45,10 +45,10 @@ func Inspect(s oci.Signature, digest string) (claims Claims, f *verdict.Finding)
 		return Claims{}, &made
 	}
 	if err != nil {
-		made := verdict.Fail(verdict.Malformed, "%v", err)
+		made := verdict.Fail(verdict.Malformed, "%s", clip(err.Error()))
 		var known *refusal
 		if errors.As(err, &known) {
-			made = verdict.Fail(known.reason, "%s", known.message)
+			made = verdict.Fail(known.reason, "%s", clip(known.message))
 		}
 		return Claims{}, &made
 	}
@@ -82,7 +82,7 @@ func inspectBundle(s oci.Signature, digest string) (Claims, error) {
 	}
 	c.certified(b.content.Certificate())
 	if key := b.content.PublicKey(); key != nil {
-		c.KeyHint = key.Hint()
+		c.KeyHint = clip(key.Hint())
 	}
 	entries, err := b.TlogEntries()
 	if err == nil && len(entries) > 0 {
@@ -106,4 +106,5 @@ func (c *Claims) certified(cert *x509.Certificate) {
 	if c.Subject == "" {
 		c.Subject = "serial " + hex.EncodeToString(cert.SerialNumber.Bytes())
 	}
+	c.Subject, c.Issuer = clip(c.Subject), clip(c.Issuer) // foreign text, on its way to a terminal
 }

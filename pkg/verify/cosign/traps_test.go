@@ -501,6 +501,11 @@ func TestFindingsAreOneShortLine(t *testing.T) {
 	if f := s.verify(a, inLayer(l), policy.Rule{}, s.keyed()); f.Outcome.OK() || len(f.Message) > 4000 || strings.ContainsAny(f.Message, "\n\r\x1b") {
 		t.Errorf("a message of %d bytes: %q", len(f.Message), f.Message)
 	}
+	b := s.bundle(a)
+	b.Material.PublicKey.Hint = "\x1b[31m\n" + strings.Repeat("x", 5000)
+	if claims, f := cosign.Inspect(inBundle(b.JSON()), a.Descriptor.Digest.String()); f != nil || len(claims.KeyHint) > 1000 || strings.ContainsAny(claims.KeyHint, "\n\x1b") {
+		t.Errorf("claims %q, finding %v", claims.KeyHint, f)
+	}
 }
 
 func TestTimeIsUp(t *testing.T) {

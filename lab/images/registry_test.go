@@ -19,7 +19,7 @@ import (
 func counted(t *testing.T) (Registry, *atomic.Int64) {
 	t.Helper()
 	var writes atomic.Int64
-	next := registry.New(registry.Logger(log.New(t.Output(), "", 0)))
+	next := registry.New(registry.WithReferrersSupport(true), registry.Logger(log.New(t.Output(), "", 0)))
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
 			writes.Add(1)
@@ -140,4 +140,60 @@ func copyFile(t *testing.T, from, to string) {
 		t.Fatal(err)
 	}
 	writeFile(t, to, string(text))
+}
+
+// TestRemove: a tag is taken away with its image and what hangs on it, but not what another tag still leads to.
+func TestRemove(t *testing.T) {
+	r, _ := counted(t)
+	s := spec(t)
+	first, _, err := r.Ensure(t.Context(), s, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	there := func(reference string, want bool) {
+		t.Helper()
+		if got, err := r.Has(t.Context(), s.Repository, reference); err != nil || got != want {
+			t.Errorf("%s is there: %v, %v; want %v", reference, got, err, want)
+		}
+	}
+	second, err := r.Variant(t.Context(), s.Repository, s.Tag, "other", "x")
+	must(err)
+	if second == first {
+		t.Fatal("the variant is the same image")
+	}
+	same, err := r.Variant(t.Context(), s.Repository, s.Tag, "same", "x")
+	must(err)
+	if same != second {
+		t.Errorf("the same variant is %s once and %s once", second, same)
+	}
+	for _, digest := range []string{first, second} {
+		hanging, err := r.Variant(t.Context(), s.Repository, s.Tag, cosignTag(digest), "what hangs on "+digest)
+		must(err)
+		there(hanging, true)
+	}
+	if got, err := r.Attached(t.Context(), s.Repository, second); err != nil || len(got) != 1 {
+		t.Errorf("what hangs on it: %v, %v", got, err)
+	}
+	must(r.Remove(t.Context(), s.Repository, "other"))
+	there("other", false)
+	there("same", true)
+	there(second, true)
+	there(cosignTag(second), true)
+	must(r.Remove(t.Context(), s.Repository, "same"))
+	there(second, false)
+	there(cosignTag(second), false)
+	there(first, true)
+	there(cosignTag(first), true)
+	must(r.Remove(t.Context(), s.Repository, "never"))
+	copied, err := r.Copy(t.Context(), s.Repository, s.Tag, "mirror/agent")
+	must(err)
+	if hanging, err := r.Attached(t.Context(), "mirror/agent", copied); err != nil || len(hanging) != 0 || copied != first {
+		t.Errorf("a copy is %s with %v, %v; want %s alone", copied, hanging, err, first)
+	}
 }

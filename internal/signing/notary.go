@@ -26,10 +26,11 @@ type AuthorityOptions struct {
 	Region string // in the name of AWS's issuing certificate; empty means us-east-1
 	// Organization makes a company's own chain of three instead, under its name, for the scheme notary.x509.
 	Organization string
-	Signer       string        // common name of a company's code-signing certificates; empty means Release
-	At           time.Time     // when it is made; the zero time means time.Now
-	LeafLife     time.Duration // of code-signing certificates; zero means three days, a company's a year
-	OCSP, CRL    string        // URLs in all certificates but the root's; empty means none
+	Signer       string         // common name of a company's code-signing certificates; empty means Release
+	At           time.Time      // when it is made; the zero time means time.Now
+	LeafLife     time.Duration  // of code-signing certificates; zero means three days, a company's a year
+	Curve        elliptic.Curve // of code-signing keys; nil means P-384, as all the others are on
+	OCSP, CRL    string         // URLs in all certificates but the root's; empty means none
 }
 
 // Authority issues code-signing certificates and signs with them. It is safe for concurrent use.
@@ -37,6 +38,7 @@ type Authority struct {
 	company   string
 	signer    string
 	leafLife  time.Duration
+	curve     elliptic.Curve
 	ocsp, crl string
 	chain     []*x509.Certificate // issuing certificate first, root last
 	keys      []*ecdsa.PrivateKey // of the same
@@ -70,7 +72,7 @@ func NewAuthority(o AuthorityOptions) (*Authority, error) {
 	if o.Region == "" {
 		o.Region = "us-east-1"
 	}
-	a := &Authority{company: o.Organization, signer: o.Signer, leafLife: o.LeafLife, ocsp: o.OCSP, crl: o.CRL}
+	a := &Authority{company: o.Organization, signer: o.Signer, leafLife: o.LeafLife, curve: o.Curve, ocsp: o.OCSP, crl: o.CRL}
 	names := []pkix.Name{awsName("AWS Signer Code Signing Root CA G1", "AWS Cryptography"), awsName("AWS Signer Code Signing Int CA G1", "AWS Cryptography"), awsName("AWS Signer "+o.Region+" Code Signing CA G1", "AWS Cryptography")}
 	if a.company != "" {
 		names = []pkix.Name{companyName(a.company, a.company+" Root"), companyName(a.company, a.company+" Code Signing")}
@@ -100,7 +102,11 @@ func NewAuthority(o AuthorityOptions) (*Authority, error) {
 
 // issue makes a key and has its certificate signed; without a parent it signs itself.
 func (a *Authority) issue(t, parent *x509.Certificate, by *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	curve := elliptic.P384()
+	if a.curve != nil && !t.IsCA {
+		curve = a.curve
+	}
+	key, err := ecdsa.GenerateKey(curve, rand.Reader)
 	if err != nil {
 		return nil, nil, fmt.Errorf("make a key for %s: %w", t.Subject.CommonName, err)
 	}
@@ -243,7 +249,7 @@ func OpenAuthority(dir string, o AuthorityOptions) (*Authority, error) {
 
 // LoadAuthority loads what Save wrote. An error that is fs.ErrNotExist says that there is none.
 func LoadAuthority(dir string, o AuthorityOptions) (*Authority, error) {
-	a := &Authority{company: o.Organization, signer: o.Signer, leafLife: o.LeafLife, ocsp: o.OCSP, crl: o.CRL}
+	a := &Authority{company: o.Organization, signer: o.Signer, leafLife: o.LeafLife, curve: o.Curve, ocsp: o.OCSP, crl: o.CRL}
 	err := eachBlock(filepath.Join(dir, authorityChain), typeCert, func(der []byte) error {
 		c, err := x509.ParseCertificate(der)
 		a.chain = append(a.chain, c)

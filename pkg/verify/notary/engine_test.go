@@ -2,6 +2,7 @@ package notary
 
 import (
 	"context"
+	"crypto/elliptic"
 	"encoding/json"
 	"errors"
 	"net/http/httptest"
@@ -200,6 +201,7 @@ func with(extra ...signature.Attribute) func(*signing.NotaryOptions) {
 func TestAWSSigner(t *testing.T) {
 	w := newWorld(t)
 	forged := w.authority(signing.AuthorityOptions{}) // the same subjects, another key
+	curved := w.authority(signing.AuthorityOptions{Curve: elliptic.P256()})
 	set := func(f func(*signing.NotaryOptions)) signing.NotaryOptions { return awsSigned(f) }
 	header := func(change func(map[string]any)) func(map[string]any, []byte) ([]byte, []byte) {
 		return func(h map[string]any, p []byte) ([]byte, []byte) { change(h); return rawJSON(h), p }
@@ -270,6 +272,8 @@ func TestAWSSigner(t *testing.T) {
 		{"an s left out", w.sign(w.aws, awsSigned()), profiles(account + "/signing-profile/nops_agents"), require, verdict.TrustUnusable, "did you mean /signing-profiles/nops_agents", 0},
 		{"a job as identity", w.sign(w.aws, awsSigned()), profiles(job), require, verdict.TrustUnusable, "", 0},
 
+		{"a key on another curve", w.sign(curved, awsSigned()), awsLeaf, require, verdict.Malformed, "SHA-384", 0},
+
 		{"no plugin attribute", w.sign(w.aws, set(func(o *signing.NotaryOptions) { o.Plugin = "-" })), awsLeaf, require, verdict.Malformed, "does not demand", 0},
 		{"another plugin", w.sign(w.aws, set(func(o *signing.NotaryOptions) { o.Plugin = "com.evil.plugin" })), awsLeaf, require, verdict.UnknownCritical, "com.evil.plugin", 0},
 		{"a plugin by a path", w.sign(w.aws, set(func(o *signing.NotaryOptions) { o.Plugin = "../../bin/sh" })), awsLeaf, require, verdict.UnknownCritical, "", 0},
@@ -306,7 +310,7 @@ func TestAWSSigner(t *testing.T) {
 	}
 	for _, tc := range cases {
 		before := w.asked()
-		f := w.engine().Verify(t.Context(), w.artifact, tc.sig, tc.rule, tc.leaf)
+		f := w.engine(func(o *Options) { o.Trust.AWSSigner.Roots = append(o.Trust.AWSSigner.Roots, curved.RootFingerprint()) }).Verify(t.Context(), w.artifact, tc.sig, tc.rule, tc.leaf)
 		w.want(tc.name, f, tc.reason, tc.says)
 		if got := w.asked() - before; got != tc.asks {
 			t.Errorf("%s: AWS was asked %d times, want %d", tc.name, got, tc.asks)

@@ -27,6 +27,7 @@ import (
 type statusOptions struct {
 	allowPrivate bool
 	proxy        func(*http.Request) (*url.URL, error)
+	resolver     *net.Resolver // nil means the system's
 }
 
 const statusTime = 5 * time.Second
@@ -36,7 +37,7 @@ var errForbidden = errors.New("a loopback, link-local or private address, which 
 
 // client asks at the addresses that certificates name.
 func (o statusOptions) client() *http.Client {
-	dial := &net.Dialer{Timeout: statusTime, Control: func(_, address string, _ syscall.RawConn) error {
+	dial := &net.Dialer{Timeout: statusTime, Resolver: o.resolver, Control: func(_, address string, _ syscall.RawConn) error {
 		// After resolving: what the name means is decided by whoever owns it.
 		if to, err := netip.ParseAddrPort(address); err != nil || !o.allowed(to.Addr()) {
 			return fmt.Errorf("%s: %w", address, errForbidden)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/notaryproject/notation-core-go/revocation"
 	"github.com/notaryproject/notation-core-go/revocation/result"
+	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/nopsctl/nopsctl/internal/signing"
 	"github.com/nopsctl/nopsctl/pkg/verify/policy"
@@ -189,6 +191,18 @@ func TestAddressesOfCertificates(t *testing.T) {
 	if err := get(statusOptions{proxy: proxy}, "http://10.0.0.1/"); !errors.Is(err, errForbidden) {
 		t.Errorf("through the proxy to a private address: %v", err)
 	}
+	// By a name of the web whose owner says that it is here.
+	names := resolver(t, [4]byte{127, 0, 0, 1})
+	before = calls.Load()
+	if err := get(statusOptions{resolver: names}, "http://ocsp.example"+port); !errors.Is(err, errForbidden) || calls.Load() != before {
+		t.Errorf("by a name that leads here: %v, %d calls", err, calls.Load()-before)
+	}
+	if err := get(statusOptions{resolver: names, allowPrivate: true}, "http://ocsp.example"+port); err != nil || calls.Load() != before+1 {
+		t.Errorf("by a name that leads here, and may: %v", err)
+	}
+	if err := get(statusOptions{resolver: resolver(t, [4]byte{169, 254, 169, 254}), allowPrivate: true}, "http://ocsp.example/"); !errors.Is(err, errForbidden) {
+		t.Errorf("by a name that leads to a cloud's metadata: %v", err)
+	}
 	// And as an engine: the address stands in a certificate that is trusted.
 	w := newWorld(t)
 	a := w.authority(signing.AuthorityOptions{Organization: "Example", OCSP: server.URL})
@@ -200,6 +214,39 @@ func TestAddressesOfCertificates(t *testing.T) {
 	if calls.Load() != before {
 		t.Error("it was called all the same")
 	}
+}
+
+// resolver knows one address, whatever it is asked for.
+func resolver(t *testing.T, address [4]byte) *net.Resolver {
+	t.Helper()
+	server, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { server.Close() })
+	go func() {
+		buffer := make([]byte, 512)
+		for {
+			n, from, err := server.ReadFrom(buffer)
+			if err != nil {
+				return
+			}
+			var m dnsmessage.Message
+			if m.Unpack(buffer[:n]) != nil || len(m.Questions) != 1 {
+				continue
+			}
+			m.Response, m.Additionals = true, nil
+			if q := m.Questions[0]; q.Type == dnsmessage.TypeA {
+				m.Answers = []dnsmessage.Resource{{Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class}, Body: &dnsmessage.AResource{A: address}}}
+			}
+			if answer, err := m.Pack(); err == nil {
+				_, _ = server.WriteTo(answer, from)
+			}
+		}
+	}()
+	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "udp", server.LocalAddr().String())
+	}}
 }
 
 // TestStampersStatus: what is unknown of a time stamping authority's certificate follows the rule's mode; what is revoked does not.

@@ -240,9 +240,9 @@ func (r *reader) require(n *yaml.Node, path string, trust *Trust, depth int) Req
 	return Requirement{Leaf: r.cosignKeyless(n, path)}
 }
 
-// The grammar of AWS Signer's ARNs.
+// The grammar of AWS Signer's ARNs. Those of aliases may leave out account and region, and AWS's do.
 var (
-	profileARN = regexp.MustCompile(`^arn:(aws[-a-z]*):signer:([a-z]{2}(?:-[a-z]+)+-[0-9]{1,2}):([0-9]{12}):(?:/signing-profiles/[A-Za-z0-9_]{2,64}(?:/[A-Za-z0-9]{1,64})?|/aliases/[A-Za-z0-9_.-]{1,128})$`)
+	profileARN = regexp.MustCompile(`^arn:(aws[-a-z]*):signer:(?:([a-z]{2}(?:-[a-z]+)+-[0-9]{1,2}):[0-9]{12}:/signing-profiles/[A-Za-z0-9_]{2,64}(?:/[A-Za-z0-9]{1,64})?|([a-z]{2}(?:-[a-z]+)+-[0-9]{1,2})?:(?:[0-9]{12})?:/aliases/[A-Za-z0-9_.-]{1,128})$`)
 	wordProf   = regexp.MustCompile(`:/?signing-profiles?/`)
 	wordAlias  = regexp.MustCompile(`:/?alias(?:es)?/`)
 )
@@ -271,9 +271,10 @@ func (r *reader) profile(n *yaml.Node, path, text string) bool {
 		r.say(n, path, strconv.Quote(clip(text))+" is no ARN of a signing profile", fix)
 		return false
 	}
+	region := m[2] + m[3]
 	for prefix, partition := range map[string]string{"us-gov-": "aws-us-gov", "cn-": "aws-cn"} {
-		if strings.HasPrefix(m[2], prefix) != (m[1] == partition) {
-			r.say(n, path, fmt.Sprintf("the region %s is not one of the partition %s", m[2], m[1]), "copy the ARN from where the profile is shown")
+		if region != "" && strings.HasPrefix(region, prefix) != (m[1] == partition) {
+			r.say(n, path, fmt.Sprintf("the region %s is not one of the partition %s", region, m[1]), "copy the ARN from where the profile is shown")
 			return false
 		}
 	}

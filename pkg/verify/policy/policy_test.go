@@ -200,6 +200,8 @@ func TestRefused(t *testing.T) {
 		{"another service", "", profile("arn:aws:kms:us-east-1:123456789012:key/x"), []string{"is no ARN of a signing profile"}},
 		{"capitals", "compared exactly", profile("ARN:aws:signer:us-east-1:123456789012:/signing-profiles/nops_agents"), []string{"is no ARN"}},
 		{"no account", "", profile("arn:aws:signer:us-east-1::/signing-profiles/nops_agents"), []string{"is no ARN"}},
+		{"no region", "", profile("arn:aws:signer:::/signing-profiles/nops_agents"), []string{"is no ARN of a signing profile"}},
+		{"another partition's region of an alias", "", profile("arn:aws:signer:us-gov-west-1::/aliases/com.example.release"), []string{"the region us-gov-west-1 is not one of the partition aws"}},
 		{"a host for a region", "regions become hosts", profile("arn:aws:signer:us-east-1.evil.example:123456789012:/signing-profiles/nops_agents"), []string{"is no ARN"}},
 		{"a deeper path", "", profile(arn + "/a/b"), []string{"is no ARN"}},
 		{"a line's end", "", rule("awsSigner: {profiles: [\"" + arn + "\\n\"]}"), []string{"is no ARN"}},
@@ -361,7 +363,7 @@ images:
 - match: [x.example/a/*, x.example/b]
   require:
     allOf:
-    - awsSigner: {profiles: ['` + arn + `/Ab12345678', 'arn:aws-us-gov:signer:us-gov-west-1:123456789012:/aliases/nops-release']}
+    - awsSigner: {profiles: ['` + arn + `/Ab12345678', 'arn:aws-us-gov:signer:us-gov-west-1:123456789012:/aliases/nops-release', 'arn:aws:signer:us-east-1::/aliases/com.example.release', 'arn:aws:signer:::/aliases/com.example.release']}
     - anyOf:
       - notation: {store: corp, subjects: ['C=US, ST=WA, O=Example\, Inc., CN=Release', 'x509.subject: C=US,S=WA,O=Example']}
       - cosignKey: {keyFile: cosign.pub}
@@ -403,7 +405,7 @@ exceptions:
 	if len(r.Require.AllOf) != 2 || len(r.Require.AllOf[1].AnyOf) != 4 || len(leaves) != 5 {
 		t.Fatalf("%+v", r.Require)
 	}
-	if leaves[0].Method != MethodAWSSigner || len(leaves[0].Profiles) != 2 || leaves[1].Method != MethodNotation || leaves[1].Store != "corp" || len(leaves[1].Subjects) != 2 || leaves[1].Subjects[1] != "C=US,S=WA,O=Example" {
+	if leaves[0].Method != MethodAWSSigner || len(leaves[0].Profiles) != 4 || leaves[1].Method != MethodNotation || leaves[1].Store != "corp" || len(leaves[1].Subjects) != 2 || leaves[1].Subjects[1] != "C=US,S=WA,O=Example" {
 		t.Errorf("%+v", leaves)
 	}
 	if leaves[2].Method != MethodCosignKey || !leaves[2].Log || string(leaves[2].Key) != m.public || leaves[3].Log || string(leaves[3].Key) != m.edwards {

@@ -139,7 +139,7 @@ const howItIsMeasured = `## How it is measured
 - **The images** are those of the chart's list but Datadog's agent, each signed twice: as AWS Signer does (a JWS hanging on the image as a referrer, a chain of four P-384 certificates, a signing job of its own) and with a cosign key
   (a ` + "`.sig`" + ` tag, no transparency log). They are as good as empty, since nobody reads their layers.
 - **The network** is this machine's, over real TCP. Every request, to the registry and to the revocation endpoint, is answered 50 ms late, however many there are at a time. Connecting costs nothing here; across a network every new
-  connection takes two or three round trips more, and every process needs new ones.
+  connection takes two or three round trips more, and every process needs new ones and has to read the system's certificates, of which there are none here.
 - **cosign** is given an empty trusted root, which it has no use for with a key: without one it first asks Sigstore's servers for theirs, and it would wait for them. It does not ask about revocation, of which a key knows nothing.
 - **Cold**: every pass is new processes with an empty home directory, nopsctl with ` + "`--no-cache`" + `. The programs themselves are in the page cache, which a first round that does not count fills.
 - **In one run, there and back**: each round goes through all ways and then through them in reverse.

@@ -142,7 +142,7 @@ func newWorld(ctx context.Context, dir string) (w *world, err error) {
 	w.policies = map[string]string{methodAWS: filepath.Join(dir, "aws-signer.yaml"), methodCosign: filepath.Join(dir, "cosign-key.yaml")}
 	w.cosignKey, w.trustedRoot = filepath.Join(dir, "cosign.pub"), filepath.Join(dir, "trusted-root.json")
 	w.env = []string{"AWS_ACCESS_KEY_ID=" + key.AccessKeyID, "AWS_SECRET_ACCESS_KEY=" + key.SecretAccessKey, "AWS_REGION=" + region,
-		"SSL_CERT_FILE=" + filepath.Join(dir, "ca.pem"), "HTTP_PROXY=" + trap, "HTTPS_PROXY=" + trap}
+		"SSL_CERT_FILE=" + filepath.Join(dir, "ca.pem"), "SSL_CERT_DIR=" + filepath.Join(dir, "ca"), "HTTP_PROXY=" + trap, "HTTPS_PROXY=" + trap}
 	return w, nil
 }
 

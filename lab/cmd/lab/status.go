@@ -156,7 +156,7 @@ func newEnv(g *global) *cobra.Command {
 				return err
 			}
 			fmt.Fprintf(g.out, "export KUBECONFIG=%s\nexport HTTPS_PROXY=%s\nexport NO_PROXY=127.0.0.1,localhost\nexport SSL_CERT_FILE=%s\nexport PATH=%s/bin:$PATH\n", s.Kubeconfig, s.ProxyURL, s.CABundle, repo)
-			fmt.Fprintln(g.out, "unset AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AWS_PROFILE")
+			fmt.Fprintln(g.out, "unset AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AWS_PROFILE AWS_CA_BUNDLE")
 			l, err := g.layout()
 			if err != nil {
 				return err

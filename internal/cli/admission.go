@@ -8,6 +8,7 @@ import (
 	"github.com/nopsctl/nopsctl/pkg/event"
 	"github.com/nopsctl/nopsctl/pkg/install"
 	"github.com/nopsctl/nopsctl/pkg/verify"
+	"github.com/nopsctl/nopsctl/pkg/verify/lock"
 	"github.com/nopsctl/nopsctl/pkg/verify/oci"
 	"github.com/nopsctl/nopsctl/pkg/verify/ref"
 )
@@ -20,6 +21,8 @@ type admitFlags struct {
 	trustFlags
 
 	asked          string // as it was given
+	lockFile       string
+	lock           *lock.Lock
 	mode           string // as it is decided: enforce, warn or off
 	allowDowngrade bool
 }
@@ -27,6 +30,7 @@ type admitFlags struct {
 func (a *admitFlags) bind(cmd *cobra.Command) {
 	a.trustFlags.bind(cmd)
 	a.bindMode(cmd)
+	cmd.Flags().StringVar(&a.lockFile, "lock", "", "install exactly what this nopsctl.lock.yaml holds, whatever tags mean by now (nopsctl verify --write-lock makes one)")
 	cmd.Flags().BoolVar(&a.allowDowngrade, "allow-downgrade", false, "accept images that were signed before those that run now")
 }
 
@@ -38,6 +42,9 @@ func (a *admitFlags) bindMode(cmd *cobra.Command) {
 // read reads the policy and decides the mode.
 func (a *admitFlags) read(f *Factory, bundle []byte) error {
 	a.mode = a.asked
+	if a.mode == "off" && a.lockFile != "" {
+		return usage("--lock and --verify=off exclude each other")
+	}
 	if a.mode == "off" { // the policy is not even read: it may be what does not work
 		var err error
 		a.bundle = bundle
@@ -46,6 +53,20 @@ func (a *admitFlags) read(f *Factory, bundle []byte) error {
 	}
 	if err := a.trustFlags.read(f, bundle); err != nil {
 		return err
+	}
+	if a.lockFile != "" {
+		if a.collected == nil {
+			return noPolicy("--lock needs a policy")
+		}
+		data, err := f.ReadFile(a.lockFile)
+		if err != nil {
+			return &failure{class: "usage", reason: "--lock", err: err}
+		}
+		l, err := lock.Read(data)
+		if err != nil {
+			return &failure{class: "usage", reason: "--lock " + a.lockFile, err: err, advice: "nopsctl verify --write-lock makes one"}
+		}
+		a.lock = &l
 	}
 	switch a.mode {
 	case "":
@@ -78,7 +99,7 @@ func (f *Factory) admission(a *admitFlags, source oci.Shelf, op *operation) (ins
 		if err != nil {
 			return install.AdmissionResult{}, err
 		}
-		result := install.AdmissionResult{Enforced: mode == verify.Enforce}
+		result := install.AdmissionResult{Enforced: mode == verify.Enforce, Policy: a.collected.Hash}
 		for _, r := range report.Results {
 			admitted, ok := v.Admit(r, mode)
 			if !ok {

@@ -63,6 +63,8 @@ type Factory struct {
 	Version func() version.Info
 	// ReadFile reads files that flags name.
 	ReadFile func(name string) ([]byte, error)
+	// WriteFile writes files that flags name.
+	WriteFile func(name string, data []byte, mode fs.FileMode) error
 	// Sleep waits; nil means a timer. Resolve looks names up; nil means the system's resolver.
 	Sleep   func(ctx context.Context, d time.Duration) error
 	Resolve func(ctx context.Context, host string) ([]string, error)
@@ -80,7 +82,7 @@ type Factory struct {
 // NewFactory wires the real things.
 func NewFactory(streams *iostreams.Streams, env func(string) string) *Factory {
 	return &Factory{
-		IO: streams, Env: env, Now: time.Now, Version: version.Get, ReadFile: os.ReadFile, Proxy: http.ProxyFromEnvironment,
+		IO: streams, Env: env, Now: time.Now, Version: version.Get, ReadFile: os.ReadFile, WriteFile: os.WriteFile, Proxy: http.ProxyFromEnvironment,
 		Chart:    embeddedchart.FS,
 		Cluster:  func(o kube.Options) Cluster { return kube.New(o) },
 		Engine:   func(o install.Options) (Engine, error) { return install.New(o) },

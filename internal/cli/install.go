@@ -114,21 +114,22 @@ type installAnswer struct {
 // installer carries what the steps of one installation share.
 type installer struct {
 	*installOptions
-	op        *operation
-	answer    installAnswer
-	session   *session
-	given     map[string]any // by -f and --set
-	bundle    []byte
-	source    oci.Shelf
-	admission install.Admission
-	key       apiKey
-	platform  *nopsclient.Client
-	arn       string
-	config    nopsapi.InstallConfig
-	offered   bool // the platform speaks the contract
-	agentKey  string
-	mint      bool // the agents need a new key
-	muted     bool // the same checks twice are told once
+	op            *operation
+	answer        installAnswer
+	session       *session
+	given         map[string]any // by -f and --set
+	bundle        []byte
+	source        oci.Shelf
+	admission     install.Admission
+	chartArtifact ref.Admitted
+	key           apiKey
+	platform      *nopsclient.Client
+	arn           string
+	config        nopsapi.InstallConfig
+	offered       bool // the platform speaks the contract
+	agentKey      string
+	mint          bool // the agents need a new key
+	muted         bool // the same checks twice are told once
 }
 
 func installRun(ctx context.Context, o *installOptions) error {
@@ -501,7 +502,7 @@ func (in *installer) request() (install.Request, error) {
 	}
 	return install.Request{
 		Operation: "install", Values: overlay(values, in.given), Credentials: credentials, ClusterARN: in.arn,
-		Images: resolver(in.source, in.admit.mirrored), Admission: in.admission, AllowDowngrade: in.admit.allowDowngrade,
+		Images: resolver(in.source, in.admit.mirrored), Admission: in.admission, AllowDowngrade: in.admit.allowDowngrade, Lock: in.admit.lock, ChartArtifact: in.chartArtifact,
 		OwnImages: own, Wait: in.wait, Timeout: in.timeout, Adopt: in.adopt, Recover: in.recover,
 	}, nil
 }

@@ -93,6 +93,9 @@ func (in *installer) pullChart(ctx context.Context, reference string) (fs.FS, er
 		case in.admit.mode == string(verify.Enforce) && !result.Passed():
 			return "", &failure{class: "verification", reason: "nothing was changed: chart " + result.Reference + ": " + said, advice: result.Hint}
 		}
+		if in.admission != nil {
+			in.chartArtifact, _ = v.Admit(result, verify.Mode(in.admit.mode))
+		}
 		files, err = fetchChart(ctx, in.source, result.Artifact())
 		return result.Digest + ", " + said, err
 	})

@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/nopsctl/nopsctl/pkg/event"
 	"github.com/nopsctl/nopsctl/pkg/install"
 	"github.com/nopsctl/nopsctl/pkg/verify"
+	"github.com/nopsctl/nopsctl/pkg/verify/lock"
 	"github.com/nopsctl/nopsctl/pkg/verify/policy"
 	"github.com/nopsctl/nopsctl/pkg/verify/ref"
 	"github.com/nopsctl/nopsctl/pkg/verify/verdict"
@@ -25,6 +27,7 @@ type verifyOptions struct {
 	chart   string
 	images  []string
 	running bool
+	lock    string
 	output  string
 }
 
@@ -70,6 +73,7 @@ of them passes.`,
 	o.values.bind(cmd)
 	o.show.bind(cmd)
 	cmd.Flags().BoolVar(&o.running, "running", false, "verify what runs, by the digests that the nodes report")
+	cmd.Flags().StringVar(&o.lock, "write-lock", "", "write what was verified to this file, for install --lock")
 	outputFlag(cmd, &o.output, "text", "json", "jsonl")
 	cmd.AddCommand(newInspectCommand(f, nil), newExamplePolicyCommand(f))
 	return cmd
@@ -136,7 +140,42 @@ func (o *verifyOptions) verify(ctx context.Context, op *operation, report *verif
 	if err != nil {
 		return err
 	}
-	return notVerified(*report)
+	if err := notVerified(*report); err != nil || o.lock == "" {
+		return err
+	}
+	return o.writeLock(v, *report)
+}
+
+// writeLock writes what was verified: all of it, or nothing.
+func (o *verifyOptions) writeLock(v *verify.Verifier, report verify.Report) error {
+	var admitted []ref.Admitted
+	for _, r := range report.Results {
+		a, ok := v.Admit(r, verify.Enforce)
+		if !ok {
+			return &failure{class: "verification", reason: r.Reference + " was not admitted", advice: r.Hint}
+		}
+		admitted = append(admitted, a)
+	}
+	made := lock.Made{Written: o.f.Now().UTC().Truncate(time.Second), Policy: report.Policy.Hash}
+	if o.of() == "chart" {
+		chart, err := embeddedVersion(o.f)
+		if err != nil {
+			return err
+		}
+		made.ChartName, made.ChartVersion = chart.Name, chart.Version
+	}
+	l, err := lock.New(admitted, made)
+	if err != nil {
+		return fmt.Errorf("--write-lock: %w", err)
+	}
+	data, err := l.Write()
+	if err != nil {
+		return fmt.Errorf("--write-lock: %w", err)
+	}
+	if err := o.f.WriteFile(o.lock, data, 0o644); err != nil {
+		return &failure{class: "usage", reason: "--write-lock", err: err}
+	}
+	return nil
 }
 
 // subjects are the images that the flags mean.

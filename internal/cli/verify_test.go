@@ -1,10 +1,14 @@
 package cli
 
 import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"encoding/pem"
 	"io"
+	"io/fs"
 	"log"
 	"net/http/httptest"
 	"os"
@@ -20,11 +24,14 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/santhosh-tekuri/jsonschema/v6"
+	orascore "oras.land/oras-go/v2"
 	oras "oras.land/oras-go/v2/registry/remote"
 
+	embeddedchart "github.com/nopsctl/nopsctl/embedded-chart"
 	"github.com/nopsctl/nopsctl/internal/signing"
 	"github.com/nopsctl/nopsctl/internal/sigv4"
 	"github.com/nopsctl/nopsctl/pkg/install"
+	"github.com/nopsctl/nopsctl/pkg/verify/lock"
 	"github.com/nopsctl/nopsctl/pkg/verify/verdict"
 )
 
@@ -42,6 +49,8 @@ type signed struct {
 	revocations *signing.Revocations
 	api         *httptest.Server
 	digests     map[string]string // by "name:tag"
+	// push pushes a chart, signed or not.
+	push func(image string, chart []byte, signed bool)
 }
 
 func newSigned(t *testing.T, w *world) *signed {
@@ -107,6 +116,23 @@ func newSigned(t *testing.T, w *world) *signed {
 		_, err = e.Push(t.Context(), r, d)
 		must(t, err)
 	})
+
+	s.push = func(image string, chart []byte, signed bool) {
+		repository, err := oras.NewRepository(s.registry + "/nops/" + strings.Split(image, ":")[0])
+		must(t, err)
+		repository.PlainHTTP = true
+		layer, err := orascore.PushBytes(t.Context(), repository, chartLayer, chart)
+		must(t, err)
+		d, err := orascore.PackManifest(t.Context(), repository, orascore.PackManifestVersion1_1, "application/vnd.cncf.helm.config.v1+json", orascore.PackManifestOptions{
+			Layers: []ocispec.Descriptor{layer}, ManifestAnnotations: map[string]string{"tag": image},
+		})
+		must(t, err)
+		must(t, repository.Tag(t.Context(), d, strings.Split(image, ":")[1]))
+		s.digests[image] = d.Digest.String()
+		if signed {
+			notary(ours, "arn:aws:signer:us-east-1:123456789012:/signing-jobs/chart")(repository, d)
+		}
+	}
 
 	dir := t.TempDir()
 	s.policy, s.bundle = filepath.Join(dir, "policy.yaml"), filepath.Join(dir, "ca.pem")
@@ -308,6 +334,87 @@ func TestImagesList(t *testing.T) {
 	s := newSigned(t, w)
 	w.want(CodeCheckFailed, s.args("images", "list")...) // that registry has none of them
 	w.contains(w.out, "no such image")
+}
+
+// TestLock writes what was verified, and gives it to the engine; one that cannot be read, or would not be used, is refused.
+func TestLock(t *testing.T) {
+	w := newWorld(t)
+	s := newSigned(t, w)
+	file := filepath.Join(t.TempDir(), lock.FileName)
+	w.want(CodeVerification, s.args("verify", "--write-lock", file, nops+"good:1", nops+"unsigned:1")...)
+	if _, err := os.Stat(file); err == nil {
+		t.Error("a lock was written of what does not verify")
+	}
+	w.want(CodeOK, s.args("verify", "--write-lock", file, nops+"good:1", nops+"cosigned:1")...)
+	base := []string{"install", "--api-key", personKey, "--skip-connectivity", "--yes", "--lock", file}
+	w.want(CodeOK, s.args(base...)...)
+	if l := w.engine.last().Lock; l == nil || len(l.Images) != 2 || l.Images[1].Digest != s.digests["good:1"] || l.Images[1].SignedAt.IsZero() {
+		t.Errorf("%+v", w.engine.last().Lock)
+	}
+	w.want(CodeUsage, s.args(append(base, "--verify=off")...)...)
+	w.want(CodeUsage, base...)
+	w.contains(w.errOut, "--lock needs a policy")
+	must(t, os.WriteFile(file, []byte("kind: Something"), 0o600))
+	w.want(CodeUsage, s.args(base...)...)
+	w.contains(w.errOut, "--lock "+file)
+}
+
+// TestChart installs a chart from a registry that verifies, by the digest that did; refuses one that does not; and takes a
+// directory and an archive as they are.
+func TestChart(t *testing.T) {
+	w := newWorld(t)
+	s := newSigned(t, w)
+	packed := packedChart(t)
+	s.push("chart:1", packed, true)
+	s.push("chart:2", packed, false)
+	install := func(chart string, more ...string) []string {
+		return s.args(append([]string{"install", "--api-key", personKey, "--skip-connectivity", "--yes", "--chart", chart}, more...)...)
+	}
+	w.want(CodeOK, install("oci://"+nops+"chart:1")...)
+	w.contains(w.errOut, "Fetching the chart", s.digests["chart:1"], "signed by "+profile)
+	data, err := fs.ReadFile(w.engine.options.Chart, "Chart.yaml")
+	must(t, err)
+	if a := w.engine.last().ChartArtifact; !strings.Contains(string(data), "name: kubernetes-agent") || !a.Valid() || a.Digest() != s.digests["chart:1"] {
+		t.Errorf("installed with %s\n%s", a, data)
+	}
+	plans := len(w.engine.requests)
+	w.want(CodeVerification, install("oci://"+nops+"chart:2")...)
+	w.contains(w.errOut, "nothing was changed", nops+"chart:2", string(verdict.Unsigned))
+	w.want(CodeUsage, install("oci://"+nops+"good:1")...)
+	w.contains(w.errOut, "holds no Helm chart")
+	w.want(CodeCheckFailed, install("oci://"+nops+"chart:9", "--verify=off")...)
+	w.want(CodeUsage, install("nowhere.tgz")...)
+	if len(w.engine.requests) != plans {
+		t.Error("something was installed")
+	}
+	w.want(CodeOK, install("oci://"+nops+"chart:2", "--verify=warn")...)
+	archive := filepath.Join(t.TempDir(), "chart.tgz")
+	must(t, os.WriteFile(archive, packed, 0o600))
+	w.want(CodeOK, install(archive)...)
+	w.want(CodeOK, install(filepath.Join("..", "..", "embedded-chart", "chart"))...)
+}
+
+// packedChart is the embedded chart as helm package makes it.
+func packedChart(t *testing.T) []byte {
+	t.Helper()
+	chart, err := embeddedchart.FS()
+	must(t, err)
+	var out bytes.Buffer
+	zip := gzip.NewWriter(&out)
+	archive := tar.NewWriter(zip)
+	must(t, fs.WalkDir(chart, ".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := fs.ReadFile(chart, path)
+		must(t, err)
+		must(t, archive.WriteHeader(&tar.Header{Name: "kubernetes-agent/" + path, Mode: 0o644, Size: int64(len(data)), Typeflag: tar.TypeReg}))
+		_, err = archive.Write(data)
+		return err
+	}))
+	must(t, archive.Close())
+	must(t, zip.Close())
+	return out.Bytes()
 }
 
 // TestInspect shows who signed, and calls nobody trusted: it needs no policy.

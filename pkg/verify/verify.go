@@ -180,7 +180,9 @@ func (v *Verifier) check(ctx context.Context, given ref.Reference) (result Resul
 		return result
 	}
 	key := Key{Name: canonical.Name(), Digest: result.Digest, Policy: v.Policy.Hash}
-	if v.Cache != nil {
+	// Who requires to know of revocations requires it now.
+	remembers := v.Cache != nil && rule.Revocation != policy.RevocationRequire
+	if remembers {
 		if f, ok := v.Cache.Get(key); ok && f.Outcome.OK() && v.stillGood(f, rule) {
 			result.Finding, result.Cached = f, true
 			return result
@@ -190,7 +192,7 @@ func (v *Verifier) check(ctx context.Context, given ref.Reference) (result Resul
 	if result.Outcome == verdict.Unsigned && given.Tag != "" && given.Digest != "" {
 		v.throughIndex(ctx, &result, canonical, location, rule)
 	}
-	if v.Cache != nil && result.Outcome.OK() && result.Via == "" {
+	if remembers && result.Outcome.OK() && result.Via == "" {
 		v.Cache.Put(key, result.Finding)
 	}
 	return result

@@ -461,6 +461,7 @@ func TestCache(t *testing.T) {
 		{"again", func(*policy.Policy) {}, true, verdict.Verified},
 		{"a tag that moved is other bytes", func(*policy.Policy) { s.tags[image+":1"] = digestOf("two") }, false, verdict.Unsigned},
 		{"another policy", func(p *policy.Policy) { s.tags[image+":1"] = digestOf("one"); p.Hash = "h2" }, false, verdict.Revoked},
+		{"who requires to know of revocations", func(p *policy.Policy) { p.Rules[0].Revocation = policy.RevocationRequire }, false, verdict.Revoked},
 		{"too old by now", func(p *policy.Policy) { p.Rules[0].MaxAge = 30 * time.Minute }, false, verdict.Revoked},
 		{"others may write the directory", func(*policy.Policy) { _ = os.Chmod(dir, 0o777) }, false, verdict.Revoked},
 		{"after ten minutes", func(*policy.Policy) { _ = os.Chmod(dir, 0o700); now = now.Add(CacheTTL + time.Second) }, false, verdict.Revoked},

@@ -16,7 +16,6 @@ import (
 	"github.com/notaryproject/notation-core-go/signature"
 	_ "github.com/notaryproject/notation-core-go/signature/cose"
 	_ "github.com/notaryproject/notation-core-go/signature/jws"
-	"github.com/notaryproject/notation-core-go/testhelper"
 	corex509 "github.com/notaryproject/notation-core-go/x509"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -255,10 +254,18 @@ func TestConformanceVectors(t *testing.T) {
 		}
 		return m
 	}
-	ec, rsa := testhelper.GetECLeafCertificate(), testhelper.GetRSALeafCertificate()
+	somebody, err := w.corp.Chain(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var chain [][]byte
+	var listed []any
+	for _, c := range somebody {
+		chain, listed = append(chain, c.Raw), append(listed, c.Raw)
+	}
 	message := read("jws")
 	bareJWS := rawJSON(message)
-	message["header"].(map[string]any)["x5c"] = [][]byte{ec.Cert.Raw, testhelper.GetECRootCertificate().Cert.Raw}
+	message["header"].(map[string]any)["x5c"] = chain
 	chainedJWS := rawJSON(message)
 
 	bareCOSE, err := hex.DecodeString(read("cose")["expectedOutput"].(map[string]any)["cborHex"].(string))
@@ -270,7 +277,7 @@ func TestConformanceVectors(t *testing.T) {
 		t.Fatal(err)
 	}
 	signed.Headers.RawUnprotected = nil
-	signed.Headers.Unprotected[gocose.HeaderLabelX5Chain] = []any{rsa.Cert.Raw, testhelper.GetRSARootCertificate().Cert.Raw}
+	signed.Headers.Unprotected[gocose.HeaderLabelX5Chain] = listed
 	chainedCOSE, err := signed.MarshalCBOR()
 	if err != nil {
 		t.Fatal(err)

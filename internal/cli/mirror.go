@@ -261,7 +261,7 @@ func (o *mirrorOptions) copy(ctx context.Context, op *operation, source oci.Shel
 		to = mirror.ToRegistry(r)
 	}
 	start := o.f.Now()
-	title := fmt.Sprintf("Copying %d images to %s", len(items), o.to)
+	title := "Copying " + count(len(items), "image") + " to " + o.to
 	op.Observe(event.StepStarted{Step: "copy", Title: title})
 	report, err := mirror.Copy(ctx, source, to, items, options)
 	finished := event.StepFinished{Step: "copy", Title: title, Outcome: event.OK, Duration: o.f.Now().Sub(start)}
@@ -306,7 +306,7 @@ func (o *mirrorOptions) tell(w io.Writer, answer mirrorAnswer) {
 		case i.Problem != "":
 			fmt.Fprintf(w, "%s %s\n      %s\n", s.Sign(event.Failed), i.Reference, i.Problem)
 		case i.Sent+i.Present > 0 && !o.show.quiet:
-			fmt.Fprintf(w, "%s %s  %s  %d signatures, %s\n", s.Sign(event.OK), i.Reference, s.Dim(shortDigest(i.Digest)), i.Signatures, moved(i.Sent, i.Present))
+			fmt.Fprintf(w, "%s %s  %s  %s, %s\n", s.Sign(event.OK), i.Reference, s.Dim(shortDigest(i.Digest)), count(i.Signatures, "signature"), moved(i.Sent, i.Present))
 		}
 	}
 	if answer.Evidence != "" && !o.print && !o.show.quiet {

@@ -236,9 +236,9 @@ func references(given []string) ([]ref.Reference, error) {
 // verifyAll is one pass, as a step.
 func (f *Factory) verifyAll(ctx context.Context, v *verify.Verifier, op *operation, images []ref.Reference) (verify.Report, error) {
 	start := f.Now()
-	title := fmt.Sprintf("Verifying %d images", len(images))
+	title := "Verifying " + count(len(images), "image")
 	if v.Policy == nil {
-		title = fmt.Sprintf("Resolving %d images", len(images))
+		title = "Resolving " + count(len(images), "image")
 	}
 	op.Observe(event.StepStarted{Step: "verify", Title: title})
 	report, err := v.Verify(ctx, images)
@@ -262,4 +262,11 @@ func hintOfFinding(err error) string {
 		return known.Finding.Reason.Hint()
 	}
 	return ""
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }

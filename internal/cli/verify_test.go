@@ -461,7 +461,7 @@ func TestImagesMirror(t *testing.T) {
 	defer other.Close()
 	to := strings.TrimPrefix(other.URL, "http://") + "/copy"
 	w.want(CodeOK, "images", "mirror", "--from", bundle, "--to", to, "--policy", s.policy, "--ca-bundle", s.bundle)
-	w.contains(w.out, "good:1", "1 signatures")
+	w.contains(w.out, "good:1", "1 signature,")
 	w.want(CodeOK, "verify", "--policy", s.policy, "--ca-bundle", s.bundle, "--registry-mirror", "public.ecr.aws="+to, nops+"good:1", nops+"cosigned:1")
 	w.want(CodeOK, "images", "mirror", "--from", bundle, "--to", to, "--policy", s.policy, "--ca-bundle", s.bundle, "-o", "json")
 	must(t, json.Unmarshal([]byte(w.out.String()), &answer))

@@ -185,7 +185,10 @@ func (c *check) run(ctx context.Context) verdict.Finding {
 		return *fail
 	}
 	if !content.Equal(c.env.target, c.a.Descriptor) {
-		return verdict.Fail(verdict.WrongArtifact, "it signs %s, and the artifact is %s", describe(c.env.target), describe(c.a.Descriptor))
+		if c.env.target.Digest != c.a.Descriptor.Digest {
+			return verdict.Fail(verdict.WrongArtifact, "it signs %s, and this is %s", c.env.target.Digest, c.a.Descriptor.Digest)
+		}
+		return verdict.Fail(verdict.WrongArtifact, "it signs %s, and this is %s", describe(c.env.target), describe(c.a.Descriptor))
 	}
 	if fail = c.scheme(); fail != nil {
 		return *fail

@@ -449,7 +449,7 @@ func (p *planner) signatures() {
 	for _, s := range []struct {
 		basis ref.Basis
 		text  string
-	}{{ref.ByPolicy, "verified"}, {ref.ByException, "excepted by the policy"}, {ref.ByWarning, "not verified"}, {ref.Unchecked, "not checked"}} {
+	}{{ref.ByPolicy, "verified"}, {ref.ByException, "excepted by the policy"}, {ref.ByWarning, "not verified"}} {
 		if n[s.basis] > 0 {
 			said = append(said, fmt.Sprintf("%d %s", n[s.basis], s.text))
 		}
@@ -462,8 +462,6 @@ func (p *planner) signatures() {
 		p.check(checkSignatures, event.Warned, strings.Join(append(warned, refused...), "; "), "they are installed all the same, because nothing was said to enforce signatures")
 	case len(excepted) > 0:
 		p.check(checkSignatures, event.Warned, summary+": "+strings.Join(excepted, "; "), "an exception ends by itself; take a signed version before it does")
-	case n[ref.ByPolicy] == 0 && n[ref.Unchecked] > 0:
-		p.check(checkSignatures, event.Skipped, fmt.Sprintf("%d images pinned; nothing was said about who may sign them", n[ref.Unchecked]), "")
 	default:
 		p.check(checkSignatures, event.OK, fmt.Sprintf("%d images: %s", len(p.found), summary), "")
 	}

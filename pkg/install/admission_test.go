@@ -361,11 +361,6 @@ func TestWarnOnly(t *testing.T) {
 	if c := check(plan, "NOPS-PRE-011"); err != nil || c.Outcome != event.Warned || !strings.Contains(c.Message, "2 excepted by the policy") {
 		t.Errorf("%v %+v", err, c)
 	}
-	g.basis = ref.Unchecked
-	plan, err = w.engine().Plan(t.Context(), r)
-	if c := check(plan, "NOPS-PRE-011"); err != nil || c.Outcome != event.Skipped {
-		t.Errorf("%v %+v", err, c)
-	}
 }
 
 // TestPinsAreKept: without an Admission nothing is un-pinned, no registry is needed, and what is new is told of.

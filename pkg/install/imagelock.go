@@ -3,7 +3,6 @@ package install
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"helm.sh/helm/v3/pkg/release"
@@ -67,7 +66,8 @@ func (p *planner) accepted() lock.Lock {
 		for _, e := range l.Images {
 			if !known[e.Name] {
 				all.Images = append(all.Images, e)
-				now[e.Name] = true
+				// One that was accepted without a time, on somebody's word, does not hide when the one before it was signed.
+				now[e.Name] = now[e.Name] || !e.SignedAt.IsZero()
 			}
 		}
 		for name := range now {
@@ -167,11 +167,7 @@ func (p *planner) downgrades(now *lock.Lock) {
 			if !i.admitted.Valid() {
 				continue
 			}
-			name := i.admitted.Facts().Canonical.Name()
-			if i.reference.Tag != "" {
-				name += ":" + i.reference.Tag
-			}
-			if strings.HasPrefix(f.Message, name+" ") || strings.HasPrefix(f.Message, name+": ") {
+			if facts := i.admitted.Facts(); facts.Canonical.Name() == f.Entry.Name && facts.Digest == f.Entry.Digest {
 				i.refuse(f.Reason, f.Message)
 				refused = true
 			}

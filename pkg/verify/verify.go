@@ -441,16 +441,15 @@ type Mode string
 const (
 	Enforce Mode = "enforce" // nothing goes on
 	Warn    Mode = "warn"    // it is said, and goes on
-	Off     Mode = "off"     // nothing is checked; references are still pinned to what they were resolved to
 )
 
 // Admit seals what may be installed. The second value is false for what may not: what did not verify under Enforce, and
-// whatever could not be resolved, in every mode. Without a policy nothing can be enforced, and New's caller decides.
+// whatever could not be resolved, in every mode. Without a policy nothing is admitted.
 func (v *Verifier) Admit(r Result, mode Mode) (ref.Admitted, bool) {
 	f := ref.Facts{Given: r.given, Canonical: r.canonical, Digest: r.Digest, MediaType: r.MediaType, Outcome: string(r.Outcome)}
 	switch {
-	case mode == Off || v.Policy == nil:
-		f.Basis, f.Outcome = ref.Unchecked, ""
+	case v.Policy == nil:
+		return ref.Admitted{}, false
 	case r.Outcome.OK():
 		f.Basis, f.Method, f.Identity, f.SignedAt = ref.ByPolicy, r.Method, r.Identity, r.SignedAt
 	case r.Exception != nil:

@@ -14,9 +14,9 @@ import (
 //
 // Where a name stands for several images, the newest is held against the newest, and so on; what is left over against the
 // oldest.
-func Downgrades(old, now Lock) []verdict.Finding {
+func Downgrades(old, now Lock) []Downgrade {
 	before, after := byName(old), byName(now)
-	var found []verdict.Finding
+	var found []Downgrade
 	for _, name := range names(after) {
 		was, is := before[name], after[name]
 		if len(was) == 0 {
@@ -59,10 +59,16 @@ func Downgrades(old, now Lock) []verdict.Finding {
 	return found
 }
 
-func downgrade(e Entry, format string, args ...any) verdict.Finding {
+// Downgrade is an entry that is older than what it would replace, and the finding about it.
+type Downgrade struct {
+	Entry Entry
+	verdict.Finding
+}
+
+func downgrade(e Entry, format string, args ...any) Downgrade {
 	f := verdict.Fail(verdict.Downgrade, format, args...)
 	f.Method, f.Identity, f.SignedAt = e.Method, e.Identity, e.SignedAt
-	return f
+	return Downgrade{e, f}
 }
 
 func at(t time.Time) string { return t.UTC().Format(time.RFC3339) }

@@ -313,7 +313,7 @@ func (e Entry) check() error {
 		return wrong("it was asked for by another digest than %s", e.Digest)
 	}
 	switch ref.Basis(e.Basis) {
-	case ref.ByPolicy, ref.ByException, ref.ByWarning, ref.Unchecked:
+	case ref.ByPolicy, ref.ByException, ref.ByWarning:
 	default:
 		return wrong("%.60q is no basis", e.Basis)
 	}

@@ -137,7 +137,7 @@ func TestReadIsStrict(t *testing.T) {
 		{"unknown basis", "", replace("basis: policy", "basis: trust-me"), "basis"},
 		{"unknown outcome", "", replace("outcome: verified", "outcome: fine"), "outcome"},
 		{"policy without success", "unknown is never success", replace("outcome: verified", "outcome: could-not-check"), "basis policy"},
-		{"success without policy", "", replace("basis: policy", "basis: unchecked"), "basis unchecked"},
+		{"success without policy", "", replace("basis: policy", "basis: warning"), "basis warning"},
 		{"contradiction", "", replace("reference: public.ecr.aws/nops/karpenops:1.0.0", "reference: public.ecr.aws/nops/vpa:0.1.0"), "two digests"},
 		{"no time", "", replace(`"2026-01-03T12:00:00Z"`, `"yesterday"`), "parsing time"},
 		{"a bomb", "aliases multiply", "a: &a [x,x,x,x,x,x,x,x,x]\n" + "b: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\n" + "c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\n" + "d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\n" + "e: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\n" + "f: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e]\n" + "g: [*f,*f,*f,*f,*f,*f,*f,*f,*f]\n", ""},
@@ -263,7 +263,7 @@ func TestMirrors(t *testing.T) {
 
 func FuzzRead(f *testing.F) {
 	f.Add([]byte(written))
-	f.Add([]byte(strings.Replace(written, "chart:", "chart:\n  artifact: {name: x.example/c, reference: 'x.example/c:1', digest: '"+digest(7)+"', basis: unchecked}", 1)))
+	f.Add([]byte(strings.Replace(written, "chart:", "chart:\n  artifact: {name: x.example/c, reference: 'x.example/c:1', digest: '"+digest(7)+"', basis: warning}", 1)))
 	f.Add([]byte("apiVersion: nopsctl.io/v1\nkind: ImageLock\nimages: null\nwritten: 2026-01-02T00:00:00+02:00\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		l, err := lock.Read(data)

@@ -16,7 +16,6 @@ const (
 	ByPolicy    Basis = "policy"    // verified as the policy demands
 	ByException Basis = "exception" // the policy excepts it, for a time and with a reason
 	ByWarning   Basis = "warning"   // refused, and the user said to go on all the same (--verify=warn)
-	Unchecked   Basis = "unchecked" // resolved only: no policy, or --verify=off
 )
 
 // Facts are what is known of an admitted reference.
@@ -26,7 +25,7 @@ type Facts struct {
 	Digest    string    // what Given was resolved to, once; the digest of the bytes that the registry served
 	MediaType string    // of the manifest
 	Basis     Basis
-	Outcome   string    // of the verification: an Outcome of pkg/verify/verdict; empty when nothing was checked
+	Outcome   string    // of the verification: an Outcome of pkg/verify/verdict
 	Method    string    // "aws-signer", "notation", "cosign-key", "cosign-keyless"; empty unless Basis is ByPolicy
 	Identity  string    // who signed: a signing profile's ARN, a certificate's subject, a key's fingerprint
 	SignedAt  time.Time // authentic time of the signature; zero where there is none
@@ -53,7 +52,7 @@ func Admit(t seal.Token, f Facts) (Admitted, error) {
 		return Admitted{}, fmt.Errorf("admit %s: it was resolved to %s", f.Given, f.Digest)
 	}
 	switch f.Basis {
-	case ByPolicy, ByException, ByWarning, Unchecked:
+	case ByPolicy, ByException, ByWarning:
 	default:
 		return Admitted{}, fmt.Errorf("admit %s: no basis", f.Given)
 	}

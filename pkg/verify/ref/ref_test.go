@@ -221,10 +221,9 @@ func TestAdmit(t *testing.T) {
 		{"no canonical name", "", func(f *ref.Facts) { f.Canonical = ref.Reference{} }, false},
 		{"no basis", "", func(f *ref.Facts) { f.Basis = "" }, false},
 		{"made-up basis", "", func(f *ref.Facts) { f.Basis = "trust-me" }, false},
-		{"unchecked", "", func(f *ref.Facts) { f.Basis, f.Outcome = ref.Unchecked, "" }, true},
 		{"by exception, unsigned", "", func(f *ref.Facts) { f.Basis, f.Outcome = ref.ByException, string(verdict.Unsigned) }, true},
 		{"by warning, revoked", "", func(f *ref.Facts) { f.Basis, f.Outcome = ref.ByWarning, string(verdict.Revoked) }, true},
-		{"unchecked, and yet verified", "what nobody checked is not verified", func(f *ref.Facts) { f.Basis = ref.Unchecked }, false},
+		{"a warning, and yet verified", "what was warned of is not verified", func(f *ref.Facts) { f.Basis = ref.ByWarning }, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := facts(t)

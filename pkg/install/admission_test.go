@@ -460,6 +460,15 @@ func TestDowngrade(t *testing.T) {
 	if locked(w.lock())[heartbeat] != sum("d") {
 		t.Errorf("lock: %v", locked(w.lock()))
 	}
+	// One without a time, accepted on somebody's word, does not make the time before it forgotten.
+	g.warns, g.basis, g.tags[heartbeat] = true, ref.ByWarning, sum("e")
+	w.install(w.engine(), r)
+	g.warns, g.basis, g.tags[heartbeat] = false, "", sum("a")
+	if _, err := w.engine().Plan(t.Context(), r); class(err) != install.ClassVerification || !strings.Contains(err.Error(), "(downgrade)") {
+		t.Errorf("an old version after an unsigned one: %v", err)
+	}
+	g.tags[heartbeat] = sum("d")
+	w.install(w.engine(), r)
 	// A component that was switched off meanwhile is not forgotten.
 	r.Values = values(t, "heartbeat: {enabled: false}")
 	w.install(w.engine(), r)

@@ -70,8 +70,8 @@ func (p *planner) accepted() lock.Lock {
 				now[e.Name] = now[e.Name] || !e.SignedAt.IsZero()
 			}
 		}
-		for name := range now {
-			known[name] = true
+		for name, timed := range now {
+			known[name] = known[name] || timed
 		}
 		if all.Chart.Artifact == nil {
 			all.Chart = l.Chart

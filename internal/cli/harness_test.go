@@ -344,6 +344,10 @@ func healthy() *install.Status {
 	return &install.Status{
 		SchemaVersion: 1, Health: install.Healthy, Context: "demo", Server: "https://127.0.0.1:6443", ClusterARN: demoARN, Namespace: "nops",
 		Release: &install.ReleaseStatus{Name: "nops-kubernetes-agent", Namespace: "nops", Revision: 3, Status: "deployed", Description: "Upgrade complete", Chart: "kubernetes-agent", ChartVersion: "0.1.0", AppVersion: "0.1.0", Updated: since},
+		Pinned: []install.PinnedImage{{
+			Reference: "public.ecr.aws/nops/heartbeat:0.1.0", Digest: "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef", Basis: "policy", Method: "aws-signer",
+			Identity: "arn:aws:signer:us-east-1:123456789012:/signing-profiles/nops/AbCdEf1234", SignedAt: since,
+		}},
 		Components: []install.ComponentStatus{
 			{Name: "containerInsights", State: "ready", Enabled: true, Available: true, Workloads: []workload.Summary{
 				up("Deployment", "vmagent", "v1.130.0"), up("DaemonSet", "node-exporter", "v1.12.1"), up("Deployment", "kube-state-metrics", "v2.18.0"),

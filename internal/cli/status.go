@@ -212,8 +212,47 @@ func printStatus(w io.Writer, s plain.Style, a statusAnswer, context, arn string
 	for _, p := range a.Problems {
 		fmt.Fprintf(w, "  %s %s\n", s.Warning("? not known:"), p)
 	}
+	printSignatures(w, s, a.Status)
 	fmt.Fprintln(w)
 	printPlatform(w, s, a.Platform)
+}
+
+// printSignatures says who signed what runs, as it was verified when it was installed, and what runs that nobody verified:
+// somebody has changed it since.
+func printSignatures(w io.Writer, s plain.Style, status *install.Status) {
+	if status.Release == nil {
+		return
+	}
+	fmt.Fprintln(w)
+	if len(status.Pinned) == 0 {
+		fmt.Fprintf(w, "%s  %s\n", s.Bold("Signatures"), s.Dim("not verified: it was installed without a policy"))
+		return
+	}
+	signed, signers, order := map[string]string{}, map[string]int{}, []string{}
+	for _, p := range status.Pinned {
+		who := p.Identity
+		if who == "" {
+			who = "nobody (" + p.Basis + ")"
+		}
+		if signed[p.Digest] == "" && signers[who] == 0 {
+			order = append(order, who)
+		}
+		signed[p.Digest] = who
+		signers[who]++
+	}
+	fmt.Fprintln(w, s.Bold("Signatures")+"  "+s.Dim("as verified when it was installed; nopsctl verify --running verifies now"))
+	for _, who := range order {
+		fmt.Fprintf(w, "  %s %-22s %s\n", s.Sign(event.OK), count(signers[who], "image"), who)
+	}
+	for _, c := range status.Components {
+		for _, l := range c.Workloads {
+			for _, i := range l.Images {
+				if i.Digest != "" && signed[i.Digest] == "" {
+					fmt.Fprintf(w, "  %s %-22s runs %s, which is not what was verified\n", s.Sign(event.Warned), l.Component, shortDigest(i.Digest))
+				}
+			}
+		}
+	}
 }
 
 // stateWord is how a state reads in the block.

@@ -336,6 +336,20 @@ func TestImagesList(t *testing.T) {
 	w.contains(w.out, "no such image")
 }
 
+// TestStatusSaysWhoSigned, and what runs that nobody verified.
+func TestStatusSaysWhoSigned(t *testing.T) {
+	w := newWorld(t)
+	w.want(CodeOK, "status")
+	w.contains(w.out, "1 image", "/signing-profiles/nops/")
+	w.engine.status = healthy()
+	w.engine.status.Components[1].Workloads[0].Images[0].Digest = "sha256:" + strings.Repeat("f", 64)
+	w.want(CodeOK, "status")
+	w.contains(w.out, "heartbeat              runs sha256:ffffffffffff, which is not what was verified")
+	w.engine.status.Pinned = nil
+	w.want(CodeOK, "status")
+	w.contains(w.out, "not verified: it was installed without a policy")
+}
+
 // TestLock writes what was verified, and gives it to the engine; one that cannot be read, or would not be used, is refused.
 func TestLock(t *testing.T) {
 	w := newWorld(t)

@@ -38,8 +38,20 @@ type Status struct {
 	Namespace     string            `json:"namespace"`
 	Release       *ReleaseStatus    `json:"release,omitempty"` // absent when not installed or not readable
 	Components    []ComponentStatus `json:"components"`
+	// Pinned is what the release was pinned to when it was installed with a policy, and by whose signature.
+	Pinned []PinnedImage `json:"pinned,omitempty"`
 	// Problems are facts that could not be read, each with its reason.
 	Problems []string `json:"problems,omitempty"`
+}
+
+// PinnedImage is an entry of the release's lock.
+type PinnedImage struct {
+	Reference string    `json:"reference"`
+	Digest    string    `json:"digest"`
+	Basis     string    `json:"basis"` // of pkg/verify/ref: "policy", "exception", "warning"
+	Method    string    `json:"method,omitempty"`
+	Identity  string    `json:"identity,omitempty"` // who signed it
+	SignedAt  time.Time `json:"signed_at,omitzero"`
 }
 
 // ReleaseStatus is what Helm has recorded of the last revision.
@@ -118,6 +130,15 @@ func (e *Engine) Status(ctx context.Context) (*Status, error) {
 			problem("manifest of the release", err)
 		}
 		names = workloadsOf(objects)
+		locked, err := lockIn(objects, e.Namespace)
+		if err != nil {
+			problem("lock of the release", err)
+		}
+		if locked != nil {
+			for _, i := range locked.Images {
+				s.Pinned = append(s.Pinned, PinnedImage{i.Reference, i.Digest, i.Basis, i.Method, i.Identity, i.SignedAt})
+			}
+		}
 	} else if names, err = c.labelled(ctx, e.Namespace, e.Release); err != nil {
 		problem("workloads", err)
 	}

@@ -401,6 +401,16 @@ func TestIndexAndChild(t *testing.T) {
 	if r := one(t, verifier(t, policyOf(leafOf(policy.MethodAWSSigner)), s), image+":1@"+digestOf("arm64")); r.Outcome == verdict.Verified {
 		t.Error("a child passes through a revoked index")
 	}
+	// Not the other way round: who signed one of its images has not said which others the index may list.
+	good := oci.Signatures{Found: []oci.Signature{sig("good", oci.NotaryJWS)}}
+	s.signatures = map[string]oci.Signatures{digestOf("amd64"): good, digestOf("arm64"): good}
+	for reference, want := range map[string]verdict.Outcome{image + ":1": verdict.Unsigned, image + "@" + digestOf("amd64"): verdict.Verified} {
+		v := verifier(t, policyOf(leafOf(policy.MethodAWSSigner)), s)
+		r := one(t, v, reference)
+		if _, ok := v.Admit(r, Enforce); r.Outcome != want || ok != (want == verdict.Verified) {
+			t.Errorf("with signed children alone, %s is %s, admitted %v", reference, r.Outcome, ok)
+		}
+	}
 }
 
 func TestExceptions(t *testing.T) {
@@ -479,6 +489,29 @@ func TestCache(t *testing.T) {
 		})
 	}
 	now = start
+	// A signature's own end may come before that of the memory.
+	ending := Key{Name: image, Digest: digestOf("one"), Policy: "h3"}
+	cache.Put(ending, verdict.Finding{Outcome: verdict.Verified, Identity: "x", SignedAt: start.Add(-time.Hour), Expires: start.Add(time.Minute)})
+	for _, later := range []time.Duration{0, 2 * time.Minute} {
+		now = start.Add(later)
+		p := policyOf(leafOf(policy.MethodAWSSigner))
+		p.Hash = "h3"
+		if r := one(t, verifier(t, p, s, with), image+":1"); r.Cached != (later == 0) || r.Outcome.OK() != (later == 0) {
+			t.Errorf("%s later, with a signature that expires in a minute: cached %v, %s", later, r.Cached, r.Outcome)
+		}
+	}
+	now = start
+	// Where nothing can be written, nothing is remembered, and no more than that.
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		nowhere := func(o *Options) { o.Cache = FileCache{Dir: filepath.Join(file, "verified"), Now: o.Now} }
+		if r := one(t, verifier(t, p, newShelf(sig("good", oci.NotaryJWS)), nowhere), image+":1"); r.Outcome != verdict.Verified || r.Cached {
+			t.Errorf("with a cache that cannot be written: %s, cached %v", r.Outcome, r.Cached)
+		}
+	}
 	// A finding that is not good is never remembered, nor believed when somebody wrote it there.
 	cache.Put(Key{Name: image, Digest: digestOf("two"), Policy: "h1"}, verdict.Fail(verdict.NoSignature, "x"))
 	if _, ok := cache.Get(Key{Name: image, Digest: digestOf("two"), Policy: "h1"}); ok {

@@ -181,6 +181,9 @@ func TestEnvelopes(t *testing.T) {
 		{"a time that is none", header(func(h string) string {
 			return strings.Replace(h, `"io.cncf.notary.authenticSigningTime":"2`, `"io.cncf.notary.authenticSigningTime":"x2`, 1)
 		}), verdict.Malformed},
+		{"no time", header(func(h string) string {
+			return strings.ReplaceAll(h, `"io.cncf.notary.authenticSigningTime"`, `"com.example.time"`)
+		}), verdict.Malformed},
 		{"both times", header(func(h string) string { return prefix(h, `"io.cncf.notary.signingTime":"2026-01-01T00:00:00Z"`) }), verdict.Malformed},
 		{"another type of payload", header(func(h string) string { return strings.Replace(h, "notary.payload.v1", "notary.payload.v2", 1) }), verdict.Malformed},
 		{"a header that is no object", header(func(string) string { return `[]` }), verdict.BadSignature},

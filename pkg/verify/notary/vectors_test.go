@@ -183,21 +183,22 @@ func certificateFile(t *testing.T, file string) *x509.Certificate {
 	return read[0]
 }
 
-// TestTokenVectors hangs every time stamp of tspclient-go, and those beside notation-go's envelopes, on a good signature: all are of
+// TestTokenVectors hangs every time stamp of tspclient-go, and those beside notation-go's envelopes and in notation-core-go, on a good signature: all are of
 // something else, most are broken besides, and none may pass.
 func TestTokenVectors(t *testing.T) {
 	w := newWorld(t)
 	tsp := filepath.Join(moduleDir(t, "github.com/notaryproject/tspclient-go"), "testdata")
 	var files []string
-	for _, pattern := range []string{filepath.Join(tsp, "*.p7s"), filepath.Join(tsp, "*.ts?"), filepath.Join(moduleDir(t, "github.com/notaryproject/notation-go"), "verifier", "testdata", "timestamp", "countersignature", "*.p7s")} {
+	for _, pattern := range []string{filepath.Join(tsp, "*.p7s"), filepath.Join(tsp, "*.ts?"), filepath.Join(moduleDir(t, "github.com/notaryproject/notation-go"), "verifier", "testdata", "timestamp", "countersignature", "*.p7s"),
+		filepath.Join(moduleDir(t, "github.com/notaryproject/notation-core-go"), "internal", "timestamp", "testdata", "*.p7s")} {
 		found, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)
 		}
 		files = append(files, found...)
 	}
-	if len(files) != 23+4 {
-		t.Errorf("%d time stamps, expected 23 and 4", len(files))
+	if len(files) != 23+4+1 {
+		t.Errorf("%d time stamps, expected 23, 4 and 1", len(files))
 	}
 	root := certificateFile(t, filepath.Join(tsp, "GlobalSignRootCA.crt"))
 	e := w.engine(func(o *Options) {

@@ -81,6 +81,10 @@ func TestSignaturesEverywhere(t *testing.T) {
 			s.NoSubject = true
 			r.Fallback(t, repo, image, r.Sign(t, repo, image, s))
 		}, []string{"notary-jws older (fallback tag)"}, 0, all, "signed before the registry had the API"},
+		{"fallback tag that somebody emptied", true, func(r *ocitest.Registry, image ocispec.Descriptor) {
+			r.Fallback(t, repo, image, r.Sign(t, repo, image, ocitest.NotarySignature("envelope")))
+			r.Manifest(t, repo, ocitest.Tag(image), ocispec.MediaTypeImageIndex, map[string]any{"schemaVersion": 2, "mediaType": ocispec.MediaTypeImageIndex, "manifests": []ocispec.Descriptor{}})
+		}, []string{}, 0, old, "whoever may write tags can make it unsigned, and no more"},
 		{"in both lists", false, func(r *ocitest.Registry, image ocispec.Descriptor) {
 			r.Fallback(t, repo, image, r.Sign(t, repo, image, ocitest.NotarySignature("envelope")))
 		}, []string{"notary-jws envelope (referrers)"}, 0, all, "counted once"},
@@ -383,6 +387,13 @@ func TestJunk(t *testing.T) {
 		{"150 and one of another format", 150, func(r *ocitest.Registry, image ocispec.Descriptor) { r.Cosign(t, repo, image, "good") },
 			nil, true, 64, []string{"too-many-signatures"}, []string{}},
 		{"250", 250, func(*ocitest.Registry, ocispec.Descriptor) {}, nil, false, 64, []string{"too-many-signatures"}, []string{"limit-reached"}},
+		{"1001 layers in one manifest of cosign", 0, func(r *ocitest.Registry, image ocispec.Descriptor) {
+			r.Cosign(t, repo, image, slices.Repeat([]string{"junk"}, 1001)...)
+		}, nil, false, 64, []string{"too-many-signatures"}, []string{}}, // CVE-2024-29903
+		{"1001 layers in one manifest of cosign, and a good one of another format", 0, func(r *ocitest.Registry, image ocispec.Descriptor) {
+			r.Cosign(t, repo, image, slices.Repeat([]string{"junk"}, 1001)...)
+			r.Sign(t, repo, image, ocitest.NotarySignature("good"))
+		}, nil, true, 64, []string{"too-many-signatures"}, []string{}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := ocitest.New(t, true)
@@ -402,6 +413,32 @@ func TestJunk(t *testing.T) {
 				t.Errorf("%s\n%v\n%v", diff, got.Broken, got.Failed)
 			}
 		})
+	}
+}
+
+// TestPages: the list goes on where the registry says so, and what stands on its last page counts as what stands on its first.
+func TestPages(t *testing.T) {
+	r := ocitest.New(t, true)
+	image := r.Image(t, repo, "1.0.0", "one", nil)
+	hanging := []ocispec.Descriptor{
+		r.Sign(t, repo, image, ocitest.Signature{Type: "application/spdx+json", Layer: "text/spdx", Layers: []string{"sbom"}}),
+		r.Sign(t, repo, image, ocitest.BundleSignature("second")), r.Sign(t, repo, image, ocitest.NotarySignature("third")),
+	}
+	r.Before(func(w http.ResponseWriter, req *http.Request) bool {
+		if !strings.Contains(req.URL.Path, "/referrers/") {
+			return false
+		}
+		n := len(req.URL.Query().Get("page"))
+		if n < len(hanging)-1 {
+			w.Header().Set("Link", fmt.Sprintf(`<%s?page=%s>; rel="next"`, req.URL.Path, strings.Repeat("x", n+1)))
+		}
+		w.Header().Set("Content-Type", ocispec.MediaTypeImageIndex)
+		_ = json.NewEncoder(w).Encode(map[string]any{"schemaVersion": 2, "mediaType": ocispec.MediaTypeImageIndex, "manifests": hanging[n : n+1]})
+		return true
+	})
+	got := find(t, r, oci.Options{})
+	if diff := cmp.Diff([]string{"notary-jws third (referrers)", "sigstore-bundle second (referrers)"}, payloads(got)); diff != "" || got.Others != 1 || len(got.Failed) > 0 {
+		t.Errorf("%d others, failed %v: %s", got.Others, got.Failed, diff)
 	}
 }
 

@@ -111,7 +111,9 @@ func laws() []rule {
 			reason:  "verification and installation change for different reasons; the installer works with any Admission",
 		},
 		{
-			name: "what makes signatures stays out of what checks them", to: func(p string) bool { return within(p, root+"/cmd") || within(p, root+"/pkg") || within(p, root+"/internal/cli") }, closure: true,
+			name: "what makes signatures stays out of what checks them", to: func(p string) bool {
+				return within(p, root+"/cmd") || within(p, root+"/pkg") || within(p, root+"/internal/cli")
+			}, closure: true,
 			forbids: anyOf(root + "/internal/signing"),
 			reason:  "it is for tests and for the lab",
 		},

@@ -24,7 +24,6 @@ type verifyOptions struct {
 	trust   trustFlags
 	values  valueFlags
 	show    faceFlags
-	chart   string
 	images  []string
 	running bool
 	lock    string

@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"log"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -51,14 +52,22 @@ type signed struct {
 	digests     map[string]string // by "name:tag"
 	// push pushes a chart, signed or not.
 	push func(image string, chart []byte, signed bool)
+	// before is asked about every request to the registry; true means that it has answered.
+	before func(http.ResponseWriter, *http.Request) bool
 }
 
 func newSigned(t *testing.T, w *world) *signed {
 	t.Helper()
-	server := httptest.NewServer(ggcr.New(ggcr.WithReferrersSupport(true), ggcr.Logger(log.New(io.Discard, "", 0))))
+	var s *signed
+	stored := ggcr.New(ggcr.WithReferrersSupport(true), ggcr.Logger(log.New(io.Discard, "", 0)))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.before == nil || !s.before(w, r) {
+			stored.ServeHTTP(w, r)
+		}
+	}))
 	t.Cleanup(server.Close)
 	key := sigv4.Key{AccessKeyID: "AKIASIGNER", SecretAccessKey: "signer-secret-canary"}
-	s := &signed{registry: strings.TrimPrefix(server.URL, "http://"), digests: map[string]string{}, revocations: &signing.Revocations{
+	s = &signed{registry: strings.TrimPrefix(server.URL, "http://"), digests: map[string]string{}, revocations: &signing.Revocations{
 		Keys: func(string) (sigv4.Key, error) { return key, nil },
 	}}
 	s.revocations.Revoke(revokedJob, time.Time{})
@@ -406,6 +415,87 @@ func TestChart(t *testing.T) {
 	must(t, os.WriteFile(archive, packed, 0o600))
 	w.want(CodeOK, install(archive)...)
 	w.want(CodeOK, install(filepath.Join("..", "..", "embedded-chart", "chart"))...)
+}
+
+// TestChartIsWhatWasVerified: a registry that serves another chart's signature, other bytes, or another chart by the time that
+// it is read.
+func TestChartIsWhatWasVerified(t *testing.T) {
+	packed := packedChart(t)
+	for _, tt := range []struct {
+		name   string
+		code   Code
+		says   string
+		attack func(t *testing.T, s *signed)
+	}{
+		{"as it was signed", CodeOK, "signed by " + profile, func(*testing.T, *signed) {}},
+		{"the signature of another chart", CodeVerification, string(verdict.Untrusted), func(t *testing.T, s *signed) {
+			s.push("chart:2", append(bytes.Clone(packed), 0), false)
+			was, is := s.digests["chart:1"], s.digests["chart:2"]
+			s.before = func(w http.ResponseWriter, r *http.Request) bool {
+				// What hangs on the signed chart is said to hang on the other, which the tag means now.
+				r.URL.Path = strings.NewReplacer("referrers/"+is, "referrers/"+was, "manifests/1", "manifests/2").Replace(r.URL.Path)
+				return false
+			}
+		}},
+		{"other bytes for what was signed", CodeVerification, "", func(_ *testing.T, s *signed) {
+			other := append(bytes.Clone(packed[:len(packed)-1]), packed[len(packed)-1]^1)
+			s.before = func(w http.ResponseWriter, r *http.Request) bool {
+				if !strings.HasSuffix(r.URL.Path, "/blobs/"+digest.FromBytes(packed).String()) {
+					return false
+				}
+				_, _ = w.Write(other)
+				return true
+			}
+		}},
+		{"a tag that moves once it was looked at", CodeOK, "signed by " + profile, func(t *testing.T, s *signed) {
+			s.push("chart:2", evilChart(t), false)
+			looked := false
+			s.before = func(_ http.ResponseWriter, r *http.Request) bool {
+				if strings.HasSuffix(r.URL.Path, "/chart/manifests/1") {
+					if looked {
+						r.URL.Path = strings.TrimSuffix(r.URL.Path, "1") + "2"
+					}
+					looked = true
+				}
+				return false
+			}
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			s := newSigned(t, w)
+			s.push("chart:1", packed, true)
+			tt.attack(t, s)
+			w.want(tt.code, s.args("install", "--api-key", personKey, "--skip-connectivity", "--yes", "--chart", "oci://"+nops+"chart:1")...)
+			w.contains(w.errOut, tt.says)
+			if tt.code != CodeOK {
+				if len(w.engine.requests) > 0 {
+					t.Error("something was planned")
+				}
+				return
+			}
+			data, err := fs.ReadFile(w.engine.options.Chart, "Chart.yaml")
+			must(t, err)
+			if a := w.engine.last().ChartArtifact; a.Digest() != s.digests["chart:1"] || strings.Contains(string(data), "evil") {
+				t.Errorf("installed with %s\n%s", a, data)
+			}
+		})
+	}
+}
+
+// evilChart is another chart.
+func evilChart(t *testing.T) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	zip := gzip.NewWriter(&out)
+	archive := tar.NewWriter(zip)
+	text := "apiVersion: v2\nname: evil\nversion: 0.1.0\n"
+	must(t, archive.WriteHeader(&tar.Header{Name: "evil/Chart.yaml", Mode: 0o644, Size: int64(len(text)), Typeflag: tar.TypeReg}))
+	_, err := io.WriteString(archive, text)
+	must(t, err)
+	must(t, archive.Close())
+	must(t, zip.Close())
+	return out.Bytes()
 }
 
 // packedChart is the embedded chart as helm package makes it.

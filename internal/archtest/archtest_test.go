@@ -111,6 +111,18 @@ func laws() []rule {
 			reason:  "verification and installation change for different reasons; the installer works with any Admission",
 		},
 		{
+			name: "what the installer uses of verification stays light", to: at("pkg/verify/extract", "pkg/verify/lock", "pkg/verify/verdict"), closure: true,
+			forbids: func(_, imported string) bool {
+				return !standard(imported) && !within(imported, root+"/pkg/verify") && imported != "sigs.k8s.io/yaml"
+			},
+			reason: "the installer links them without linking what checks signatures",
+		},
+		{
+			name: "references are admitted for tests by tests alone", to: func(p string) bool { return within(p, root) },
+			forbids: anyOf(root + "/pkg/verify/ref/reftest"),
+			reason:  "it admits what nobody verified",
+		},
+		{
 			name: "what makes signatures stays out of what checks them", to: func(p string) bool {
 				return within(p, root+"/cmd") || within(p, root+"/pkg") || within(p, root+"/internal/cli")
 			}, closure: true,
@@ -351,7 +363,8 @@ func TestLawCatches(t *testing.T) {
 		root + "/pkg/nopsapi/nopsclient": {ImportPath: root + "/pkg/nopsapi/nopsclient", Imports: []string{root + "/internal/kube"}},
 		root + "/internal/kube":          {ImportPath: root + "/internal/kube", Imports: []string{"k8s.io/client-go/rest"}},
 		root + "/pkg/install":            {ImportPath: root + "/pkg/install", Imports: []string{root + "/embedded-chart", "github.com/sigstore/sigstore-go/pkg/verify"}},
-		root + "/pkg/verify":             {ImportPath: root + "/pkg/verify", Imports: []string{root + "/pkg/connectivity", root + "/pkg/install", root + "/internal/signing"}},
+		root + "/pkg/verify":             {ImportPath: root + "/pkg/verify", Imports: []string{root + "/pkg/connectivity", root + "/pkg/install", root + "/internal/signing", root + "/pkg/verify/ref/reftest"}},
+		root + "/pkg/verify/lock":        {ImportPath: root + "/pkg/verify/lock", Imports: []string{"github.com/sigstore/sigstore-go/pkg/verify"}},
 		root + "/pkg/connectivity":       {ImportPath: root + "/pkg/connectivity", Imports: []string{root + "/pkg/verify/ref"}},
 		root + "/internal/cli":           {ImportPath: root + "/internal/cli", Imports: []string{"helm.sh/helm/v3/pkg/action", "github.com/charmbracelet/bubbletea", lab + "/cluster", agents + "/heartbeat"}},
 		root + "/internal/platform":      {ImportPath: root + "/internal/platform", Imports: []string{root + "/pkg/nopsapi/nopsclient"}},

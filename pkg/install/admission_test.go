@@ -491,6 +491,59 @@ func TestDowngrade(t *testing.T) {
 	}
 }
 
+// TestChartDowngrade: the chart is guarded as its images are, though nobody asks the Admission about it.
+func TestChartDowngrade(t *testing.T) {
+	w := newWorld(t)
+	g := w.gate()
+	r := w.request()
+	r.Admission = g
+	chart := func(digest string, signed time.Time) ref.Admitted {
+		f := ref.Facts{Given: parsed(t, "public.ecr.aws/nops/kubernetes-agent:1"), Digest: sum(digest), Basis: ref.ByPolicy, Outcome: string(verdict.Verified), SignedAt: signed}
+		if signed.IsZero() {
+			f.Basis, f.Outcome = ref.ByWarning, string(verdict.Unsigned)
+		}
+		return reftest.Admit(t, f)
+	}
+	refused := func(name string) {
+		t.Helper()
+		if _, err := w.engine().Plan(t.Context(), r); class(err) != install.ClassVerification || !strings.Contains(err.Error(), "public.ecr.aws/nops/kubernetes-agent:1") || !strings.Contains(err.Error(), "(downgrade)") || !strings.Contains(hint(err), "--allow-downgrade") {
+			t.Errorf("%s: %v (%s)", name, err, hint(err))
+		}
+	}
+	r.ChartArtifact = chart("1", day)
+	w.install(w.engine(), r)
+	if l := w.lock(); l.Chart.Artifact == nil || l.Chart.Artifact.Digest != sum("1") || !l.Chart.Artifact.SignedAt.Equal(day) {
+		t.Fatalf("%+v", l.Chart)
+	}
+	r.ChartArtifact = chart("2", day.Add(-time.Hour))
+	refused("an old chart")
+	r.ChartArtifact = ref.Admitted{} // the one inside nopsctl, between two of a registry's
+	w.install(w.engine(), r)
+	r.ChartArtifact = chart("2", day.Add(-time.Hour))
+	refused("an old chart after one without an artifact")
+	g.warns, r.ChartArtifact = true, chart("3", time.Time{})
+	w.install(w.engine(), r)
+	g.warns, r.ChartArtifact = false, chart("2", day.Add(-time.Hour))
+	refused("an old chart after an unsigned one")
+	r.AllowDowngrade = true
+	if plan, _ := w.install(w.engine(), r); !strings.Contains(warning(plan, "NOPS-IMG-003").Message, "kubernetes-agent") {
+		t.Errorf("on purpose: %+v", plan.Warnings)
+	}
+	r.AllowDowngrade = false
+	if _, err := w.engine().Plan(t.Context(), r); err != nil {
+		t.Errorf("what was accepted on purpose stays accepted: %v", err)
+	}
+	// Under a lock, a chart that the lock does not have is refused like an image.
+	given, err := lock.New([]ref.Admitted{reftest.Admit(t, ref.Facts{Given: parsed(t, heartbeat), Digest: sum("a")}), reftest.Admit(t, ref.Facts{Given: parsed(t, exporter), Digest: sum("b")})}, lock.Made{Chart: chart("1", day)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Lock = &given
+	if _, err := w.engine().Plan(t.Context(), r); class(err) != install.ClassVerification || !strings.Contains(err.Error(), "kubernetes-agent:1: policy-error (not-in-lock)") {
+		t.Errorf("another chart than the lock's: %v", err)
+	}
+}
+
 // TestLockFollowsTheRelease: it says what the release declares, whoever works on it, and a revision that failed accepts nothing.
 func TestLockFollowsTheRelease(t *testing.T) {
 	w := newWorld(t)

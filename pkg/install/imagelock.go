@@ -41,8 +41,8 @@ func lockIn(objects []object, namespace string) (*lock.Lock, error) {
 	return nil, nil
 }
 
-// accepted is what new images are held against: the lock of the last revision that was deployed. Images that it no longer
-// has, because their component is switched off, are taken from revisions before it: a switch must not make them forgotten.
+// accepted is what new images are held against, and a new chart: the lock of the last revision that was deployed. Images that
+// it no longer has, because their component is switched off, are taken from revisions before it: a switch must not make them forgotten.
 func (p *planner) accepted() lock.Lock {
 	var all lock.Lock
 	known := map[string]bool{}
@@ -62,8 +62,12 @@ func (p *planner) accepted() lock.Lock {
 		if l == nil {
 			continue
 		}
+		entries := l.Images
+		if l.Chart.Artifact != nil {
+			entries = append(slices.Clone(entries), *l.Chart.Artifact)
+		}
 		now := map[string]bool{}
-		for _, e := range l.Images {
+		for _, e := range entries {
 			if !known[e.Name] {
 				all.Images = append(all.Images, e)
 				// One that was accepted without a time, on somebody's word, does not hide when the one before it was signed.
@@ -72,9 +76,6 @@ func (p *planner) accepted() lock.Lock {
 		}
 		for name, timed := range now {
 			known[name] = known[name] || timed
-		}
-		if all.Chart.Artifact == nil {
-			all.Chart = l.Chart
 		}
 	}
 	return all

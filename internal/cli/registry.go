@@ -86,17 +86,24 @@ func (in *installer) pullChart(ctx context.Context, reference string) (fs.FS, er
 			return "", err
 		}
 		result := report.Results[0]
-		said := result.Line()
+		said, enforced := result.Line(), in.admit.mode == string(verify.Enforce)
 		switch {
+		case enforced && !result.Passed():
+			return "", &failure{class: "verification", reason: "nothing was changed: chart " + result.Reference + ": " + said, advice: result.Hint}
 		case result.Digest == "":
 			return "", &failure{class: "preflight", reason: "nothing was changed: chart " + result.Reference, err: errors.New(result.Message), advice: result.Hint}
-		case in.admit.mode == string(verify.Enforce) && !result.Passed():
-			return "", &failure{class: "verification", reason: "nothing was changed: chart " + result.Reference + ": " + said, advice: result.Hint}
 		}
 		if in.admission != nil {
 			in.chartArtifact, _ = v.Admit(result, verify.Mode(in.admit.mode))
 		}
 		files, err = fetchChart(ctx, in.source, result.Artifact())
+		if known := (*oci.Error)(nil); errors.As(err, &known) { // what the digest stands for is not what the registry serves, or nothing is
+			class := "preflight"
+			if enforced {
+				class = "verification"
+			}
+			err = &failure{class: class, reason: "nothing was changed: chart " + result.Reference, err: err, advice: known.Finding.Reason.Hint()}
+		}
 		return result.Digest + ", " + said, err
 	})
 	return files, err

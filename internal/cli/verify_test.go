@@ -437,13 +437,19 @@ func TestChartIsWhatWasVerified(t *testing.T) {
 				return false
 			}
 		}},
-		{"other bytes for what was signed", CodeVerification, "", func(_ *testing.T, s *signed) {
+		{"other bytes for what was signed", CodeVerification, "serves bytes with", func(_ *testing.T, s *signed) {
 			other := append(bytes.Clone(packed[:len(packed)-1]), packed[len(packed)-1]^1)
 			s.before = func(w http.ResponseWriter, r *http.Request) bool {
 				if !strings.HasSuffix(r.URL.Path, "/blobs/"+digest.FromBytes(packed).String()) {
 					return false
 				}
 				_, _ = w.Write(other)
+				return true
+			}
+		}},
+		{"a registry that is gone", CodeVerification, "nothing was changed", func(_ *testing.T, s *signed) {
+			s.before = func(w http.ResponseWriter, r *http.Request) bool {
+				w.WriteHeader(http.StatusInternalServerError)
 				return true
 			}
 		}},

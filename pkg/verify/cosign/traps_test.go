@@ -10,6 +10,9 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io"
 	"log"
 	"maps"
@@ -334,6 +337,44 @@ func TestTrapCertificateInNoLog(t *testing.T) {
 	mine["ctlogs"] = theirs["ctlogs"]
 	another := must(cosign.New(cosign.Options{Sigstore: policy.Sigstore{TrustedRoot: must(json.Marshal(mine))(t)}}))(t)
 	with.wants(another.Verify(t.Context(), a, inLayer(with.keylessLayer(release, a)), policy.Rule{}, keyless(release)), verdict.NoTransparency)
+}
+
+// The library's functions that go through a registry's signatures themselves panic where nobody can recover, see no bundles, and
+// let attestations pass as signatures whatever the claims say; those that look for trust ask the network. None of them is named here.
+func TestOnlyWhatIsForOneSignatureIsCalled(t *testing.T) {
+	allowed := map[string]bool{"CheckOpts": true, "Identity": true, "SimpleClaimVerifier": true, "VerifyBundle": true, "VerifyImageSignature": true, "VerifyNewBundle": true}
+	used := map[string]bool{}
+	files := 0
+	for _, name := range must(filepath.Glob("*.go"))(t) {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		f := must(parser.ParseFile(token.NewFileSet(), name, nil, 0))(t)
+		files++
+		library := ""
+		for _, i := range f.Imports {
+			switch path := strings.Trim(i.Path.Value, `"`); {
+			case path == "github.com/sigstore/cosign/v2/pkg/cosign":
+				library = i.Name.Name
+			case strings.HasSuffix(path, "/remote"), strings.Contains(path, "/tuf"), strings.HasPrefix(path, "github.com/sigstore/cosign/v2/cmd"), path == "net/http", path == "os":
+				t.Errorf("%s imports %s", name, path)
+			}
+		}
+		ast.Inspect(f, func(n ast.Node) bool {
+			if s, ok := n.(*ast.SelectorExpr); ok && library != "" {
+				if of, ok := s.X.(*ast.Ident); ok && of.Name == library {
+					used[s.Sel.Name] = true
+					if !allowed[s.Sel.Name] {
+						t.Errorf("%s uses %s of cosign's", name, s.Sel.Name)
+					}
+				}
+			}
+			return true
+		})
+	}
+	if files < 4 || len(used) != len(allowed) {
+		t.Errorf("%d files use %v: of what is allowed, some is not there", files, used)
+	}
 }
 
 // goroutines notes in which goroutine the library asks for things.

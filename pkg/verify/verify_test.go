@@ -517,6 +517,18 @@ func TestCache(t *testing.T) {
 	if _, ok := cache.Get(Key{Name: image, Digest: digestOf("two"), Policy: "h1"}); ok {
 		t.Error("a refusal was remembered")
 	}
+	// What was remembered of some bytes is not believed of others, wherever its file is put.
+	one, two := Key{Name: image, Digest: digestOf("one"), Policy: "h1"}, Key{Name: image, Digest: digestOf("two"), Policy: "h1"}
+	data, err := os.ReadFile(cache.file(one))
+	if err != nil || cache.file(one) == cache.file(two) || os.WriteFile(cache.file(two), data, 0o600) != nil {
+		t.Fatalf("%v, in %s", err, cache.file(one))
+	}
+	if _, ok := cache.Get(one); !ok {
+		t.Error("what is remembered is not there: the next line proves nothing")
+	}
+	if f, ok := cache.Get(two); ok {
+		t.Errorf("a finding about other bytes was believed: %+v", f)
+	}
 	// One name's finding is not another's: rules are about names.
 	if _, ok := cache.Get(Key{Name: image + "2", Digest: digestOf("one"), Policy: "h1"}); ok {
 		t.Error("a finding was believed under another name")

@@ -11,6 +11,8 @@ GOTEST := go test -race -shuffle=on -timeout 30m
 TOOL := go tool -modfile=$(CURDIR)/go.tools.mod
 # Tests and the demo never touch the cluster of whoever runs them.
 unexport KUBECONFIG
+# Nor does anything here ask the machine it runs on who it is.
+export AWS_EC2_METADATA_DISABLED := true
 export GOFLAGS := -buildvcs=false
 
 .PHONY: help
@@ -27,6 +29,11 @@ build: ## Build bin/nopsctl and bin/lab
 .PHONY: deps
 deps: build
 	@bin/lab deps --install
+
+.PHONY: images
+images: build ## Build our agents' images for amd64 and arm64 and push them: make images REGISTRY=registry.example.com/prefix
+	@[ -n "$(REGISTRY)" ] || { echo "name the registry: make images REGISTRY=registry.example.com/prefix" >&2; exit 2; }
+	@bin/lab publish --registry "$(REGISTRY)"
 
 ##@ Demo
 .PHONY: demo

@@ -31,6 +31,7 @@ type Program struct {
 	Links     []string // other names under which it is started (a multi-call binary)
 	Component string   // of the chart's image list, when that component's image holds the program
 	Version   string   // when it is another than that of the component's image
+	Arch      string   // it is built for; empty: this machine's
 	Extra     bool     // a lab does without, unless it is asked for everything: see Set
 }
 
@@ -216,6 +217,9 @@ func (b Builder) Build(ctx context.Context, p Program, path string) error {
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", strings.TrimSpace("-s -w "+p.LDFlags), "-o", partial, p.Package)
 	cmd.Dir = filepath.Join(b.Repo, p.Module)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false", "GOWORK=off", "GOOS=linux")
+	if p.Arch != "" {
+		cmd.Env = append(cmd.Env, "GOARCH="+p.Arch)
+	}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build %s: go build %s in %s: %w\n%s", p.Name, p.Package, p.Module, err, tail(string(out), 20))
 	}

@@ -4,15 +4,18 @@ import (
 	"archive/tar"
 	"errors"
 	"io"
+	"log"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 )
 
 func spec(t *testing.T) Spec {
@@ -137,5 +140,45 @@ func TestPushedOnce(t *testing.T) {
 	}
 	if _, err := Push(t.Context(), "127.0.0.1:1", s, image); err == nil {
 		t.Error("pushed to nobody")
+	}
+}
+
+// TestPushIndex pushes two architectures as one image.
+func TestPushIndex(t *testing.T) {
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	defer server.Close()
+	program := filepath.Join(t.TempDir(), "program")
+	if err := os.WriteFile(program, []byte("not run here"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var both []v1.Image
+	for _, arch := range []string{"amd64", "arm64"} {
+		one, err := Build(Spec{Repository: "nops/a", Tag: "1", Program: program, Name: "a", Arch: arch})
+		if err != nil {
+			t.Fatal(err)
+		}
+		both = append(both, one)
+	}
+	host := strings.TrimPrefix(server.URL, "http://")
+	r := Registry{Host: host, Insecure: true}
+	first, err := r.PushIndex(t.Context(), "nops/a", "1", both)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := r.PushIndex(t.Context(), "nops/a", "1", both); err != nil || again != first {
+		t.Errorf("%s, then %s: %v", first, again, err)
+	}
+	tag, err := name.NewTag(host+"/nops/a:1", name.Insecure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, arch := range []string{"amd64", "arm64"} {
+		image, err := remote.Image(tag, remote.WithPlatform(v1.Platform{OS: "linux", Architecture: arch}))
+		if err != nil {
+			t.Fatalf("%s: %v", arch, err)
+		}
+		if config, err := image.ConfigFile(); err != nil || config.Architecture != arch {
+			t.Errorf("%s: %v %+v", arch, err, config)
+		}
 	}
 }

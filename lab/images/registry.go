@@ -16,7 +16,10 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
 // Registry is where images go. Its zero value but for the host is one that speaks TLS and lets anybody push.
@@ -115,6 +118,34 @@ func (r Registry) Push(ctx context.Context, repository, tag string, image v1.Ima
 		return "", err
 	}
 	if err := remote.Write(ref, image, append(how, remote.WithContext(ctx))...); err != nil {
+		return "", fmt.Errorf("push %s: %w", repository, err)
+	}
+	return digest.String(), nil
+}
+
+// PushIndex writes images of several architectures as one, under a tag, unless the tag has this digest already.
+func (r Registry) PushIndex(ctx context.Context, repository, tag string, images []v1.Image) (string, error) {
+	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
+	for _, image := range images {
+		config, err := image.ConfigFile()
+		if err != nil {
+			return "", fmt.Errorf("push %s: %w", repository, err)
+		}
+		index = mutate.AppendManifests(index, mutate.IndexAddendum{Add: image, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: config.OS, Architecture: config.Architecture}}})
+	}
+	digest, err := index.Digest()
+	if err != nil {
+		return "", fmt.Errorf("push %s: %w", repository, err)
+	}
+	have, err := r.Digest(ctx, repository, tag)
+	if err != nil || have == digest.String() {
+		return have, err
+	}
+	ref, how, err := r.tag(repository, tag)
+	if err != nil {
+		return "", err
+	}
+	if err := remote.WriteIndex(ref, index, append(how, remote.WithContext(ctx))...); err != nil {
 		return "", fmt.Errorf("push %s: %w", repository, err)
 	}
 	return digest.String(), nil

@@ -193,6 +193,10 @@ func TestFirstFormIsRefused(t *testing.T) {
 			sign: bent(func(s stage, l *signing.CosignLayer) {
 				l.Annotations[signing.CosignRekor] = s.loggedLayer(other).Annotations[signing.CosignRekor]
 			})},
+		{name: "entry of another signature of this document", reason: "CVE-2026-22703: by the same key, and still not this one", want: verdict.NoTransparency, leaf: stage.inLog, says: "another signature",
+			sign: bent(func(s stage, l *signing.CosignLayer) {
+				l.Annotations[signing.CosignRekor] = s.loggedLayer(artifact("an image")).Annotations[signing.CosignRekor]
+			})},
 		{name: "entry of another signature, keyless", reason: "CVE-2026-22703", want: verdict.NoTransparency, leaf: byRelease, says: "another signature", sign: bentKeyless(func(s stage, l *signing.CosignLayer) {
 			l.Annotations[signing.CosignRekor] = s.keylessLayer(release, other).Annotations[signing.CosignRekor]
 		})},

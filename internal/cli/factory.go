@@ -82,7 +82,7 @@ type Factory struct {
 // NewFactory wires the real things.
 func NewFactory(streams *iostreams.Streams, env func(string) string) *Factory {
 	return &Factory{
-		IO: streams, Env: env, Now: time.Now, Version: version.Get, ReadFile: os.ReadFile, WriteFile: os.WriteFile, Proxy: http.ProxyFromEnvironment,
+		IO: streams, Env: env, Now: time.Now, Version: version.Get, ReadFile: readFile, WriteFile: os.WriteFile, Proxy: http.ProxyFromEnvironment,
 		Chart:    embeddedchart.FS,
 		Cluster:  func(o kube.Options) Cluster { return kube.New(o) },
 		Engine:   func(o install.Options) (Engine, error) { return install.New(o) },

@@ -228,21 +228,24 @@ func printSignatures(w io.Writer, s plain.Style, status *install.Status) {
 		fmt.Fprintf(w, "%s  %s\n", s.Bold("Signatures"), s.Dim("not verified: it was installed without a policy"))
 		return
 	}
-	signed, signers, order := map[string]string{}, map[string]int{}, []string{}
+	signed, signers, signs, order := map[string]string{}, map[string]int{}, map[string]event.Outcome{}, []string{}
 	for _, p := range status.Pinned {
 		who := p.Identity
 		if who == "" {
-			who = "nobody (" + p.Basis + ")"
+			who = "nobody: let in by " + map[string]string{"warning": "--verify=warn", "exception": "an exception of the policy"}[p.Basis]
 		}
 		if signed[p.Digest] == "" && signers[who] == 0 {
 			order = append(order, who)
+		}
+		if signs[who] = event.OK; p.Basis != "policy" { // an exception or a warning let it in, and a tick would say that it was verified
+			signs[who] = event.Warned
 		}
 		signed[p.Digest] = who
 		signers[who]++
 	}
 	fmt.Fprintln(w, s.Bold("Signatures")+"  "+s.Dim("as verified when it was installed; nopsctl verify --running verifies now"))
 	for _, who := range order {
-		fmt.Fprintf(w, "  %s %-22s %s\n", s.Sign(event.OK), count(signers[who], "image"), who)
+		fmt.Fprintf(w, "  %s %-22s %s\n", s.Sign(signs[who]), count(signers[who], "image"), who)
 	}
 	for _, c := range status.Components {
 		for _, l := range c.Workloads {

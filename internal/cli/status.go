@@ -16,6 +16,7 @@ import (
 	"github.com/nopsctl/nopsctl/pkg/install"
 	"github.com/nopsctl/nopsctl/pkg/nopsapi"
 	"github.com/nopsctl/nopsctl/pkg/nopsapi/nopsclient"
+	"github.com/nopsctl/nopsctl/pkg/verify/ref"
 )
 
 type statusOptions struct {
@@ -230,17 +231,19 @@ func printSignatures(w io.Writer, s plain.Style, status *install.Status) {
 	}
 	signed, signers, signs, order := map[string]string{}, map[string]int{}, map[string]event.Outcome{}, []string{}
 	for _, p := range status.Pinned {
-		who := p.Identity
-		if who == "" {
-			who = "nobody: let in by " + map[string]string{"warning": "--verify=warn", "exception": "an exception of the policy"}[p.Basis]
+		who, sign := p.Identity, event.OK
+		switch { // what the signature of an image that did not verify claims is no answer to who signed it
+		case p.Basis == string(ref.ByWarning):
+			who, sign = "nobody: let in by --verify=warn", event.Warned
+		case p.Basis == string(ref.ByException):
+			who, sign = "nobody: let in by an exception of the policy", event.Warned
+		case p.Basis != string(ref.ByPolicy) || who == "":
+			who, sign = "nobody ("+p.Basis+")", event.Warned
 		}
 		if signed[p.Digest] == "" && signers[who] == 0 {
 			order = append(order, who)
 		}
-		if signs[who] = event.OK; p.Basis != "policy" { // an exception or a warning let it in, and a tick would say that it was verified
-			signs[who] = event.Warned
-		}
-		signed[p.Digest] = who
+		signed[p.Digest], signs[who] = who, sign
 		signers[who]++
 	}
 	fmt.Fprintln(w, s.Bold("Signatures")+"  "+s.Dim("as verified when it was installed; nopsctl verify --running verifies now"))

@@ -23,7 +23,7 @@ const (
 	roundTrip = 50 * time.Millisecond
 	// rounds is how often all ways are gone through, there and back.
 	rounds = 7
-	// within is how much longer than its critical path one pass of ours may take.
+	// within is how much longer one pass of ours may take than round trips and computing.
 	within = 1.2
 )
 
@@ -80,6 +80,10 @@ func run(ctx context.Context, args []string, out, progress io.Writer) (err error
 		return err
 	}
 	if figures.ways, err = b.passes(ctx); err != nil {
+		return err
+	}
+	b.say("computing %d signatures", computations)
+	if figures.computing, err = computing(); err != nil {
 		return err
 	}
 	if figures.starts, err = b.startups(ctx); err != nil {

@@ -119,7 +119,7 @@ type memory struct{ peak, own int64 }
 func remembered(env []string, path string, args ...string) (m memory, err error) {
 	runtime.LockOSThread() // a process is traced by a thread
 	defer runtime.UnlockOSThread()
-	cmd := exec.Command(path, args...) //nolint:noctx // it is traced, and dies with us
+	cmd := exec.Command(path, args...)
 	cmd.Env = env
 	cmd.SysProcAttr = &syscall.SysProcAttr{Ptrace: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {

@@ -16,6 +16,9 @@ import (
 // warnUnverified says that nobody checks signatures.
 const warnUnverified = "NOPS-SIG-002"
 
+// warnChart says that a chart is installed that does not verify.
+const warnChart = "NOPS-SIG-003"
+
 // admitFlags are trustFlags of commands that install.
 type admitFlags struct {
 	trustFlags
@@ -41,6 +44,9 @@ func (a *admitFlags) bindMode(cmd *cobra.Command) {
 
 // read reads the policy and decides the mode.
 func (a *admitFlags) read(f *Factory, bundle []byte) error {
+	if err := a.notEmpty("lock", a.lockFile); err != nil {
+		return err
+	}
 	a.mode = a.asked
 	if a.mode == "off" && a.lockFile != "" {
 		return usage("--lock and --verify=off exclude each other")

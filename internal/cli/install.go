@@ -502,7 +502,7 @@ func (in *installer) request() (install.Request, error) {
 	}
 	return install.Request{
 		Operation: "install", Values: overlay(values, in.given), Credentials: credentials, ClusterARN: in.arn,
-		Images: resolver(in.source, in.admit.mirrored), Admission: in.admission, AllowDowngrade: in.admit.allowDowngrade, Lock: in.admit.lock, ChartArtifact: in.chartArtifact,
+		Images: resolver(in.source, in.admit.mirrored), Admission: in.admission, AllowDowngrade: in.admit.allowDowngrade, Unverified: in.admit.asked == "off", Lock: in.admit.lock, ChartArtifact: in.chartArtifact,
 		OwnImages: own, Wait: in.wait, Timeout: in.timeout, Adopt: in.adopt, Recover: in.recover,
 	}, nil
 }

@@ -247,7 +247,6 @@ func (o *mirrorOptions) copy(ctx context.Context, op *operation, source oci.Shel
 				}
 				return err //nolint:wrapcheck // the copy says what it was doing
 			}
-			answer.Evidence = mirror.EvidenceFile
 		}
 	} else {
 		registry, err := o.f.source(&o.admit.trustFlags)
@@ -264,6 +263,9 @@ func (o *mirrorOptions) copy(ctx context.Context, op *operation, source oci.Shel
 	title := "Copying " + count(len(items), "image") + " to " + o.to
 	op.Observe(event.StepStarted{Step: "copy", Title: title})
 	report, err := mirror.Copy(ctx, source, to, items, options)
+	if err == nil && options.Evidence != nil {
+		answer.Evidence = mirror.EvidenceFile
+	}
 	finished := event.StepFinished{Step: "copy", Title: title, Outcome: event.OK, Duration: o.f.Now().Sub(start)}
 	failed := 0
 	for i, c := range report.Copied {
@@ -303,6 +305,8 @@ func (o *mirrorOptions) tell(w io.Writer, answer mirrorAnswer) {
 		switch {
 		case o.print:
 			fmt.Fprintf(w, "%s %s\n", i.Reference, i.To)
+		case i.Problem != "" && i.Sent+i.Present > 0:
+			fmt.Fprintf(w, "%s %s  %s  copied all the same, with %s\n      %s\n", s.Sign(event.Warned), i.Reference, s.Dim(shortDigest(i.Digest)), count(i.Signatures, "signature"), i.Problem)
 		case i.Problem != "":
 			fmt.Fprintf(w, "%s %s\n      %s\n", s.Sign(event.Failed), i.Reference, i.Problem)
 		case i.Sent+i.Present > 0 && !o.show.quiet:

@@ -11,6 +11,7 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/nopsctl/nopsctl/pkg/event"
 	"github.com/nopsctl/nopsctl/pkg/install"
 	"github.com/nopsctl/nopsctl/pkg/verify"
 	"github.com/nopsctl/nopsctl/pkg/verify/oci"
@@ -92,6 +93,9 @@ func (in *installer) pullChart(ctx context.Context, reference string) (fs.FS, er
 			return "", &failure{class: "verification", reason: "nothing was changed: chart " + result.Reference + ": " + said, advice: result.Hint}
 		case result.Digest == "":
 			return "", &failure{class: "preflight", reason: "nothing was changed: chart " + result.Reference, err: errors.New(result.Message), advice: result.Hint}
+		}
+		if in.admission != nil && !result.Passed() {
+			in.op.Observe(event.Warning{ID: warnChart, Message: "chart " + result.Reference + " is not verified: " + said, Hint: result.Hint})
 		}
 		if in.admission != nil {
 			in.chartArtifact, _ = v.Admit(result, verify.Mode(in.admit.mode))

@@ -124,7 +124,7 @@ func (o *toggleOptions) toggle(ctx context.Context, op *operation, answer *toggl
 	}
 	plan, err := s.engine.Toggle(ctx, install.ToggleRequest{
 		Component: o.component, Enabled: o.enable, Force: o.force,
-		Request: install.Request{Wait: o.wait, Timeout: o.timeout, Recover: o.recover, Admission: admission, AllowDowngrade: o.admit.allowDowngrade, Lock: o.admit.lock},
+		Request: install.Request{Wait: o.wait, Timeout: o.timeout, Recover: o.recover, Admission: admission, AllowDowngrade: o.admit.allowDowngrade, Unverified: o.admit.asked == "off", Lock: o.admit.lock},
 	})
 	if plan != nil {
 		answer.Plan = plan

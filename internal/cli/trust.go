@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
+	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/credentials"
 
@@ -32,6 +34,7 @@ type trustFlags struct {
 	fresh     bool
 	caBundle  string // of keyFlags where a command has them
 	withCA    bool
+	flags     *pflag.FlagSet
 	mirrored  ref.Mirrors
 	bundle    []byte
 	collected *policy.Policy
@@ -40,6 +43,7 @@ type trustFlags struct {
 
 func (t *trustFlags) bind(cmd *cobra.Command) {
 	fs := cmd.Flags()
+	t.flags = fs
 	fs.StringVar(&t.policy, "policy", "", "file that says who must have signed what (default: $"+EnvPolicy+", then nopsctl/policy.yaml in the user's configuration directory)")
 	fs.DurationVar(&t.timeout, "verify-timeout", verify.DefaultTimeout, "how long one image may take to verify")
 	fs.BoolVar(&t.fresh, "no-cache", false, "do not believe what was verified in the last minutes")
@@ -58,6 +62,9 @@ func (t *trustFlags) bindBundle(cmd *cobra.Command) {
 
 // read reads what the flags name, so that a mistake is found before anything is asked or changed.
 func (t *trustFlags) read(f *Factory, bundle []byte) error {
+	if err := t.notEmpty("policy", t.policy); err != nil {
+		return err
+	}
 	var err error
 	if t.mirrored, err = parseMirrors(t.mirrors); err != nil {
 		return err
@@ -73,6 +80,14 @@ func (t *trustFlags) read(f *Factory, bundle []byte) error {
 	}
 	t.collected, err = f.loadPolicy(t.policy)
 	return err
+}
+
+// notEmpty refuses a flag that was given and says nothing: an unset variable in a script must not switch verification off.
+func (t *trustFlags) notEmpty(flag, value string) error {
+	if t.flags != nil && t.flags.Changed(flag) && value == "" {
+		return usageHint("leave the flag out, or name the file", "--%s is empty", flag)
+	}
+	return nil
 }
 
 // parseMirrors reads REGISTRY=MIRROR pairs.
@@ -99,7 +114,7 @@ func (f *Factory) loadPolicy(flag string) (*policy.Policy, error) {
 	}
 	data, err := f.ReadFile(path)
 	if err != nil {
-		if !named && errors.Is(err, fs.ErrNotExist) {
+		if _, missing := os.Lstat(path); !named && errors.Is(err, fs.ErrNotExist) && missing != nil { // a link that leads nowhere is no "none"
 			return nil, nil
 		}
 		return nil, &failure{class: "usage", reason: from, err: err}
@@ -112,7 +127,7 @@ func (f *Factory) loadPolicy(flag string) (*policy.Policy, error) {
 		return f.ReadFile(name)
 	}})
 	if err != nil {
-		return nil, &failure{class: "usage", reason: from + " " + path, err: err, advice: "docs/verification.md describes the format; nopsctl verify example-policy prints one"}
+		return nil, &failure{class: "usage", reason: from, err: err, advice: "docs/verification.md describes the format; nopsctl verify example-policy prints one"}
 	}
 	return p, nil
 }

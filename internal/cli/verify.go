@@ -44,7 +44,7 @@ func newVerifyCommand(f *Factory, runF func(context.Context, *verifyOptions) err
 		Short: "Check who signed the images: of a release, of what runs, or any",
 		Long: `Resolves images to digests and checks their signatures (AWS Signer and other Notary Project signatures, cosign) against
 your policy. Without arguments it checks what install would install now; with --release what the release declares; with
---running what the cluster's nodes run, by the digests that they report.
+--running what its pods run, by the digests that their nodes report.
 
 Nobody is trusted that the policy does not name: there is no built-in identity. Exit code 7 when anything is not verified,
 whatever the cause: unsigned, untrusted, revoked, or impossible to check are told apart in the table and in JSON, and none
@@ -71,7 +71,7 @@ of them passes.`,
 	cmd.Flags().Lookup("release").Usage = "verify what the installed release declares; --release=NAME for another name"
 	o.values.bind(cmd)
 	o.show.bind(cmd)
-	cmd.Flags().BoolVar(&o.running, "running", false, "verify what runs, by the digests that the nodes report")
+	cmd.Flags().BoolVar(&o.running, "running", false, "verify what the release's pods run, by the digests that their nodes report")
 	cmd.Flags().StringVar(&o.lock, "write-lock", "", "write what was verified to this file, for install --lock")
 	outputFlag(cmd, &o.output, "text", "json", "jsonl")
 	cmd.AddCommand(newInspectCommand(f, nil), newExamplePolicyCommand(f))
@@ -254,7 +254,7 @@ func (f *Factory) tellReport(w io.Writer, report verify.Report, all bool) {
 			word = "excepted"
 		}
 		fmt.Fprintf(w, "%s %-*s  %-15s  %s\n", s.Sign(check.Outcome), wide, short(r.Reference), word, s.Dim(shortDigest(r.Digest)))
-		if !r.Passed() || r.Exception != nil || all {
+		if !r.Passed() || r.Exception != nil || r.Unsure() || all {
 			fmt.Fprintf(w, "      %s\n", strings.TrimPrefix(r.Line(), string(r.Outcome)+": "))
 		}
 		if all {

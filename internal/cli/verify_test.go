@@ -219,8 +219,8 @@ func TestVerifyRevocationUnknown(t *testing.T) {
 	text, err := os.ReadFile(s.policy)
 	must(t, err)
 	must(t, os.WriteFile(s.policy, []byte(strings.Replace(string(text), "revocation: require", "revocation: best-effort", 1)), 0o600))
-	w.want(CodeOK, s.args("verify", "-v", nops+"good:1")...)
-	w.contains(w.out, "not checked")
+	w.want(CodeOK, s.args("verify", nops+"good:1")...)
+	w.contains(w.out, "not checked") // it passes, and is said
 }
 
 func TestVerifyNeedsAPolicy(t *testing.T) {
@@ -231,6 +231,18 @@ func TestVerifyNeedsAPolicy(t *testing.T) {
 	w.contains(w.errOut, "needs a policy")
 	w.want(CodeUsage, "verify", "--policy", "nowhere.yaml", nops+"good:1")
 	w.contains(w.errOut, "nowhere.yaml")
+	// An unset variable in a script is no way to switch verification off, and neither is a link that leads nowhere.
+	w.want(CodeUsage, "install", "--api-key", personKey, "--policy", "")
+	w.contains(w.errOut, "--policy is empty")
+	w.want(CodeUsage, "install", "--api-key", personKey, "--lock", "")
+	w.contains(w.errOut, "--lock is empty")
+	home := t.TempDir()
+	must(t, os.MkdirAll(filepath.Join(home, "nopsctl"), 0o700))
+	must(t, os.Symlink(filepath.Join(home, "gone.yaml"), filepath.Join(home, "nopsctl", "policy.yaml")))
+	w.env["XDG_CONFIG_HOME"] = home
+	w.want(CodeUsage, "install", "--api-key", personKey)
+	w.contains(w.errOut, "policy.yaml")
+	delete(w.env, "XDG_CONFIG_HOME")
 	w.want(CodeUsage, "install", "--api-key", personKey, "--verify", "maybe")
 	w.contains(w.errOut, "enforce, warn or off")
 }
@@ -417,6 +429,7 @@ func TestChart(t *testing.T) {
 		t.Error("something was installed")
 	}
 	w.want(CodeOK, install("oci://"+nops+"chart:2", "--verify=warn")...)
+	w.contains(w.errOut, warnChart, "is not verified")
 	archive := filepath.Join(t.TempDir(), "chart.tgz")
 	must(t, os.WriteFile(archive, packed, 0o600))
 	w.want(CodeOK, install(archive)...)
@@ -587,6 +600,14 @@ func TestImagesMirror(t *testing.T) {
 		}
 	}
 	w.want(CodeVerification, s.args("images", "mirror", "--to", to+"2", nops+"unsigned:1")...)
+	// With a warning it is copied all the same, signature and all.
+	w.want(CodeOK, s.args("images", "mirror", "--verify=warn", "--to", to+"3", nops+"unsigned:1", nops+"tampered:1", "-o", "json")...)
+	must(t, json.Unmarshal([]byte(w.out.String()), &answer))
+	for _, i := range answer.Images {
+		if i.Sent == 0 || i.Digest == "" || i.Problem == "" || i.Outcome == string(verdict.Verified) {
+			t.Errorf("%+v", i)
+		}
+	}
 	w.want(CodeUsage, "verify", "--policy", s.policy, "--registry-mirror", "public.ecr.aws=https://x", nops+"good:1")
 	w.want(CodeUsage, "images", "mirror", nops+"good:1")
 	w.contains(w.errOut, "--to")

@@ -283,10 +283,19 @@ func (p *planner) keep(running map[ref.Reference]string) {
 			i.kept = running[i.reference]
 		}
 	}
-	if len(running) > 0 && len(bare) > 0 {
-		p.warn(warnUnpinned, "the release runs images by digest, and these come by tag, which nobody has verified: "+strings.Join(bare, ", "),
-			"give the policy that the release was installed with (--policy), and they are verified and pinned too")
+	if len(running) == 0 || len(bare) == 0 {
+		return
 	}
+	if before, err := lockIn(p.base, p.Namespace); err == nil && before != nil && before.Policy != "" && !p.request.Unverified {
+		for _, text := range bare {
+			p.unlocked = append(p.unlocked, RefusedImage{
+				Reference: text, Outcome: string(verdict.BadPolicy), Reason: string(verdict.NoPolicy), Message: "the release was installed with a policy, and no policy is given now that says who must have signed it", Hint: verdict.NoPolicy.Hint(),
+			})
+		}
+		return
+	}
+	p.warn(warnUnpinned, "the release runs images by digest, and these come by tag, which nobody has verified: "+strings.Join(bare, ", "),
+		"give the policy that the release was installed with (--policy), and they are verified and pinned too")
 }
 
 // admit asks the Admission about every image, once.
@@ -412,12 +421,12 @@ func (p *planner) moved(running map[ref.Reference]string) {
 
 // signatures tells what verification found. It is silent where nobody asked for it.
 func (p *planner) signatures() {
-	if p.request.Admission == nil {
+	if p.request.Admission == nil && len(p.unlocked) == 0 {
 		return
 	}
 	nodes := p.nodesOnce()
 	n := map[ref.Basis]int{}
-	var refused, excepted, warned []string
+	var refused, excepted, warned, unsure []string
 	hint := ""
 	for _, r := range p.unlocked {
 		refused = append(refused, r.String())
@@ -440,8 +449,11 @@ func (p *planner) signatures() {
 			fallthrough
 		default:
 			n[f.Basis]++
-			if f.Basis == ref.ByWarning {
+			switch {
+			case f.Basis == ref.ByWarning:
 				warned = append(warned, note(i, f))
+			case f.Basis == ref.ByPolicy && f.Note != "":
+				unsure = append(unsure, i.text+" ("+oneLine(f.Note)+")")
 			}
 		}
 	}
@@ -459,9 +471,11 @@ func (p *planner) signatures() {
 	case len(refused) > 0 && p.enforced, len(p.unlocked) > 0:
 		p.check(checkSignatures, event.Failed, strings.Join(refused, "; "), hint)
 	case len(warned) > 0 || len(refused) > 0:
-		p.check(checkSignatures, event.Warned, strings.Join(append(warned, refused...), "; "), "they are installed all the same, because nothing was said to enforce signatures")
+		p.check(checkSignatures, event.Warned, strings.Join(append(warned, refused...), "; "), "they are installed all the same: signatures are not enforced")
 	case len(excepted) > 0:
 		p.check(checkSignatures, event.Warned, summary+": "+strings.Join(excepted, "; "), "an exception ends by itself; take a signed version before it does")
+	case len(unsure) > 0:
+		p.check(checkSignatures, event.Warned, summary+", but revocation: "+strings.Join(unsure, "; "), "the policy takes it as it is (revocation: best-effort); require would refuse it")
 	default:
 		p.check(checkSignatures, event.OK, fmt.Sprintf("%d images: %s", len(p.found), summary), "")
 	}

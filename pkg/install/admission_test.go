@@ -363,6 +363,56 @@ func TestWarnOnly(t *testing.T) {
 	}
 }
 
+// TestDriftIsMended: what somebody changed behind the release's back is no "unchanged", and the next installation undoes it.
+func TestDriftIsMended(t *testing.T) {
+	w := newWorld(t)
+	r := w.request()
+	r.Admission = w.gate()
+	w.install(w.engine(), r)
+	want := w.deployed()
+	deployments := w.client.AppsV1().Deployments(w.namespace)
+	list, err := deployments.List(t.Context(), metav1.ListOptions{})
+	if err != nil || len(list.Items) == 0 {
+		t.Fatal(err)
+	}
+	changed := list.Items[0]
+	changed.Spec.Template.Spec.Containers[0].Image = "evil.example.com/x:1"
+	if _, err := deployments.Update(t.Context(), &changed, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	plan, err := w.engine().Plan(t.Context(), r)
+	if err != nil || plan.NoOp || !slices.ContainsFunc(plan.Changes, func(c install.Change) bool {
+		return c.Action == install.Update && strings.Contains(c.Note, "evil.example.com/x:1")
+	}) {
+		t.Fatalf("%v %+v", err, plan.Changes)
+	}
+	w.install(w.engine(), r)
+	if diff := cmp.Diff(want, w.deployed()); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	if plan, err := w.engine().Plan(t.Context(), r); err != nil || !plan.NoOp {
+		t.Errorf("afterwards: %v %+v", err, plan.Changes)
+	}
+}
+
+// TestPolicyLeftOut: a release that was installed with a policy takes no new image without one, unless that is meant.
+func TestPolicyLeftOut(t *testing.T) {
+	w := newWorld(t)
+	r := w.request()
+	r.Admission = w.gate()
+	w.install(w.engine(), r)
+	r.Admission, r.Values = nil, values(t, "heartbeat: {image: {tag: other}}")
+	_, err := w.engine().Plan(t.Context(), r)
+	if class(err) != install.ClassVerification || !strings.Contains(err.Error(), "policy-left-out") || !strings.Contains(hint(err), "--policy") {
+		t.Fatalf("%v (%s)", err, hint(err))
+	}
+	r.Unverified = true
+	plan, err := w.engine().Plan(t.Context(), r)
+	if err != nil || warning(plan, "NOPS-IMG-002").Message == "" {
+		t.Errorf("on purpose: %v %+v", err, plan.Warnings)
+	}
+}
+
 // TestPinsAreKept: without an Admission nothing is un-pinned, no registry is needed, and what is new is told of.
 func TestPinsAreKept(t *testing.T) {
 	w := newWorld(t)
@@ -377,7 +427,7 @@ func TestPinsAreKept(t *testing.T) {
 	}
 	toggle := func(on bool, a install.Admission) *install.Plan {
 		t.Helper()
-		plan, err := w.engine().Toggle(t.Context(), install.ToggleRequest{Component: "containerInsights", Enabled: on, Request: install.Request{Admission: a, Wait: true, Timeout: time.Minute}})
+		plan, err := w.engine().Toggle(t.Context(), install.ToggleRequest{Component: "containerInsights", Enabled: on, Request: install.Request{Admission: a, Unverified: on && a == nil, Wait: true, Timeout: time.Minute}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -401,7 +451,7 @@ func TestPinsAreKept(t *testing.T) {
 			t.Errorf("the other component is left alone: %+v", c)
 		}
 	}
-	// Enabled by nobody's leave: it is told that the new image is a tag.
+	// Enabled unverified, on purpose: it is told that the new image is a tag.
 	plan = toggle(true, nil)
 	if k := warning(plan, "NOPS-IMG-002"); !strings.Contains(k.Message, exporter) || strings.Contains(k.Message, heartbeat) || k.Hint == "" {
 		t.Errorf("%+v", plan.Warnings)

@@ -160,7 +160,7 @@ func (p *planner) document(l *lock.Lock) ([]byte, error) {
 func (p *planner) downgrades(now *lock.Lock) {
 	for _, f := range lock.Downgrades(p.accepted(), *now) {
 		if !p.enforced || p.request.AllowDowngrade {
-			p.warn(warnDowngrade, f.Message, f.Reason.Hint())
+			p.warn(warnDowngrade, f.Message, "")
 			continue
 		}
 		refused := false
@@ -191,4 +191,4 @@ func (p *planner) underLock(now *lock.Lock) {
 }
 
 // ReasonNotLocked is the reason of a refusal of what the given lock does not have.
-const ReasonNotLocked = "not-in-lock"
+const ReasonNotLocked = string(verdict.NotLocked)

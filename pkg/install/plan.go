@@ -56,6 +56,9 @@ type Request struct {
 	// Lock makes the installation one of exactly what it holds: its digests are asked for, whatever tags mean by now, and what
 	// it does not have is refused. It needs an Admission.
 	Lock *lock.Lock
+	// Unverified says that images may come unverified into a release that was installed with an Admission. Without it, and
+	// without an Admission, a new image in such a release is refused: a policy that was left out by mistake must not count as none.
+	Unverified bool
 	// AllowDowngrade accepts images that were signed before those that the release runs.
 	AllowDowngrade bool
 	// OwnImages names the images that must be our builds, by the last element of their repository.
@@ -779,6 +782,9 @@ func (p *planner) compare() error {
 			last.Chart.Metadata.Version != p.source.Metadata.Version || last.Chart.Metadata.AppVersion != p.source.Metadata.AppVersion
 	} else {
 		p.changesRelease = true
+	}
+	if err := p.drift(); err != nil {
+		return err
 	}
 	p.ValueChanges = valueChanges(before, p.values)
 	for _, c := range p.Changes {

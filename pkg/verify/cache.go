@@ -45,12 +45,12 @@ func (c FileCache) file(k Key) string {
 	return filepath.Join(c.Dir, hex.EncodeToString(sum[:])+".json")
 }
 
-// Get implements Cache. What others may write is not believed.
+// Get implements Cache. What others may write, or have written, is not believed.
 func (c FileCache) Get(k Key) (verdict.Finding, bool) {
 	path := c.file(k)
 	for _, p := range []string{c.Dir, path} {
 		info, err := os.Lstat(p)
-		if err != nil || info.Mode().Perm()&0o022 != 0 || info.Mode()&os.ModeSymlink != 0 {
+		if err != nil || info.Mode().Perm()&0o022 != 0 || info.Mode()&os.ModeSymlink != 0 || !ownedByUs(info) {
 			return verdict.Finding{}, false
 		}
 	}

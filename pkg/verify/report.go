@@ -69,6 +69,11 @@ func (r Result) Given() ref.Reference { return r.given }
 // Unchecked says that no policy was there to check it by.
 func (r Result) Unchecked() bool { return !r.checked && r.Outcome == "" }
 
+// Unsure says that it is verified but for what nobody could ask, or asked a while ago: its revocation.
+func (r Result) Unsure() bool {
+	return r.Outcome.OK() && (strings.HasPrefix(r.Revocation, "not checked") && r.Revocation != "not checked: the policy says off" || strings.Contains(r.Revocation, "evidence"))
+}
+
 // Passed says whether the artifact may be used.
 func (r Result) Passed() bool { return r.Outcome.OK() || r.Exception != nil }
 
@@ -89,6 +94,8 @@ func (r Result) Check() event.Check {
 	switch {
 	case r.Unchecked():
 		c.Outcome, c.Message = event.Skipped, "resolved to "+r.Digest+"; no policy says who must have signed it"
+	case r.Unsure():
+		c.Outcome, c.Hint = event.Warned, ""
 	case r.Outcome.OK():
 		c.Outcome, c.Hint = event.OK, ""
 	case r.Exception != nil:

@@ -164,6 +164,10 @@ func (v *Verifier) check(ctx context.Context, given ref.Reference) (result Resul
 			result.RuleLine = rule.Line
 		}
 	}
+	if v.Policy != nil && !ruled && !v.mayBeExcepted(canonical.Name()) {
+		result.Finding = v.noRule(canonical) // whatever its registry says: it is not even asked
+		return result
+	}
 	artifact, err := v.Source.Resolve(ctx, canonical, location)
 	if err != nil {
 		result.Finding = v.failure(ctx, given, err)
@@ -176,7 +180,7 @@ func (v *Verifier) check(ctx context.Context, given ref.Reference) (result Resul
 	}
 	defer v.except(&result)
 	if !ruled {
-		result.Finding = verdict.Fail(verdict.NoRule, "no rule of %s is about %s", v.Policy.Source, canonical.Name())
+		result.Finding = v.noRule(canonical)
 		return result
 	}
 	key := Key{Name: canonical.Name(), Digest: result.Digest, Policy: v.Policy.Hash}
@@ -196,6 +200,17 @@ func (v *Verifier) check(ctx context.Context, given ref.Reference) (result Resul
 		v.Cache.Put(key, result.Finding)
 	}
 	return result
+}
+
+func (v *Verifier) noRule(canonical ref.Reference) verdict.Finding {
+	return verdict.Fail(verdict.NoRule, "no rule of %s is about %s", v.Policy.Source, canonical.Name())
+}
+
+// mayBeExcepted says whether an exception is about a name, whatever its digest.
+func (v *Verifier) mayBeExcepted(name string) bool {
+	return slices.ContainsFunc(v.Policy.Exceptions, func(e policy.Exception) bool {
+		return slices.ContainsFunc(e.Match, func(pattern string) bool { return policy.Match(pattern, name) })
+	})
 }
 
 // stillGood holds a remembered finding against what has changed since: the time.
@@ -266,7 +281,7 @@ func (v *Verifier) except(result *Result) {
 	case expired:
 		result.Findings = append(result.Findings, result.Finding)
 		was := result.Finding
-		result.Finding = verdict.Fail(verdict.ExceptionExpired, "the exception in line %d of %s ended on %s; without it: %s", exception.Line, v.Policy.Source, exception.Expires.UTC().Format(time.DateOnly), was.Message)
+		result.Finding = verdict.Fail(verdict.ExceptionExpired, "the exception in line %d of %s ended on %s; without it: %s", exception.Line, v.Policy.Source, exception.Expires.Add(-1).UTC().Format(time.DateOnly), was.Message)
 	}
 }
 
@@ -452,6 +467,9 @@ func (v *Verifier) Admit(r Result, mode Mode) (ref.Admitted, bool) {
 		return ref.Admitted{}, false
 	case r.Outcome.OK():
 		f.Basis, f.Method, f.Identity, f.SignedAt = ref.ByPolicy, r.Method, r.Identity, r.SignedAt
+		if r.Unsure() {
+			f.Note = r.Revocation
+		}
 	case r.Exception != nil:
 		f.Basis, f.Note = ref.ByException, r.Exception.Reason
 	case mode == Warn:

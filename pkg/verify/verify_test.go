@@ -535,6 +535,39 @@ func TestCache(t *testing.T) {
 	}
 }
 
+// TestNoRuleAsksNobody: a registry that the policy says nothing about is not even asked.
+func TestNoRuleAsksNobody(t *testing.T) {
+	s := newShelf()
+	p := policyOf(leafOf(policy.MethodAWSSigner))
+	if r := one(t, verifier(t, p, s), "evil.example.com/x:1"); r.Reason != verdict.NoRule || len(s.asked) != 0 {
+		t.Errorf("%s, asked %v", r.Reason, s.asked)
+	}
+	p.Exceptions = []policy.Exception{{Match: []string{"evil.example.com/*"}, Reason: "for now", Expires: start.Add(time.Hour)}}
+	s.tags["evil.example.com/x:1"] = digestOf("one")
+	if r := one(t, verifier(t, p, s), "evil.example.com/x:1"); !r.Passed() || len(s.asked) != 1 {
+		t.Errorf("excepted: %s, asked %v", r.Reason, s.asked)
+	}
+}
+
+// TestCacheOfAnother: what another user wrote is not believed, though nobody else may write it. It takes root to show that.
+func TestCacheOfAnother(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can make a file that belongs to somebody else")
+	}
+	cache := FileCache{Dir: filepath.Join(t.TempDir(), "verified"), Now: func() time.Time { return start }}
+	key := Key{Name: image, Digest: digestOf("one"), Policy: "h"}
+	cache.Put(key, verdict.Finding{Outcome: verdict.Verified, Identity: "x"})
+	if _, ok := cache.Get(key); !ok {
+		t.Fatal("nothing is remembered")
+	}
+	if err := os.Chown(cache.file(key), 65534, 65534); err != nil {
+		t.Fatal(err)
+	}
+	if f, ok := cache.Get(key); ok {
+		t.Errorf("believed: %+v", f)
+	}
+}
+
 func TestReport(t *testing.T) {
 	s := newShelf(sig("good", oci.NotaryJWS))
 	v := verifier(t, policyOf(leafOf(policy.MethodAWSSigner)), s)

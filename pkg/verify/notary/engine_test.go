@@ -375,11 +375,11 @@ func TestRevoked(t *testing.T) {
 		{"the leaf", func(r *signing.Revocations) { r.Revoke(hashes[0], all) }, verdict.CertificateRevoked, verdict.CertificateRevoked, hashes[0][:20]},
 		{"an intermediate certificate", func(r *signing.Revocations) { r.Revoke(hashes[2], all) }, verdict.CertificateRevoked, verdict.CertificateRevoked, ""},
 		{"the root", func(r *signing.Revocations) { r.Revoke(hashes[3], all) }, verdict.CertificateRevoked, verdict.CertificateRevoked, ""},
-		{"denied", func(r *signing.Revocations) { r.Inject(signing.RevocationFault{Status: 403}) }, verdict.RevocationUnknown, "", "signer:GetRevocationStatus"},
+		{"denied", func(r *signing.Revocations) { r.Inject(signing.RevocationFault{Status: 403}) }, verdict.NoCredentials, "", "signer:GetRevocationStatus"},
 		{"throttled", func(r *signing.Revocations) { r.Inject(signing.RevocationFault{Status: 429}) }, verdict.RevocationUnknown, "", "TooManyRequests"},
 		{"broken", func(r *signing.Revocations) { r.Inject(signing.RevocationFault{Status: 500}) }, verdict.RevocationUnknown, "", "InternalServiceError"},
 		{"garbage", func(r *signing.Revocations) { r.Inject(signing.RevocationFault{Garbage: true}) }, verdict.RevocationUnknown, "", ""},
-		{"another region's service", func(r *signing.Revocations) { r.Region = "eu-west-1" }, verdict.RevocationUnknown, "", "InvalidSignature"},
+		{"another region's service", func(r *signing.Revocations) { r.Region = "eu-west-1" }, verdict.NoCredentials, "", "InvalidSignature"},
 	} {
 		for _, mode := range []struct {
 			rule   policy.Rule

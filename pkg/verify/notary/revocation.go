@@ -238,7 +238,7 @@ func (a *AWS) credentials(ctx context.Context, region string) (aws.CredentialsPr
 	ctx, cancel := context.WithTimeout(ctx, credentialsTime)
 	defer cancel()
 	fail := func(err error) error {
-		u := &UnansweredError{Reason: verdict.NoCredentials, Message: "asking AWS Signer about revocation takes AWS credentials, and there are none: " + lastLine(err), Err: err}
+		u := &UnansweredError{Reason: verdict.NoCredentials, Message: "asking AWS Signer about revocation takes AWS credentials, and none can be had: " + lastLine(err), Err: err}
 		if given.Err() == nil {
 			a.failed[""] = failure{a.o.Now().Add(again), u}
 		}
@@ -281,6 +281,9 @@ func (a *AWS) explain(given, ctx context.Context, region string, err error) *Una
 		u.Message = fmt.Sprintf("AWS Signer in %s does not say whether it was revoked: %s: %s", region, said.ErrorCode(), said.ErrorMessage())
 		if strings.Contains(said.ErrorCode(), "AccessDenied") {
 			u.Message += " (the credentials need signer:GetRevocationStatus)"
+		}
+		if response := (*smithyhttp.ResponseError)(nil); errors.As(err, &response) && (response.HTTPStatusCode() == http.StatusForbidden || response.HTTPStatusCode() == http.StatusUnauthorized) {
+			u.Reason = verdict.NoCredentials
 		}
 		return u
 	case !silent && errors.As(err, &response):

@@ -81,7 +81,7 @@ func TestAWSAsked(t *testing.T) {
 		{"named with a slash at the end", w.server.URL + "/", nil, pair, "", ""},
 		{"TLS, with its authority known", tls.URL, tls.Client(), pair, "", ""},
 		{"TLS, with its authority unknown", tls.URL, &http.Client{}, pair, verdict.RevocationUnknown, "unknown authority"},
-		{"wrong secret", w.server.URL, nil, credentials.NewStaticCredentialsProvider(testKey.AccessKeyID, "guessed", ""), verdict.RevocationUnknown, "InvalidSignatureException"},
+		{"wrong secret", w.server.URL, nil, credentials.NewStaticCredentialsProvider(testKey.AccessKeyID, "guessed", ""), verdict.NoCredentials, "InvalidSignatureException"},
 		{"empty credentials", w.server.URL, nil, aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) { return aws.Credentials{}, nil }), verdict.NoCredentials, "empty"},
 		{"no credentials", w.server.URL, nil, aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) { return aws.Credentials{}, errNoKey }), verdict.NoCredentials, "no such key"},
 	} {
@@ -250,7 +250,7 @@ func TestCache(t *testing.T) {
 		{func() {
 			now = now.Add(2 * time.Minute)
 			w.revocations.Inject(signing.RevocationFault{Status: 403, Times: 1})
-		}, 1, verdict.RevocationUnknown, 6},
+		}, 1, verdict.NoCredentials, 6},
 		{func() {}, 1, "", 7}, // what was not answered is asked again
 	} {
 		step.do()

@@ -51,6 +51,8 @@ const (
 	NotAReference    Reason = "not-a-reference"
 	TrustUnusable    Reason = "trust-unusable"
 	ExceptionExpired Reason = "exception-expired"
+	NoPolicy         Reason = "policy-left-out"
+	NotLocked        Reason = "not-in-lock"
 )
 
 // Reasons is the whole table, in the order of documentation.
@@ -84,11 +86,13 @@ func Reasons() []ReasonInfo {
 		{NotFound, Unknown, "The registry has no such image.", "check the tag; copy it with nopsctl images mirror, or build ours with make images REGISTRY=…"},
 		{LimitReached, Unknown, "The answers are larger or more than any honest image needs.", "remove the junk from the registry"},
 		{TimedOut, Unknown, "It took longer than an image is given.", "try again; a slow proxy or registry needs --verify-timeout"},
-		{NoCredentials, Unknown, "AWS is asked about revocation with AWS credentials, and there are none.", "give credentials with signer:GetRevocationStatus, or set revocation: best-effort in the policy"},
+		{NoCredentials, Unknown, "AWS is asked about revocation with AWS credentials, and there are none that it accepts.", "give credentials that are valid and may do signer:GetRevocationStatus, or set revocation: best-effort in the policy"},
 		{RevocationUnknown, Unknown, "Whether the signature was revoked cannot be found out now.", "try again; or set revocation: best-effort in the policy, or mirror with evidence for sites without a way out"},
 		{NoRule, BadPolicy, "No rule of the policy is about this name.", "add a rule that matches it; the name in the policy is the published one, not the mirror's"},
 		{NotAReference, BadPolicy, "What stands in the place of an image is no reference.", "write REGISTRY/REPOSITORY:TAG"},
 		{TrustUnusable, BadPolicy, "What the rule trusts cannot be used.", "see the message; nopsctl verify --policy FILE checks it"},
+		{NoPolicy, BadPolicy, "The release was installed with a policy, and no policy is given now.", "name it again with --policy; --verify=off says that you mean it"},
+		{NotLocked, BadPolicy, "The lock that was given does not have it.", "install what the lock was made for, or make a new lock on purpose: nopsctl verify --write-lock"},
 		{ExceptionExpired, BadPolicy, "The policy's exception for it has ended, and it does not pass without.", "take a signed version, or renew the exception on purpose"},
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -23,7 +24,7 @@ const (
 	roundTrip = 50 * time.Millisecond
 	// rounds is how often all ways are gone through, there and back.
 	rounds = 7
-	// within is how much longer one pass of ours may take than round trips and computing.
+	// within is how much longer than its critical path one pass of ours may take.
 	within = 1.2
 )
 
@@ -75,7 +76,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) (err error
 	if err := b.refusals(ctx); err != nil {
 		return err
 	}
-	figures := report{when: time.Now().UTC(), machine: here.Machine()}
+	figures := report{when: time.Now().UTC(), machine: here.Machine(), load: load()}
 	if figures.cosign, err = b.cosignVersion(ctx); err != nil {
 		return err
 	}
@@ -97,6 +98,16 @@ func run(ctx context.Context, args []string, out, progress io.Writer) (err error
 		}
 	}
 	return figures.check()
+}
+
+// load is how busy the machine was before: what else runs makes every figure worse, those with much to compute most.
+func load() string {
+	text, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return "unknown"
+	}
+	first, _, _ := strings.Cut(string(text), " ")
+	return first
 }
 
 func (b *bench) say(format string, args ...any) {

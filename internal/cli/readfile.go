@@ -25,7 +25,7 @@ func readFile(name string) ([]byte, error) {
 	if !info.Mode().IsRegular() && !pipe {
 		return nil, &fs.PathError{Op: "read", Path: name, Err: errNoFile}
 	}
-	f, err := os.Open(name)
+	f, err := os.Open(name) //nolint:gosec // the user named it
 	if err != nil {
 		return nil, err //nolint:wrapcheck // names the file
 	}

@@ -19,6 +19,9 @@ const warnUnverified = "NOPS-SIG-002"
 // warnChart says that a chart is installed that does not verify.
 const warnChart = "NOPS-SIG-003"
 
+// warnPolicy says that a policy says something that it probably does not mean.
+const warnPolicy = "NOPS-SIG-004"
+
 // admitFlags are trustFlags of commands that install.
 type admitFlags struct {
 	trustFlags
@@ -99,6 +102,7 @@ func (f *Factory) admission(a *admitFlags, source oci.Shelf, op *operation) (ins
 	if err != nil {
 		return nil, err
 	}
+	a.tellPolicy(op)
 	mode := verify.Mode(a.mode)
 	return install.AdmissionFunc(func(ctx context.Context, images []ref.Reference) (install.AdmissionResult, error) {
 		report, err := f.verifyAll(ctx, v, op, images)

@@ -206,6 +206,7 @@ func (o *mirrorOptions) verify(ctx context.Context, op *operation, source oci.Sh
 		op.Observe(event.Warning{ID: warnUnverified, Message: "images are copied as they are: no policy says who must have signed them", Hint: "name one with --policy FILE"})
 		return nil
 	}
+	o.admit.tellPolicy(op)
 	if strings.HasPrefix(o.to, layoutScheme) {
 		o.admit.record = &notary.Recorder{}
 	}

@@ -248,6 +248,16 @@ func references(given []string) ([]ref.Reference, error) {
 	return all, nil
 }
 
+// tellPolicy says what the policy allows and probably does not mean.
+func (t *trustFlags) tellPolicy(op *operation) {
+	if t.collected == nil {
+		return
+	}
+	for _, w := range t.collected.Warnings {
+		op.Observe(event.Warning{ID: warnPolicy, Message: t.collected.Source + ": " + w, Hint: "docs/verification.md has the format of policies"})
+	}
+}
+
 // verifyAll is one pass, as a step.
 func (f *Factory) verifyAll(ctx context.Context, v *verify.Verifier, op *operation, images []ref.Reference) (verify.Report, error) {
 	start := f.Now()

@@ -123,6 +123,7 @@ func (o *verifyOptions) verify(ctx context.Context, op *operation, report *verif
 			}
 		}
 	}
+	o.trust.tellPolicy(op)
 	source, err := o.f.source(&o.trust)
 	if err != nil {
 		return err

@@ -247,6 +247,19 @@ func TestVerifyNeedsAPolicy(t *testing.T) {
 	w.contains(w.errOut, "enforce, warn or off")
 }
 
+// TestPolicyWarnings: what a policy allows and probably does not mean is said by whoever reads it, and changes nothing.
+func TestPolicyWarnings(t *testing.T) {
+	w := newWorld(t)
+	s := newSigned(t, w)
+	text, err := os.ReadFile(s.policy)
+	must(t, err)
+	must(t, os.WriteFile(s.policy, append(text, "  - match: [public.ecr.aws/nops/good]\n    require: {cosignKey: {keyFile: cosign.pub}}\n"...), 0o600))
+	w.want(CodeOK, s.args("verify", nops+"good:1")...)
+	w.contains(w.errOut, warnPolicy, "policy.yaml", "line 1")
+	w.want(CodeOK, s.args("install", "--api-key", personKey, "--skip-connectivity", "--yes")...)
+	w.contains(w.errOut, warnPolicy)
+}
+
 // TestUsersPolicy is found where a user keeps it, and by the environment, which goes before.
 func TestUsersPolicy(t *testing.T) {
 	w := newWorld(t)

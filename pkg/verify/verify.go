@@ -69,7 +69,7 @@ func New(o Options) (*Verifier, error) {
 	}
 	if o.Policy != nil {
 		for _, rule := range o.Policy.Rules {
-			for _, leaf := range leaves(rule.Require) {
+			for _, leaf := range rule.Require.Leaves() {
 				if o.Engines[leaf.Method] == nil {
 					return nil, fmt.Errorf("verify: no engine for %s, which the rule in line %d of %s asks for", leaf.Method, rule.Line, o.Policy.Source)
 				}
@@ -429,17 +429,6 @@ func formats(m policy.Method) []oci.Format {
 		return []oci.Format{oci.CosignLegacy, oci.SigstoreBundle}
 	}
 	return nil
-}
-
-func leaves(r policy.Requirement) []policy.Leaf {
-	var all []policy.Leaf
-	if r.Leaf != nil {
-		all = append(all, *r.Leaf)
-	}
-	for _, each := range append(slices.Clone(r.AnyOf), r.AllOf...) {
-		all = append(all, leaves(each)...)
-	}
-	return all
 }
 
 func plural(n int, what string) string {

@@ -5,6 +5,7 @@ import (
 	"os"
 
 	"github.com/nopsctl/nopsctl/internal/cli"
+	_ "github.com/nopsctl/nopsctl/internal/gcpace" // before the packages that fill the heap
 )
 
 func main() { os.Exit(cli.Main()) }

@@ -31,6 +31,14 @@ type way struct {
 	passes  []pass
 }
 
+// bound is how many times its critical path a pass of ours may take before the run fails.
+func (w *way) bound() float64 {
+	if w.aws {
+		return withinAWS
+	}
+	return within
+}
+
 // A pass is one time that all images were verified.
 type pass struct {
 	took     time.Duration // of the processes, from start to end

@@ -69,8 +69,8 @@ func (r report) check() error {
 		if !w.ours {
 			continue
 		}
-		if got := ratio(w.inside(), w.critical()); got > within {
-			problems = append(problems, fmt.Errorf("%s: a pass takes %.2f times its critical path of %s, of at most %.1f", w.name, got, w.critical(), within))
+		if got := ratio(w.inside(), w.critical()); got > w.bound() {
+			problems = append(problems, fmt.Errorf("%s: a pass takes %.2f times its critical path of %s, of at most %.1f", w.name, got, w.critical(), w.bound()))
 		}
 		if depth := int(w.critical() / roundTrip); depth > len(least) {
 			problems = append(problems, fmt.Errorf("%s: %d requests depend on each other, and %d are enough: %s", w.name, depth, len(least), kinds(w.passes[0].path)))
@@ -136,8 +136,9 @@ func (r report) markdown() string {
 			"| | wall clock | fastest – slowest | times faster than the loop | requests | connections |\n|---|--:|--:|--:|--:|--:|\n%s", imageCount, 2*rounds, passes.String()),
 		commands(r.ways),
 		fmt.Sprintf("## Against the critical path\n\nThe critical path is the longest chain of requests each of which names what only the answer to the one before it told. It is found in the trace of each pass, and multiplied by the round trip.\n"+
-			"The goal is a pass of at most %.1f times that; `make bench` fails beyond. %s\n\nSignatures of AWS Signer take computing besides: %d on P-384, for which Go has no assembly, %s on all %d cores here. %d come before AWS is asked; the others go on beside that round trip.\n\n"+
-			"| | longest chain | critical path | pass | ratio | process | ratio |\n|---|---|--:|--:|--:|--:|--:|\n%s", within, r.verdict(), computations, milliseconds(r.computing), runtime.NumCPU(), imageCount+6, paths.String()),
+			"The goal is a pass of at most %.1f times that; `make bench` fails beyond, with AWS Signer beyond %.1f times. %s\n\nSignatures of AWS Signer take computing besides: %d on P-384, for which Go has no assembly, %s on all %d cores here. %d come before AWS is asked; the others go on beside that round trip. "+
+			"Those others are the\nlibrary's own look at each envelope, chain and all. Without it the goal would be met, and nothing but our own reading of an envelope would decide: so it stays.\n\n"+
+			"| | longest chain | critical path | pass | ratio | process | ratio |\n|---|---|--:|--:|--:|--:|--:|\n%s", within, withinAWS, r.verdict(), computations, milliseconds(r.computing), runtime.NumCPU(), imageCount+6, paths.String()),
 		fmt.Sprintf("The pass is what nopsctl reports for its slowest image; the process has starting, reading the policy and printing besides, which is what `nopsctl version` takes, too:\n\n## Starting\n\nMedians of %d starts each, first and ninth decile, and of 11 peaks of resident memory. Its own pages are what it wrote; "+
 			"the rest of the peak is the program's file as far as it was touched, shared and reclaimable. `before` is the last commit that could not verify anything.\n\n"+
 			"| | command | wall clock | 10 – 90 %% | memory | its own pages | size of the file |\n|---|---|--:|--:|--:|--:|--:|\n%s", 2*startRounds, starts.String()),

@@ -18,7 +18,7 @@ const (
 	limit   = 256 << 20 // bytes; towards it collections come as often as they have to
 )
 
-func init() {
+func init() { //nolint:gochecknoinits // the whole point: main is too late
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(percent)
 	}

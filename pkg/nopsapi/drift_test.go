@@ -75,7 +75,7 @@ func (f *source) take(t *testing.T, spec ast.Spec) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, group := range []string{"Scope", "State", "Pipeline", "Code", "From"} {
+		for _, group := range []string{"Scope", "State", "Pipeline", "Code", "From", "Capacity", "Commitment", "Unit"} {
 			if strings.HasPrefix(s.Names[0].Name, group) {
 				f.values[group] = append(f.values[group], text)
 			}
@@ -91,7 +91,7 @@ func (f *source) take(t *testing.T, spec ast.Spec) {
 // TestEverythingIsHeld fails when a path or a message is added to the package and to no test.
 func TestEverythingIsHeld(t *testing.T) {
 	s := readSource(t)
-	if len(s.paths) < 15 || len(s.messages) < 30 {
+	if len(s.paths) < 19 || len(s.messages) < 49 {
 		t.Fatalf("only %d paths and %d messages found: the test does not see the package", len(s.paths), len(s.messages))
 	}
 	known := slices.Sorted(maps.Keys(messages()))
@@ -118,6 +118,9 @@ func TestValues(t *testing.T) {
 		"warning kind":    {schemas["Warning"].Properties["kind"].Enum, s["WarningKind"]},
 		"warning state":   {schemas["Warning"].Properties["state"].Enum, s["WarningState"]},
 		"observed from":   {schemas["Observation"].Properties["from"].Enum, s["From"]},
+		"capacity type":   {schemas["MarketOffering"].Properties["capacity_type"].Enum, s["Capacity"]},
+		"commitment":      {schemas["Commitment"].Properties["kind"].Enum, s["Commitment"]},
+		"unit":            {schemas["Commitment"].Properties["unit"].Enum, s["Unit"]},
 	} {
 		if len(tt.constants) == 0 {
 			t.Errorf("%s: no constants found", name)
@@ -132,6 +135,9 @@ func TestValues(t *testing.T) {
 func TestLimits(t *testing.T) {
 	d := read(t)
 	s := d.Components.Schemas
+	operation := func(method, path string) operation {
+		return d.Paths[strings.ReplaceAll(path, "/arn/", "/{arn}/")][method]
+	}
 	for name, tt := range map[string]struct{ got, want any }{
 		"OpenAPI":          {d.OpenAPI, "3.1.0"},
 		"version":          {d.Info.Version, strconv.Itoa(nopsapi.Version)},
@@ -143,6 +149,24 @@ func TestLimits(t *testing.T) {
 		"idempotency key":  {d.Components.Parameters["IdempotencyKey"].Schema.MaxLength, nopsapi.MaxIdempotencyKey},
 		"boot_id":          {s["Heartbeat"].Properties["boot_id"].MaxLength, nopsapi.MaxBootID},
 		"compressed beat":  {d.Paths[strings.ReplaceAll(nopsapi.PathHeartbeats("arn"), "/arn/", "/{arn}/")]["post"].MaxCompressed, nopsapi.MaxHeartbeatCompressed},
+		"market":           {operation("put", nopsapi.PathMarket("arn")).MaxBytes, nopsapi.MaxMarket},
+		"market read":      {operation("get", nopsapi.PathMarket("arn")).MaxBytes, nopsapi.MaxMarket},
+		"inventory":        {operation("put", nopsapi.PathKarpenterInventory("arn")).MaxBytes, nopsapi.MaxInventory},
+		"inventory read":   {operation("get", nopsapi.PathKarpenterInventory("arn")).MaxBytes, nopsapi.MaxInventory},
+		"packed inventory": {operation("put", nopsapi.PathKarpenterInventory("arn")).MaxCompressed, nopsapi.MaxBody},
+		"facts":            {s["FactHeader"].Properties["schema_version"].Maximum, nopsapi.KarpenterSchema},
+		"inventory schema": {s["KarpenterInventory"].Properties["schema_version"].Maximum, nopsapi.KarpenterSchema},
+		"instance types":   {s["Market"].Properties["instance_types"].MaxItems, nopsapi.MaxInstanceTypes},
+		"offerings":        {s["Market"].Properties["offerings"].MaxItems, nopsapi.MaxOfferings},
+		"price":            {float64(s["MarketOffering"].Properties["price"].Maximum), nopsapi.MaxPrice},
+		"commitments":      {s["Commitments"].Properties["commitments"].MaxItems, nopsapi.MaxCommitments},
+		"pools":            {s["KarpenterInventory"].Properties["pools"].MaxItems, nopsapi.MaxPools},
+		"node classes":     {s["KarpenterInventory"].Properties["node_classes"].MaxItems, nopsapi.MaxNodeClasses},
+		"nodes":            {s["KarpenterInventory"].Properties["nodes"].MaxItems, nopsapi.MaxNodes},
+		"findings":         {s["KarpenterInventory"].Properties["findings"].MaxItems, nopsapi.MaxFindings},
+		"records sent":     {s["KarpenterRecords"].Properties["records"].MaxItems, nopsapi.MaxRecords},
+		"records read":     {s["KarpenterRecordList"].Properties["records"].MaxItems, nopsapi.MaxRecords},
+		"record ID":        {s["KarpenterRecord"].Properties["id"].MaxLength, nopsapi.MaxRecordID},
 		"components":       {s["Heartbeat"].Properties["components"].MaxItems, nopsapi.MaxComponents},
 		"heartbeats":       {s["HeartbeatList"].Properties["heartbeats"].MaxItems, nopsapi.MaxHeartbeatsPerAnswer},
 		"name of a key":    {s["NewAPIKey"].Properties["name"].MaxLength, nopsapi.MaxKeyName},

@@ -8,18 +8,36 @@ import "time"
 //	1: market, commitments, inventory, records
 const KarpenterSchema = 1
 
+// FeatureKarpenter is in WhoAmI.Features where a platform serves the paths about Karpenter.
+const FeatureKarpenter = "karpenter"
+
 // Limits of the documents about Karpenter.
 const (
 	MaxMarket        = 4 << 20 // bytes of a market, unpacked
 	MaxInstanceTypes = 2000    // of a market
 	MaxOfferings     = 20000   // of a market
 	MaxCommitments   = 1000    // of a list
-	MaxRecords       = 200     // of one delivery
+	MaxRecords       = 200     // of one delivery, and of one answer
 	MaxInventory     = 4 << 20 // bytes of an inventory, unpacked
+	MaxPools         = 2000    // of an inventory
+	MaxNodeClasses   = 2000    // of an inventory
+	MaxNodes         = 20000   // of an inventory
+	MaxFindings      = 2000    // of an inventory
+	MaxRecordID      = 200     // bytes
+	MaxPrice         = 10000.0 // USD an hour: what costs more is a slip of units
 )
 
-// FactHeader is what every document of facts begins with. Seq rises by every document of that kind of that cluster, whoever made it;
-// an agent that has seen a later one takes the document for a replay. After ValidUntil nothing may be decided by it.
+// Bounds of time of a document of facts. What lies outside them is taken for a mistake, for it would undo what they are there for: a
+// document that is valid for a year keeps an agent acting through a year of silence, a lease for a year survives the platform.
+const (
+	MaxValidity = 24 * time.Hour     // from AsOf to ValidUntil
+	MaxAhead    = 5 * time.Minute    // that AsOf may lie in the reader's future, for clocks differ
+	MaxLease    = 7 * 24 * time.Hour // from AsOf to Allocation.LeaseUntil
+)
+
+// FactHeader is what every document of facts begins with. Seq rises with every document of that kind of that cluster, whoever made it;
+// an agent that has seen a later one takes the document for a replay. The Unix time in seconds makes a good one: it rises across restarts
+// of whoever counts. After ValidUntil nothing may be decided by it.
 type FactHeader struct {
 	SchemaVersion int       `json:"schema_version"` // KarpenterSchema
 	Seq           uint64    `json:"seq"`            // from 1
@@ -208,7 +226,21 @@ type KarpenterRecords struct {
 	Records []KarpenterRecord `json:"records"`
 }
 
-// KarpenterRecord is one decision of the agent: what it saw, did and got.
+// KarpenterRecordList is GET /clusters/{arn}/karpenter/records?since=RFC3339, by time.
+type KarpenterRecordList struct {
+	Records []KarpenterRecord `json:"records"`
+	Next    string            `json:"next,omitempty"` // there are more: ask again with after=Next
+}
+
+// KarpenterAck answers what is written about Karpenter.
+type KarpenterAck struct {
+	ReceivedAt time.Time `json:"received_at"`
+	Seq        uint64    `json:"seq,omitempty"`    // of the document of facts that is served from now on
+	Stored     int       `json:"stored,omitempty"` // records that were not known yet
+}
+
+// KarpenterRecord is one decision of the agent: what it saw, did and got. Its ID identifies it: sent again it is stored once, and what is then
+// known more of it (the actual drift, the outcome) replaces what was known before.
 type KarpenterRecord struct {
 	ID          string    `json:"id"`
 	At          time.Time `json:"at"`

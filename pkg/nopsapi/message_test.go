@@ -41,7 +41,15 @@ func fill(v reflect.Value, name string) {
 		fill(v.Index(0), name)
 	case reflect.Map:
 		v.Set(reflect.MakeMap(v.Type()))
-		v.SetMapIndex(reflect.ValueOf("403"), reflect.ValueOf(uint64(2)))
+		element := reflect.New(v.Type().Elem()).Elem()
+		if fill(element, name+" element"); element.Kind() == reflect.Uint64 {
+			element.SetUint(2)
+		}
+		v.SetMapIndex(reflect.ValueOf("403"), element)
+	case reflect.Interface:
+		v.Set(reflect.ValueOf(map[string]any{"limits": map[string]any{"cpu": "36"}}))
+	case reflect.Float64:
+		v.SetFloat(0.25)
 	case reflect.String:
 		v.SetString(sample(name))
 	case reflect.Bool:
@@ -57,6 +65,8 @@ func sampleNumber(name string) int64 {
 	switch name {
 	case "Heartbeat.schema_version":
 		return nopsapi.HeartbeatSchema
+	case "FactHeader.schema_version", "KarpenterInventory.schema_version":
+		return nopsapi.KarpenterSchema
 	case "WhoAmI.contract_version":
 		return nopsapi.Version
 	case "HeartbeatAck.interval_seconds", "InstallConfig.heartbeat_interval_seconds":
@@ -77,6 +87,7 @@ func sample(name string) string {
 		"PipelineStatus.state": nopsapi.PipelineRefused, "PipelineStatus.last_error": "the store answers 403", "Observation.from": nopsapi.FromCluster, "ErrorDetail.code": nopsapi.CodeNotFound,
 		"Warning.kind": nopsapi.WarningComponent, "Warning.state": nopsapi.WarningClosed, "Warning.component": "vmagent", "ReleaseInfo.name": "nops-kubernetes-agent", "ReleaseInfo.namespace": "nops",
 		"AgentInfo.name": "heartbeat", "AgentInfo.version": "0.1.0", "KubernetesInfo.version": "v1.33.1-eks-595af52",
+		"MarketOffering.capacity_type": nopsapi.CapacitySpot, "Commitment.kind": nopsapi.CommitmentEC2InstanceSP, "Commitment.unit": nopsapi.UnitUSDPerHour, "Interruption.source": "advisor", "InstanceType.name": "m7i.large",
 	}
 	if v, ok := values[name]; ok {
 		return v

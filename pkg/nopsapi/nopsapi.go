@@ -16,6 +16,11 @@ import (
 // Version is the version of the contract. History:
 //
 //	1: api-keys, clusters, install-config, agent-key, heartbeats, warnings, connectivity
+//
+// Paths that came later are no new version: a platform that serves them says so in WhoAmI.Features, one that does not answers
+// 404 not_offered. Features:
+//
+//	karpenter: karpenter/market, commitments, inventory, records
 const Version = 1
 
 // HeartbeatSchema is the version of what a heartbeat means. It is counted apart from the contract's: a platform takes beats
@@ -46,7 +51,7 @@ const PublicClustersPath = "/svc/karpenter_manager/clusters/"
 // Limits of the contract.
 const (
 	MaxHeartbeatCompressed = 16 << 10 // bytes of a heartbeat that is gzip-compressed
-	MaxBody                = 1 << 20  // bytes of any other body, compressed or not, of any unpacked, and of any answer
+	MaxBody                = 1 << 20  // bytes of any other body, compressed or not, of any unpacked, and of any answer; MaxMarket and MaxInventory are the exceptions
 	MinHeartbeatInterval   = 15       // seconds
 	MaxHeartbeatInterval   = 900      // seconds
 	MaxBootID              = 128      // bytes

@@ -49,6 +49,7 @@ type body struct {
 type operation struct {
 	OperationID   string          `json:"operationId"`
 	MaxCompressed int             `json:"x-max-compressed-bytes"`
+	MaxBytes      int             `json:"x-max-bytes"`
 	RequestBody   *body           `json:"requestBody"`
 	Responses     map[string]body `json:"responses"`
 }
@@ -101,6 +102,10 @@ func messages() map[string]any {
 		"ErrorBody": nopsapi.ErrorBody{}, "ErrorDetail": nopsapi.ErrorDetail{}, "Heartbeat": nopsapi.Heartbeat{}, "HeartbeatAck": nopsapi.HeartbeatAck{}, "HeartbeatList": nopsapi.HeartbeatList{},
 		"HeartbeatReceived": nopsapi.HeartbeatReceived{}, "HeartbeatSeen": nopsapi.HeartbeatSeen{}, "ImageStatus": nopsapi.ImageStatus{}, "InstallConfig": nopsapi.InstallConfig{}, "KubernetesInfo": nopsapi.KubernetesInfo{},
 		"NewAPIKey": nopsapi.NewAPIKey{}, "Observation": nopsapi.Observation{}, "PipelineStatus": nopsapi.PipelineStatus{}, "PublicCluster": nopsapi.PublicCluster{}, "ReleaseInfo": nopsapi.ReleaseInfo{},
+		"FactHeader": nopsapi.FactHeader{}, "Market": nopsapi.Market{}, "InstanceType": nopsapi.InstanceType{}, "MarketOffering": nopsapi.MarketOffering{}, "Interruption": nopsapi.Interruption{},
+		"Commitments": nopsapi.Commitments{}, "Commitment": nopsapi.Commitment{}, "CommitmentScope": nopsapi.CommitmentScope{}, "CommitmentUse": nopsapi.CommitmentUse{}, "Allocation": nopsapi.Allocation{},
+		"KarpenterInventory": nopsapi.KarpenterInventory{}, "KarpenterPool": nopsapi.KarpenterPool{}, "KarpenterNodeClass": nopsapi.KarpenterNodeClass{}, "KarpenterNode": nopsapi.KarpenterNode{}, "KarpenterFinding": nopsapi.KarpenterFinding{},
+		"KarpenterRecords": nopsapi.KarpenterRecords{}, "KarpenterRecordList": nopsapi.KarpenterRecordList{}, "KarpenterRecord": nopsapi.KarpenterRecord{}, "KarpenterAck": nopsapi.KarpenterAck{},
 		"SampleSeen": nopsapi.SampleSeen{}, "Seen": nopsapi.Seen{}, "Warning": nopsapi.Warning{}, "WarningList": nopsapi.WarningList{}, "WhoAmI": nopsapi.WhoAmI{},
 	}
 }
@@ -114,6 +119,9 @@ func TestPaths(t *testing.T) {
 		"GET " + nopsapi.PathInstallConfig("a/b"): "installConfig", "POST " + nopsapi.PathAgentKey("a/b"): "createAgentKey", "POST " + nopsapi.PathHeartbeats("a/b"): "sendHeartbeat", "GET " + nopsapi.PathHeartbeats("a/b"): "listHeartbeats",
 		"GET " + nopsapi.PathWarnings("a/b"): "listWarnings", "POST " + nopsapi.PathAcknowledge("a/b", "i"): "acknowledgeWarning", "GET " + nopsapi.PathConnectivity("a/b"): "connectivity", "POST " + nopsapi.PathTests("a/b"): "startConnectivityTest",
 		"GET " + nopsapi.PathTest("a/b", "i"): "connectivityTest", "POST " + nopsapi.PathObservations("a/b", "i"): "observe", "GET " + nopsapi.PublicClustersPath: "publicClusters",
+		"GET " + nopsapi.PathMarket("a/b"): "karpenterMarket", "PUT " + nopsapi.PathMarket("a/b"): "publishMarket", "GET " + nopsapi.PathCommitments("a/b"): "karpenterCommitments", "PUT " + nopsapi.PathCommitments("a/b"): "publishCommitments",
+		"GET " + nopsapi.PathKarpenterInventory("a/b"): "karpenterInventory", "PUT " + nopsapi.PathKarpenterInventory("a/b"): "reportInventory",
+		"GET " + nopsapi.PathKarpenterRecords("a/b"): "listRecords", "POST " + nopsapi.PathKarpenterRecords("a/b"): "sendRecords",
 	}
 	got := map[string]string{}
 	for path, methods := range read(t).Paths {
@@ -205,6 +213,10 @@ func kind(t reflect.Type) string {
 		return "string"
 	case t.Kind() == reflect.Bool:
 		return "boolean"
+	case t.Kind() == reflect.Float64:
+		return "number"
+	case t.Kind() == reflect.Interface:
+		return "" // anything
 	}
 	return "integer"
 }
@@ -235,6 +247,11 @@ func TestExamples(t *testing.T) {
 		if err := allowed(name, m.Example); !many && err != nil {
 			t.Errorf("%s: the example of %s: %v", op, name, err)
 		}
+		if v, ok := value.Interface().(interface{ Validate() error }); ok {
+			if err := v.Validate(); err != nil {
+				t.Errorf("%s: the example of %s: %v", op, name, err)
+			}
+		}
 		again, err := json.Marshal(value.Interface())
 		if err != nil {
 			t.Errorf("%s: %v", op, err)
@@ -261,7 +278,7 @@ func TestExamples(t *testing.T) {
 			}
 		}
 	}
-	if seen < 22 {
+	if seen < 34 {
 		t.Errorf("only %d examples", seen)
 	}
 }

@@ -58,3 +58,15 @@ func PathTest(arn, id string) string {
 
 // PathObservations takes the nonce of a test.
 func PathObservations(arn, id string) string { return PathTest(arn, id) + "/observations" }
+
+// PathMarket is the market of a cluster's region: agents read it, who makes it writes it.
+func PathMarket(arn string) string { return clusterPath(arn, "karpenter", "market") }
+
+// PathCommitments is what the customer has committed to, with the cluster's share.
+func PathCommitments(arn string) string { return clusterPath(arn, "karpenter", "commitments") }
+
+// PathKarpenterInventory is what the cluster has.
+func PathKarpenterInventory(arn string) string { return clusterPath(arn, "karpenter", "inventory") }
+
+// PathKarpenterRecords takes and lists decisions.
+func PathKarpenterRecords(arn string) string { return clusterPath(arn, "karpenter", "records") }

@@ -157,6 +157,39 @@ func TestEveryProgramHasItsModule(t *testing.T) {
 	}
 }
 
+// TestKeyFollowsWhatIsImported: a program of a module with several packages is built anew when any of them changes.
+func TestKeyFollowsWhatIsImported(t *testing.T) {
+	repo := t.TempDir()
+	const dir = "lab/third_party/m"
+	for name, text := range map[string]string{"go.mod": "module m\n", "go.sum": "", "main.go": "package main\n", "one/main.go": "package main\n", "two/two.go": "package two\n"} {
+		path := filepath.Join(repo, dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, p := range []Program{{Name: "whole", Module: dir, Package: "."}, {Name: "one", Module: dir, Package: "./one"}} {
+		last := ""
+		for _, file := range []string{"", "main.go", "one/main.go", "two/two.go", "go.mod", "go.sum"} {
+			if file != "" {
+				if err := os.WriteFile(filepath.Join(repo, dir, file), []byte("// changed for "+p.Name), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			key, err := (Builder{Repo: repo}).key(p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if key == last {
+				t.Errorf("%s: its key does not follow %s", p.Name, file)
+			}
+			last = key
+		}
+	}
+}
+
 // TestSets: the first make demo waits for every program of the default set, so nothing that it does not run may be there.
 func TestSets(t *testing.T) {
 	names := func(s Set) []string {
@@ -174,7 +207,7 @@ func TestSets(t *testing.T) {
 	if len(all) != len(ThirdParty()) || len(all) <= len(want) {
 		t.Errorf("all: %q", all)
 	}
-	for _, name := range append([]string{"helm4", "prometheus", "prometheus-config-reloader", "opencost"}, want...) {
+	for _, name := range append([]string{"helm4", "prometheus", "prometheus-config-reloader", "opencost", "karpenter", "karpenter-drift", "kwok"}, want...) {
 		if !slices.Contains(all, name) {
 			t.Errorf("all lacks %s", name)
 		}

@@ -1,0 +1,89 @@
+// Package aws makes Karpenter's kwok provider look like EC2 in what matters to whoever tunes NodePools: the labels of
+// instance types, and the capacity of nodes. As released, the provider has labels of its own group, and a node's capacity is
+// what its pods requested, so that spec.limits would count requests instead of machines.
+package aws
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v1 "sigs.k8s.io/karpenter/pkg/apis/v1"
+	"sigs.k8s.io/karpenter/pkg/cloudprovider"
+	"sigs.k8s.io/karpenter/pkg/scheduling"
+)
+
+// Group is that of the AWS provider's labels.
+const Group = "karpenter.k8s.aws"
+
+// Labels of an instance type, and the zone's, as the AWS provider has them.
+const (
+	Category   = Group + "/instance-category"
+	Family     = Group + "/instance-family"
+	Generation = Group + "/instance-generation"
+	Size       = Group + "/instance-size"
+	CPU        = Group + "/instance-cpu"
+	Memory     = Group + "/instance-memory" // MiB
+	ZoneID     = "topology.k8s.aws/zone-id"
+)
+
+// Register makes the labels ones that Karpenter knows: a pod or a NodePool may ask for them, and a node has them.
+func Register() {
+	v1.RestrictedLabelDomains = v1.RestrictedLabelDomains.Insert(Group)
+	v1.WellKnownLabels = v1.WellKnownLabels.Insert(Category, Family, Generation, Size, CPU, Memory, ZoneID)
+}
+
+var name = regexp.MustCompile(`^(([a-z]+)(\d+)[a-z0-9-]*)\.([a-z0-9-]+)$`)
+
+// Labels are those of an instance type with a name as EC2 has them.
+func Labels(it *cloudprovider.InstanceType) (map[string]string, error) {
+	m := name.FindStringSubmatch(it.Name)
+	if m == nil {
+		return nil, fmt.Errorf("instance type %q: the name is not family.size", it.Name)
+	}
+	return map[string]string{
+		Family: m[1], Category: m[2], Generation: m[3], Size: m[4],
+		CPU: strconv.FormatInt(it.Capacity.Cpu().Value(), 10), Memory: strconv.FormatInt(it.Capacity.Memory().Value()>>20, 10),
+	}, nil
+}
+
+// Label adds the labels to instance types.
+func Label(types []*cloudprovider.InstanceType) error {
+	for _, it := range types {
+		labels, err := Labels(it)
+		if err != nil {
+			return err
+		}
+		for key, value := range labels {
+			it.Requirements.Add(scheduling.NewRequirement(key, corev1.NodeSelectorOpIn, value))
+		}
+	}
+	return nil
+}
+
+// Capacity gives nodes that are created through the client the capacity of their instance type.
+func Capacity(c client.Client, types []*cloudprovider.InstanceType) client.Client {
+	known := map[string]corev1.ResourceList{}
+	for _, it := range types {
+		known[it.Name] = it.Capacity
+	}
+	return capacity{c, known}
+}
+
+type capacity struct {
+	client.Client
+	types map[string]corev1.ResourceList
+}
+
+func (c capacity) Create(ctx context.Context, o client.Object, options ...client.CreateOption) error {
+	if node, ok := o.(*corev1.Node); ok {
+		if size, known := c.types[node.Labels[corev1.LabelInstanceTypeStable]]; known {
+			node.Status.Capacity = size.DeepCopy()
+		}
+	}
+	return c.Client.Create(ctx, o, options...) //nolint:wrapcheck // stands in for the client
+}

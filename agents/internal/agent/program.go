@@ -127,8 +127,8 @@ func (c *Call) Parse(o Flags) error {
 	fs.SetOutput(c.redacted(c.Stderr))
 	o.BindFlags(fs, c.Getenv)
 	err := fs.Parse(c.args)
-	if err == nil && fs.NArg() > 0 {
-		err = fmt.Errorf("unexpected argument %q", fs.Arg(0))
+	if err == nil {
+		err = takeArguments(o, fs.Args())
 	}
 	if err == nil {
 		err = o.Validate()
@@ -137,6 +137,21 @@ func (c *Call) Parse(o Flags) error {
 		return Misuse(err)
 	}
 	return err
+}
+
+// Arguments is implemented by options of commands that take arguments besides flags.
+type Arguments interface {
+	TakeArguments(args []string) error
+}
+
+func takeArguments(o Flags, args []string) error {
+	if takes, is := o.(Arguments); is {
+		return takes.TakeArguments(args)
+	}
+	if len(args) > 0 {
+		return fmt.Errorf("unexpected argument %q", args[0])
+	}
+	return nil
 }
 
 // Logger writes to the process's stderr. client-go is made to write through it: klog's own lines would be no JSON and pass no

@@ -1,0 +1,40 @@
+package offering
+
+import "testing"
+
+func TestMatches(t *testing.T) {
+	node := map[string]string{LabelFamily: "m5", LabelZone: "us-east-1a", LabelCapacityType: "spot", LabelCPU: "4"}
+	for _, c := range []struct {
+		name, reason string
+		list         Requirements
+		want         bool
+	}{
+		{"empty", "nothing is required", nil, true},
+		{"in", "the family is listed", Requirements{{Key: LabelFamily, Operator: In, Values: []string{"c5", "m5"}}}, true},
+		{"not listed", "the family is not", Requirements{{Key: LabelFamily, Operator: In, Values: []string{"c5"}}}, false},
+		{"custom in", "a label that the node lacks is not known to have the value", Requirements{{Key: "team", Operator: In, Values: []string{"a"}}}, false},
+		{"custom not in", "what is not there is not excluded", Requirements{{Key: "team", Operator: NotIn, Values: []string{"a"}}}, true},
+		{"custom not in nothing", "Karpenter takes it for Exists", Requirements{{Key: "team", Operator: NotIn}}, false},
+		{"exists", "the node has it", Requirements{{Key: LabelZone, Operator: Exists}}, true},
+		{"well-known exists", "drift does not let well-known labels be absent", Requirements{{Key: LabelArch, Operator: Exists}}, false},
+		{"absent", "the node has no such label", Requirements{{Key: "team", Operator: DoesNotExist}}, true},
+		{"present", "the node has it", Requirements{{Key: LabelZone, Operator: DoesNotExist}}, false},
+		{"contradiction", "no value is left", Requirements{{Key: LabelFamily, Operator: In, Values: []string{"m5"}}, {Key: LabelFamily, Operator: NotIn, Values: []string{"m5"}}}, false},
+		{"contradiction about an absent label", "Karpenter takes what is left for DoesNotExist", Requirements{{Key: "team", Operator: In, Values: []string{"a"}}, {Key: "team", Operator: In, Values: []string{"b"}}}, true},
+		{"gt", "4 is not more than 4", Requirements{{Key: LabelCPU, Operator: Gt, Values: []string{"4"}}}, false},
+		{"gte", "4 is at least 4", Requirements{{Key: LabelCPU, Operator: Gte, Values: []string{"4"}}}, true},
+		{"lt", "4 is not less than 4", Requirements{{Key: LabelCPU, Operator: Lt, Values: []string{"4"}}}, false},
+		{"lte", "4 is at most 4", Requirements{{Key: LabelCPU, Operator: Lte, Values: []string{"4"}}}, true},
+		{"number of a word", "a value that is no number is in no range", Requirements{{Key: LabelFamily, Operator: Gt, Values: []string{"0"}}}, false},
+		{"old name", "the old name stands for the new one", Requirements{{Key: "failure-domain.beta.kubernetes.io/zone", Operator: In, Values: []string{"us-east-1a"}}}, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := Compile(c.list).Matches(node); got != c.want {
+				t.Errorf("matches: %v, want %v: %s", got, c.want, c.reason)
+			}
+			if misfits := Compile(c.list).Misfits(node); (len(misfits) == 0) != c.want {
+				t.Errorf("misfits %v, want match %v", misfits, c.want)
+			}
+		})
+	}
+}

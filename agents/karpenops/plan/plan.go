@@ -25,6 +25,7 @@ type Input struct {
 	Zones       map[string]string    // zone ID → the account's name of the zone
 	Market      *nopsapi.Market      // nil: none that is valid now, so nothing is decided by it
 	Commitments *nopsapi.Commitments // nil: likewise
+	NodeClasses []map[string]any     // whole, for findings alone; nil: nothing is said of them
 	Memory      Memory
 }
 
@@ -83,7 +84,10 @@ type Pool struct {
 // Overlay is a NodeOverlay of ours.
 type Overlay struct {
 	Name  string
-	Price string // USD an hour, as the object has it
+	Price string // USD an hour, as the object has it in spec.price
+	// Adjustment is what it has in spec.priceAdjustment. Ours have that and no price: one price for all sizes would make the largest machine as
+	// cheap as the smallest. Where both fields are empty nothing is known, and nothing is repaired.
+	Adjustment string
 }
 
 // Node is a NodeClaim with its node's labels.
@@ -114,15 +118,18 @@ type ActionKind string
 // The kinds of actions.
 const (
 	CreateSibling ActionKind = "create-sibling"
-	SetLimits     ActionKind = "set-limits"     // of a sibling
-	SetWeight     ActionKind = "set-weight"     // of a sibling
-	DrainSibling  ActionKind = "drain-sibling"  // limits.cpu 0
-	DeleteSibling ActionKind = "delete-sibling" // never before it has no nodes
-	CreateOverlay ActionKind = "create-overlay"
-	SetOverlay    ActionKind = "set-overlay"
-	DeleteOverlay ActionKind = "delete-overlay" // only together with the sibling
-	Narrow        ActionKind = "narrow"         // requirements of the user's pool, in place
-	Restore       ActionKind = "restore"        // what Narrow changed
+	SetLimits     ActionKind = "set-limits" // of a sibling
+	SetWeight     ActionKind = "set-weight" // of a sibling
+	// SetRequirements of a sibling, only where no node of its is predicted to drift.
+	SetRequirements ActionKind = "set-requirements"
+	SetDisruption   ActionKind = "set-disruption" // of a sibling, which follows its base: a budget that the user closes is closed for both
+	DrainSibling    ActionKind = "drain-sibling"  // limits.cpu 0
+	DeleteSibling   ActionKind = "delete-sibling" // never before it has no nodes
+	CreateOverlay   ActionKind = "create-overlay"
+	SetOverlay      ActionKind = "set-overlay"
+	DeleteOverlay   ActionKind = "delete-overlay" // only together with the sibling
+	Narrow          ActionKind = "narrow"         // requirements of the user's pool, in place
+	Restore         ActionKind = "restore"        // what Narrow changed
 )
 
 // Action is one write. Changes are exact, so that it is made only where the object still is what the plan was made for.
@@ -179,5 +186,7 @@ type Gate struct {
 	Since    int64  `json:"since"` // unix seconds
 	Bad      int    `json:"bad"`   // samples in a row
 	Good     int    `json:"good"`
-	LastSeq  uint64 `json:"lastSeq"` // market it counted last: one document counts once
+	LastSeq  uint64 `json:"lastSeq"`        // market it counted last: one document counts once
+	Seen     int64  `json:"seen"`           // unix seconds of the newest observation counted: what was not observed again does not count again
+	Cost     bool   `json:"cost,omitempty"` // it is excluded because spot costs as much as on demand, and may be readmitted by that alone
 }

@@ -74,7 +74,7 @@ func (s spec) kubernetes() (first, rest []Process) {
 		}},
 		{Name: "kube-scheduler", Path: bin("kube-scheduler"), Args: []string{"--kubeconfig=" + cfg("scheduler.kubeconfig"), "--bind-address=127.0.0.1", "--leader-elect=false", "--v=1"}},
 		{Name: "kubelet", Path: bin("kubelet"), Args: []string{
-			"--kubeconfig=" + cfg("kubelet.kubeconfig"), "--config=" + cfg("kubelet.yaml"), "--hostname-override=" + nodeName, "--node-ip=" + NodeIP,
+			"--kubeconfig=" + cfg("kubelet.kubeconfig"), "--config=" + cfg("kubelet.yaml"), "--hostname-override=" + NodeName, "--node-ip=" + NodeIP,
 			"--node-labels=node.kubernetes.io/instance-type=m6i.large,topology.kubernetes.io/region=" + Region + ",topology.kubernetes.io/zone=" + Region + "a", "--v=1",
 		}},
 		{Name: "kube-proxy", Path: bin("kube-proxy"), Args: []string{"--config=" + cfg("kube-proxy.yaml"), "--v=1"}},
@@ -91,7 +91,7 @@ func (s spec) containerd() Process {
 // write renders every configuration file.
 func (s spec) write(snapshotter string) error {
 	for _, user := range []struct{ file, cert string }{
-		{"controller-manager", "controller-manager"}, {"scheduler", "scheduler"}, {"kubelet", "kubelet"}, {"kube-proxy", "kube-proxy"}, {"coredns", "coredns"},
+		{"controller-manager", "controller-manager"}, {"scheduler", "scheduler"}, {"kubelet", "kubelet"}, {"kube-proxy", "kube-proxy"}, {"coredns", "coredns"}, {"karpenter", "karpenter"}, {"kwok", "kwok"},
 	} {
 		if err := s.writeKubeconfig(s.Layout.Path("config", user.file+".kubeconfig"), user.cert); err != nil {
 			return err

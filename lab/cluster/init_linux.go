@@ -41,7 +41,7 @@ func RunInit(ctx context.Context, state string) error {
 	if err := json.Unmarshal(text, &s); err != nil {
 		return fmt.Errorf("read the lab's specification: %w", err)
 	}
-	i := &initProcess{spec: s, children: map[int]*child{}}
+	i := &initProcess{spec: s, children: map[int]*child{}, generation: map[string]int{}}
 	if err := i.run(ctx); err != nil {
 		_ = os.WriteFile(s.Layout.failedFile(), []byte(err.Error()), 0o600)
 		return err
@@ -50,20 +50,24 @@ func RunInit(ctx context.Context, state string) error {
 }
 
 type initProcess struct {
-	spec     spec
-	mu       sync.Mutex
-	children map[int]*child
-	ready    bool
-	broken   error // a process that ended before the lab was ready
+	spec       spec
+	obeying    sync.Mutex // one command at a time
+	mu         sync.Mutex
+	children   map[int]*child
+	guests     []string       // programs that were started by command, kept running until they are stopped
+	generation map[string]int // of a guest's name: one that belongs to an earlier one is not started again
+	ready      bool
+	broken     error // a process that ended before the lab was ready
 }
 
 type child struct {
-	process Process
-	service bool // runs for ever
-	began   time.Time
-	delay   time.Duration // that was waited before it was started
-	ended   chan struct{}
-	status  unix.WaitStatus
+	process    Process
+	service    bool // runs for ever
+	generation int
+	began      time.Time
+	delay      time.Duration // that was waited before it was started
+	ended      chan struct{}
+	status     unix.WaitStatus
 }
 
 func (i *initProcess) run(ctx context.Context) error {
@@ -75,6 +79,9 @@ func (i *initProcess) run(ctx context.Context) error {
 		if err := forward(ctx, os.NewFile(uintptr(firstListener+n), f.Name), f.To); err != nil {
 			return err
 		}
+	}
+	if err := i.serve(ctx); err != nil {
+		return err
 	}
 	if err := i.up(ctx); err != nil {
 		return err
@@ -89,7 +96,7 @@ func (i *initProcess) up(ctx context.Context) error {
 	defer cancel()
 	first, rest := i.spec.kubernetes()
 	for _, p := range append(append([]Process{i.spec.containerd()}, i.spec.Processes...), first...) {
-		if err := i.start(p, 0); err != nil {
+		if err := i.start(p, 0, 0); err != nil {
 			return err
 		}
 	}
@@ -103,7 +110,7 @@ func (i *initProcess) up(ctx context.Context) error {
 		return err
 	}
 	for _, p := range rest {
-		if err := i.start(p, 0); err != nil {
+		if err := i.start(p, 0, 0); err != nil {
 			return err
 		}
 	}
@@ -111,8 +118,8 @@ func (i *initProcess) up(ctx context.Context) error {
 		what string
 		args []string
 	}{
-		{"the node registers", []string{"get", "node", nodeName}},
-		{"the node is Ready", []string{"wait", "--for=condition=Ready", "node/" + nodeName, "--timeout=5s"}},
+		{"the node registers", []string{"get", "node", NodeName}},
+		{"the node is Ready", []string{"wait", "--for=condition=Ready", "node/" + NodeName, "--timeout=5s"}},
 		{"the default service account exists", []string{"get", "serviceaccount", "default", "-n", "default"}},
 	} {
 		if err := i.until(ctx, step.what, i.kubectl(step.args...)); err != nil {
@@ -139,7 +146,7 @@ func (i *initProcess) enter() error {
 			return err
 		}
 	}
-	if err := unix.Sethostname([]byte(nodeName)); err != nil {
+	if err := unix.Sethostname([]byte(NodeName)); err != nil {
 		return fmt.Errorf("set the host name: %w", err)
 	}
 	return nil
@@ -276,7 +283,7 @@ func (i *initProcess) network() error {
 }
 
 // start runs a program with its output in a log file of its own. PID 1 reaps everybody's orphans, so nobody else may wait.
-func (i *initProcess) start(p Process, waited time.Duration) error {
+func (i *initProcess) start(p Process, waited time.Duration, generation int) error {
 	log, err := os.OpenFile(i.spec.Layout.Log(p.Name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("start %s: %w", p.Name, err)
@@ -284,13 +291,16 @@ func (i *initProcess) start(p Process, waited time.Duration) error {
 	defer log.Close()
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	if generation != i.generation[p.Name] {
+		return nil // it was stopped while this waited
+	}
 	started, err := os.StartProcess(p.Path, append([]string{p.Path}, p.Args...), &os.ProcAttr{
 		Dir: "/", Files: []*os.File{nil, log, log}, Env: append(baseEnv(), p.Env...),
 	})
 	if err != nil {
 		return fmt.Errorf("start %s: %w", p.Name, err)
 	}
-	i.children[started.Pid] = &child{process: p, service: true, began: time.Now(), delay: waited, ended: make(chan struct{})}
+	i.children[started.Pid] = &child{process: p, service: true, generation: generation, began: time.Now(), delay: waited, ended: make(chan struct{})}
 	return nil
 }
 
@@ -330,10 +340,13 @@ func (i *initProcess) lost(ctx context.Context, c *child) {
 	name, how := c.process.Name, describe(c.status)
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	if c.generation != i.generation[name] {
+		return // it was stopped
+	}
 	if i.ready {
 		wait := delay(c.delay, time.Since(c.began))
 		i.say("%s ended (%s); starting it again in %s", name, how, wait)
-		go i.again(ctx, c.process, wait)
+		go i.again(ctx, c.process, wait, c.generation)
 		return
 	}
 	i.say("%s ended (%s)", name, how)
@@ -348,14 +361,14 @@ func (i *initProcess) lost(ctx context.Context, c *child) {
 }
 
 // again starts a program after a wait, and keeps trying where it cannot be started at all.
-func (i *initProcess) again(ctx context.Context, p Process, wait time.Duration) {
+func (i *initProcess) again(ctx context.Context, p Process, wait time.Duration, generation int) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(wait):
 		}
-		err := i.start(p, wait)
+		err := i.start(p, wait, generation)
 		if err == nil {
 			return
 		}

@@ -15,7 +15,7 @@ const (
 	podCIDR       = "10.244.0.0/24"
 	serviceCIDR   = "10.96.0.0/16"
 	apiServiceIP  = "10.96.0.1"
-	nodeName      = "lab-node"
+	NodeName      = "lab-node" // of the one node that is real
 	bridgeDevice  = "lab0"
 	clusterDomain = "cluster.local"
 )
@@ -63,6 +63,9 @@ func (l Layout) AuditLog() string { return l.Path("logs", "audit.log") }
 
 // specFile is what Start wants of the init.
 func (l Layout) specFile() string { return l.Path("spec.json") }
+
+// socket is where the init of a running lab takes commands.
+func (l Layout) socket() string { return l.Path("init.sock") }
 
 // recordFile says which process is the init.
 func (l Layout) recordFile() string { return l.Path("init.json") }

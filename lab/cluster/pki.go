@@ -49,14 +49,16 @@ func writePKI(dir string, now time.Time) (*authority, error) {
 	local := []string{"localhost", "127.0.0.1"}
 	for _, c := range []certificate{
 		{"apiserver", "kube-apiserver", nil, append(local, NodeIP, apiServiceIP, "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc."+clusterDomain)},
-		{"kubelet-server", "system:node:" + nodeName, []string{"system:nodes"}, append(local, NodeIP, nodeName)},
+		{"kubelet-server", "system:node:" + NodeName, []string{"system:nodes"}, append(local, NodeIP, NodeName)},
 		{"etcd", "etcd", nil, local},
 		{"admin", "lab-admin", []string{"system:masters"}, nil},
-		{"kubelet", "system:node:" + nodeName, []string{"system:nodes"}, nil},
+		{"kubelet", "system:node:" + NodeName, []string{"system:nodes"}, nil},
 		{"controller-manager", "system:kube-controller-manager", nil, nil},
 		{"scheduler", "system:kube-scheduler", nil, nil},
 		{"kube-proxy", "system:kube-proxy", nil, nil},
 		{"coredns", "system:coredns", nil, nil},
+		{"karpenter", "karpenter", []string{"system:masters"}, nil},
+		{"kwok", "kwok", []string{"system:masters"}, nil},
 		{"apiserver-kubelet-client", "kube-apiserver-kubelet-client", []string{"system:masters"}, nil},
 	} {
 		if err := ca.issue(dir, c, now); err != nil {

@@ -482,6 +482,11 @@ func TestKarpenterKeepsTypes(t *testing.T) {
 		if c.one(4) {
 			lists[i] = append(lists[i], c.requirement(gpuLabel))
 		}
+		if c.one(3) {
+			lists[i] = append(lists[i], offering.Requirement{
+				Key: pick(c, offering.LabelFamily, offering.LabelInstanceType, offering.LabelZone, offering.LabelZoneID, offering.LabelCapacityType, offering.LabelCPU), Operator: offering.Exists, MinValues: new(1 + c.IntN(4)),
+			})
+		}
 		questions[i] = map[string]any{"requirements": lists[i], "types": asTypes(catalogue, zones)}
 	}
 	wrong := 0
@@ -517,7 +522,7 @@ func TestKarpenterKeepsTypes(t *testing.T) {
 			}
 		}
 	}
-	n.atLeast(t, map[string]int{"compared": typeQuestions, "any left true": 500, "any left false": 500, "minValues met true": 100, "minValues met false": 100})
+	n.atLeast(t, map[string]int{"compared": typeQuestions, "any left true": 500, "any left false": 500, "minValues met true": 300, "minValues met false": 300})
 	if wrong > 0 {
 		t.Errorf("%d disagreements", wrong)
 	}

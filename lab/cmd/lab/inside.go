@@ -221,5 +221,9 @@ func (g *global) assets(cmd *cobra.Command, set build.Set) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return b.Assets(cmd.Context(), set.Programs()) //nolint:wrapcheck // names the program
+	dir, err := b.Assets(cmd.Context(), set.Programs())
+	if err != nil || set != build.All {
+		return dir, err //nolint:wrapcheck // names the program
+	}
+	return dir, b.CRDs(cmd.Context(), dir) //nolint:wrapcheck // says what of
 }

@@ -44,11 +44,11 @@ type Lab struct {
 
 // Options of a Karpenter.
 type Options struct {
-	Gates   map[string]bool `json:"gates"`   // features of Karpenter that are not as by default
-	Boot    string          `json:"boot"`    // how long a node takes to register, as 20s; empty: none
-	Types   []Type          `json:"-"`       // empty: Catalogue
-	Timeout time.Duration   `json:"-"`       // until it works; 0: a minute
-	Version string          `json:"version"` // filled in by On
+	Version string          `json:"version"`         // filled in by On
+	Gates   map[string]bool `json:"gates,omitempty"` // features of Karpenter that are not as by default
+	Boot    string          `json:"boot,omitempty"`  // how long a node takes to register, as 20s; empty: none
+	Types   []Type          `json:"-"`               // empty: Catalogue
+	Timeout time.Duration   `json:"-"`               // until it works; 0: a minute
 }
 
 // ErrOff says that no Karpenter runs.
@@ -316,6 +316,11 @@ func (l Lab) run(ctx context.Context, stdin []byte, program string, args ...stri
 		return nil, fmt.Errorf("%s %s: %w: %s", program, strings.Join(args, " "), errors.Join(err, ctx.Err()), strings.TrimSpace(stderr.String()))
 	}
 	return stdout.Bytes(), nil
+}
+
+// kubectlCommand is for watches, which take as long as they take.
+func (l Lab) kubectlCommand(ctx context.Context, args ...string) *exec.Cmd {
+	return l.command(ctx, "kubectl", args...)
 }
 
 // command is one that finds the lab, and nothing of whoever runs it.

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -19,9 +22,10 @@ func newKarpenter(g *global) *cobra.Command {
   lab karpenter on                                  start it; NodePools refer to the KWOKNodeClass "default"
   lab karpenter on --gates NodeOverlay=true         start it anew with other feature gates; its objects stay
   lab karpenter off                                 remove it, its nodes and its API
+  lab karpenter play FILE                           do what a scenario says, and write down what Karpenter does
   lab logs karpenter                                what it says`,
 	}
-	for _, c := range []func(*global) *cobra.Command{newKarpenterOn, newKarpenterOff, newKarpenterStatus} {
+	for _, c := range []func(*global) *cobra.Command{newKarpenterOn, newKarpenterOff, newKarpenterStatus, newKarpenterPlay} {
 		cmd.AddCommand(c(g))
 	}
 	return cmd
@@ -122,6 +126,47 @@ func newKarpenterStatus(g *global) *cobra.Command {
 				return err //nolint:wrapcheck // names the lab
 			}
 			fmt.Fprintf(g.out, "Karpenter: on, version %s, gates %q\n", o.Version, karpenter.FormatGates(o.Gates))
+			return nil
+		},
+	}
+}
+
+func newKarpenterPlay(g *global) *cobra.Command {
+	return &cobra.Command{
+		Use: "play FILE…", Short: "Do what scenarios say, each with a Karpenter of its own, and write into their files what Karpenter does", Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := g.karpenter(cmd.Context())
+			if err != nil {
+				return err
+			}
+			release, err := g.lock(cmd.Context(), l.Cluster.Layout)
+			if err != nil {
+				return err
+			}
+			defer release()
+			for _, file := range args {
+				text, err := os.ReadFile(file)
+				if err != nil {
+					return fmt.Errorf("read a scenario: %w", err)
+				}
+				var s karpenter.Scenario
+				decoder := json.NewDecoder(bytes.NewReader(text))
+				decoder.DisallowUnknownFields()
+				if err := decoder.Decode(&s); err != nil {
+					return fmt.Errorf("read a scenario: %s: %w", file, err)
+				}
+				fmt.Fprintf(g.err, "· %s\n", s.Name)
+				if err := l.Play(cmd.Context(), &s, func(line string) { fmt.Fprintln(g.err, "  "+line) }); err != nil {
+					return err //nolint:wrapcheck // names the scenario
+				}
+				written, err := s.Format()
+				if err != nil {
+					return err //nolint:wrapcheck // names the scenario
+				}
+				if err := os.WriteFile(file, written, 0o644); err != nil {
+					return fmt.Errorf("write a scenario: %w", err)
+				}
+			}
 			return nil
 		},
 	}

@@ -35,7 +35,7 @@ func main() {
 		log.FromContext(ctx).Error(err, "reading the instance types")
 		os.Exit(1)
 	}
-	provider := kwok.NewCloudProvider(ctx, aws.Capacity(op.GetClient(), types), types)
+	provider := aws.NewProvider(ctx, op.GetClient(), types)
 	decorated := overlay.Decorate(provider, op.GetClient(), op.InstanceTypeStore)
 	cluster := state.NewCluster(op.Clock, op.GetClient(), decorated)
 	op.WithControllers(ctx, controllers.NewControllers(ctx, op.Manager, op.Clock, op.GetClient(), op.EventRecorder, decorated, provider, cluster, op.InstanceTypeStore)...).Start(ctx)

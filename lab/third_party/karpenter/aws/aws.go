@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	kwok "sigs.k8s.io/karpenter/kwok/cloudprovider"
 	v1 "sigs.k8s.io/karpenter/pkg/apis/v1"
 	"sigs.k8s.io/karpenter/pkg/cloudprovider"
 	"sigs.k8s.io/karpenter/pkg/scheduling"
@@ -65,25 +66,42 @@ func Label(types []*cloudprovider.InstanceType) error {
 	return nil
 }
 
-// Capacity gives nodes that are created through the client the capacity of their instance type.
-func Capacity(c client.Client, types []*cloudprovider.InstanceType) client.Client {
+// Provider is the kwok provider, whose nodes have the capacity of their instance type.
+type Provider struct {
+	*kwok.CloudProvider
+	types map[string]corev1.ResourceList
+}
+
+// NewProvider offers types that Label has labelled.
+func NewProvider(ctx context.Context, c client.Client, types []*cloudprovider.InstanceType) Provider {
 	known := map[string]corev1.ResourceList{}
 	for _, it := range types {
 		known[it.Name] = it.Capacity
 	}
-	return capacity{c, known}
+	return Provider{kwok.NewCloudProvider(ctx, nodes{c, known}, types), known}
 }
 
-type capacity struct {
+// Create has the node made, later and elsewhere, and says what it will be.
+func (p Provider) Create(ctx context.Context, claim *v1.NodeClaim) (*v1.NodeClaim, error) {
+	created, err := p.CloudProvider.Create(ctx, claim)
+	if err != nil {
+		return nil, err //nolint:wrapcheck // Karpenter looks at what kind of error it is
+	}
+	created.Status.Capacity = p.types[created.Labels[corev1.LabelInstanceTypeStable]].DeepCopy()
+	return created, nil
+}
+
+// nodes is a client that creates nodes with the capacity of their type.
+type nodes struct {
 	client.Client
 	types map[string]corev1.ResourceList
 }
 
-func (c capacity) Create(ctx context.Context, o client.Object, options ...client.CreateOption) error {
+func (c nodes) Create(ctx context.Context, o client.Object, options ...client.CreateOption) error {
 	if node, ok := o.(*corev1.Node); ok {
-		if size, known := c.types[node.Labels[corev1.LabelInstanceTypeStable]]; known {
-			node.Status.Capacity = size.DeepCopy()
-		}
+		node = node.DeepCopy() // the provider still reads its own
+		node.Status.Capacity = c.types[node.Labels[corev1.LabelInstanceTypeStable]].DeepCopy()
+		o = node
 	}
 	return c.Client.Create(ctx, o, options...) //nolint:wrapcheck // stands in for the client
 }

@@ -8,6 +8,7 @@ package sim
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -35,8 +36,7 @@ type Config struct {
 	Reprice    time.Duration // how old the prices that Karpenter decides by may be; 0: none
 	SpotToSpot bool          // gate
 	Overlays   bool          // gate
-	// Kwok is the provider of Karpenter's own tests: a node's capacity is what its first pods ask for, and it launches the cheapest offering
-	// whatever overlays say.
+	// Kwok is the provider of Karpenter's own tests: it launches the cheapest offering, whatever overlays say.
 	Kwok              bool
 	OverheadMilli     int64 // of each node: daemons and kubelet
 	OverheadMemoryMiB int64
@@ -233,6 +233,15 @@ func (c *Cluster) Pool(name string) *Pool {
 
 // Overlay is the NodeOverlay of that name, or nil.
 func (c *Cluster) Overlay(name string) map[string]any { return c.objects[name] }
+
+// NodeOverlays are all, sorted by name.
+func (c *Cluster) NodeOverlays() []map[string]any {
+	var all []map[string]any
+	for _, name := range slices.Sorted(maps.Keys(c.objects)) {
+		all = append(all, c.objects[name])
+	}
+	return all
+}
 
 // Terminate removes a node as whoever has the cloud's API may: past Karpenter and its budgets.
 func (c *Cluster) Terminate(n *Node) {
@@ -495,7 +504,7 @@ func (c *Cluster) bind() {
 			zone = c.emptiest(p)
 		}
 		for _, n := range c.Nodes {
-			if n.Deleting != "" || n.tainted || n.Ready.After(c.Now) || n.usedCPU+p.CPU > n.roomCPU || n.usedMem+p.MemoryMiB > n.roomMem || !p.fits(n.Labels) || p.Exclusive && n.runs(p.Group) {
+			if n.Deleting != "" || n.tainted || n.Ready.After(c.Now) || n.usedCPU+p.CPU > n.roomCPU || n.usedMem+p.MemoryMiB > n.roomMem || len(p.Selector) > 0 && !p.fits(n.Labels) || p.Exclusive && n.runs(p.Group) {
 				continue
 			}
 			share := 1 - float64(n.usedCPU+p.CPU)/float64(n.roomCPU)

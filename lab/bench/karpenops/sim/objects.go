@@ -382,6 +382,9 @@ func allowed(budgets []budget, at time.Time, nodes int, reason string) int {
 type schedule struct {
 	minute, hour, day, month, weekday uint64
 	anyDay, anyWeekday                bool
+
+	asked  time.Time // the minute of the last answer
+	answer bool
 }
 
 func parseSchedule(text string) (*schedule, error) {
@@ -451,10 +454,12 @@ func (s *schedule) matches(at time.Time) bool {
 
 // within says whether the last time that it matched was less than so long ago.
 func (s *schedule) within(at time.Time, duration time.Duration) bool {
-	for t := at.Truncate(time.Minute); at.Sub(t) < duration; t = t.Add(-time.Minute) {
-		if s.matches(t) {
-			return true
-		}
+	if at.Equal(s.asked) {
+		return s.answer
 	}
-	return false
+	s.asked, s.answer = at, false
+	for t := at.Truncate(time.Minute); !s.answer && at.Sub(t) < duration; t = t.Add(-time.Minute) {
+		s.answer = s.matches(t)
+	}
+	return s.answer
 }

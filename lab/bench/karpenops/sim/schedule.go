@@ -136,7 +136,7 @@ func later(a, b time.Time) time.Time {
 
 func (c *Cluster) onExisting(nodes []*Node, p *Pod) *Node {
 	for _, n := range nodes {
-		if n.scratchCPU < p.CPU || n.scratch < p.MemoryMiB || !p.fits(n.Labels) || p.Exclusive && (n.runs(p.Group) || slices.Contains(n.scratchGroups, p.Group)) {
+		if n.scratchCPU < p.CPU || n.scratch < p.MemoryMiB || len(p.Selector) > 0 && !p.fits(n.Labels) || p.Exclusive && (n.runs(p.Group) || slices.Contains(n.scratchGroups, p.Group)) {
 			continue
 		}
 		return n
@@ -156,7 +156,7 @@ func (c *Cluster) join(cl *claim, p *Pod) bool {
 		if int64(offering.Type.VCPU)*1000-c.OverheadMilli < cpu || int64(offering.Type.MemoryMiB)-c.OverheadMemoryMiB < mem || cl.zone != "" && offering.Zone != cl.zone {
 			continue
 		}
-		if !c.accepts(p, cl.pool, offering) {
+		if len(p.Selector) > 0 && !c.accepts(p, cl.pool, offering) {
 			continue
 		}
 		options = append(options, o)
@@ -258,9 +258,6 @@ func (c *Cluster) launch(cl *claim) *Node {
 	c.count++
 	n := &Node{Name: fmt.Sprintf("%s-%04d", cl.pool.Name, c.count), Pool: cl.pool.Name, Offering: best, Labels: maps.Clone(o.labels), Created: c.Now, Ready: c.Now.Add(c.Boot), VCPU: o.Type.VCPU, hash: cl.pool.hash, n: c.count,
 		countCPU: int64(o.Type.VCPU) * 1000, countMem: int64(o.Type.MemoryMiB), roomCPU: int64(o.Type.VCPU)*1000 - c.OverheadMilli, roomMem: int64(o.Type.MemoryMiB) - c.OverheadMemoryMiB, lastPod: c.Now}
-	if c.Kwok {
-		n.countCPU, n.countMem = cl.cpu, cl.mem
-	}
 	maps.Copy(n.Labels, cl.pool.labels)
 	for key, value := range o.labels {
 		n.Labels[key] = value

@@ -1,0 +1,59 @@
+package plan
+
+import (
+	"fmt"
+
+	"github.com/nopsctl/nopsctl/agents/karpenops/offering"
+	"github.com/nopsctl/nopsctl/internal/karpenstate"
+	"github.com/nopsctl/nopsctl/pkg/nopsapi"
+)
+
+// discount is what an overlay takes off the price of a commitment's sibling. What is committed is paid whether it is used or not, so a
+// launch within the share costs nothing more: the price must lie below that of spot, or Karpenter's consolidation will not move what runs there
+// already. It is a share and not a price, and not all of it: NodeOverlays have one price for whatever they match, and under one price, or
+// none, the largest machine would be as cheap as the smallest. And it never changes, because each change of an overlay makes Karpenter look at
+// every node of the cluster again.
+const discount = "-95%"
+
+// cheapen plans the overlay of a commitment's sibling. It is made once and goes with its NodePool: taking it away before would move nodes for nothing.
+func (p *planner) cheapen(b *base, s *Pool) {
+	if !p.in.Karpenter.NodeOverlay {
+		p.say(b.Name, "commitments: what runs already is not moved to %s: that takes Karpenter's feature gate NodeOverlay, which is off", s.Name)
+		return
+	}
+	if closed(s) {
+		return
+	}
+	reason := fmt.Sprintf("what is committed is paid already: %s on the prices of %s alone, so that running nodes move there, as its budgets allow, until its limit", discount, s.Name)
+	switch o := s.Overlay; {
+	case o == nil:
+		p.do(step{rank: rankOverlay, actions: []Action{{Kind: CreateOverlay, ObjectKind: "NodeOverlay", Name: s.Name, Base: b.Name, Reason: reason, Object: map[string]any{
+			"apiVersion": "karpenter.sh/v1alpha1", "kind": "NodeOverlay",
+			"metadata": map[string]any{
+				"name": s.Name, "labels": map[string]any{karpenstate.LabelOwned: "true"},
+				"annotations": map[string]any{karpenstate.AnnotationBase: b.Name, karpenstate.AnnotationPurpose: commitmentPurpose},
+			},
+			"spec": map[string]any{
+				"requirements": []any{
+					map[string]any{"key": offering.LabelNodePool, "operator": string(offering.In), "values": []any{s.Name}},
+					map[string]any{"key": offering.LabelCapacityType, "operator": string(offering.In), "values": []any{nopsapi.CapacityOnDemand}},
+				},
+				"priceAdjustment": discount,
+			},
+		}}}})
+	case o.Price == "" && o.Adjustment == "" || o.Price == "" && o.Adjustment == discount:
+	default:
+		var changes []Change
+		if o.Price != "" {
+			changes = append(changes, Change{Path: "/spec/price", Before: o.Price})
+		}
+		if o.Adjustment != discount {
+			var before any
+			if o.Adjustment != "" {
+				before = o.Adjustment
+			}
+			changes = append(changes, Change{Path: "/spec/priceAdjustment", Before: before, After: discount})
+		}
+		p.do(step{rank: rankOverlay, actions: []Action{{Kind: SetOverlay, ObjectKind: "NodeOverlay", Name: o.Name, Base: b.Name, Reason: reason, Changes: changes}}})
+	}
+}

@@ -533,6 +533,26 @@ func TestScopes(t *testing.T) {
 			_, err := c.Observe(t.Context(), arn, started.ID, started.Nonce, nopsapi.FromHere)
 			return err
 		}, "admin install agent"},
+		{"market", func(c *nopsclient.Client) error { _, err := c.Market(t.Context(), arn, ""); return err }, "admin install agent read"},
+		{"commitments", func(c *nopsclient.Client) error { _, err := c.Commitments(t.Context(), arn, ""); return err }, "admin install agent read"},
+		{"publish market", func(cl *nopsclient.Client) error {
+			_, err := cl.PublishMarket(t.Context(), arn, market(c.Now(), 1))
+			return err
+		}, "admin"},
+		{"publish commitments", func(cl *nopsclient.Client) error {
+			_, err := cl.PublishCommitments(t.Context(), arn, commitments(c.Now(), 1))
+			return err
+		}, "admin"},
+		{"inventory", func(c *nopsclient.Client) error { _, err := c.Inventory(t.Context(), arn); return err }, "admin install agent read"},
+		{"report inventory", func(cl *nopsclient.Client) error {
+			_, err := cl.ReportInventory(t.Context(), arn, inventory(c.Now()))
+			return err
+		}, "agent"},
+		{"records", func(c *nopsclient.Client) error { _, err := c.Records(t.Context(), arn, time.Time{}); return err }, "admin install agent read"},
+		{"send records", func(cl *nopsclient.Client) error {
+			_, err := cl.SendRecords(t.Context(), arn, records(c.Now(), "a"))
+			return err
+		}, "agent"},
 	} {
 		for scope, c := range clients {
 			err := tt.call(c)
@@ -553,6 +573,9 @@ func TestAgentKeysAreOfOneCluster(t *testing.T) {
 		"heartbeat":  func() error { _, err := agent.SendHeartbeat(t.Context(), second, beat(1, c.Now(), true)); return err },
 		"heartbeats": func() error { _, err := agent.Heartbeats(t.Context(), second, time.Time{}); return err },
 		"view":       func() error { _, err := agent.Connectivity(t.Context(), second); return err },
+		"market":     func() error { _, err := agent.Market(t.Context(), second, ""); return err },
+		"inventory":  func() error { _, err := agent.ReportInventory(t.Context(), second, inventory(c.Now())); return err },
+		"records":    func() error { _, err := agent.SendRecords(t.Context(), second, records(c.Now(), "a")); return err },
 	} {
 		if err := call(); !nopsclient.IsKind(err, nopsclient.KindNotFound) {
 			t.Errorf("%s of another cluster: %v", name, err)

@@ -114,6 +114,9 @@ func (s *Server) view(ctx context.Context, c caller, r *request) (view, error) {
 			v.LastSample = &nopsapi.SampleSeen{At: at.UTC(), Series: series}
 		}
 	}
+	if v.LastKarpenops, err = s.lastKarpenops(ctx, r.home); err != nil {
+		return v, err
+	}
 	v.Warnings, err = s.warnings(ctx, r.home, nopsapi.WarningOpen)
 	return v, err
 }

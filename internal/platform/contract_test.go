@@ -114,7 +114,15 @@ func TestEveryPath(t *testing.T) {
 	must[nopsapi.Observation](t)(agent.Observe(ctx, arn, started.ID, started.Nonce, nopsapi.FromCluster))
 	must[nopsapi.ConnectivityView](t)(person.ConnectivityTest(ctx, arn, started.ID))
 	must[nopsapi.ConnectivityView](t)(person.Connectivity(ctx, arn))
-	if len(paper.ops) < 19 {
+	must[nopsapi.KarpenterAck](t)(person.PublishMarket(ctx, arn, market(time.Now(), 1)))
+	must[nopsclient.Polled[nopsapi.Market]](t)(agent.Market(ctx, arn, ""))
+	must[nopsapi.KarpenterAck](t)(person.PublishCommitments(ctx, arn, commitments(time.Now(), 1)))
+	must[nopsclient.Polled[nopsapi.Commitments]](t)(agent.Commitments(ctx, arn, ""))
+	must[nopsapi.KarpenterAck](t)(agent.ReportInventory(ctx, arn, inventory(time.Now())))
+	must[nopsapi.KarpenterInventory](t)(person.Inventory(ctx, arn))
+	must[nopsapi.KarpenterAck](t)(agent.SendRecords(ctx, arn, records(time.Now(), "a")))
+	must[[]nopsapi.KarpenterRecord](t)(person.Records(ctx, arn, time.Time{}))
+	if len(paper.ops) < 27 {
 		t.Errorf("the document has only %d operations", len(paper.ops))
 	}
 	for _, op := range paper.ops {
@@ -309,6 +317,9 @@ func TestCustomersAreSeparate(t *testing.T) {
 		_, c, h := serve(t, store)
 		person, agent := installed(t, h.URL)
 		must[nopsapi.HeartbeatAck](t)(agent.SendHeartbeat(t.Context(), arn, beat(1, c.Now(), true)))
+		must[nopsapi.KarpenterAck](t)(person.PublishMarket(t.Context(), arn, market(c.Now(), 7)))
+		must[nopsapi.KarpenterAck](t)(agent.ReportInventory(t.Context(), arn, inventory(c.Now())))
+		must[nopsapi.KarpenterAck](t)(agent.SendRecords(t.Context(), arn, records(c.Now(), "ours")))
 		own := must[nopsapi.ConnectivityTest](t)(person.StartConnectivityTest(t.Context(), arn))
 		other := client(t, h.URL, otherKey)
 		for name, call := range map[string]func() error{
@@ -319,6 +330,11 @@ func TestCustomersAreSeparate(t *testing.T) {
 			"warnings":       func() error { _, err := other.Warnings(t.Context(), arn, ""); return err },
 			"connectivity":   func() error { _, err := other.Connectivity(t.Context(), arn); return err },
 			"test":           func() error { _, err := other.ConnectivityTest(t.Context(), arn, own.ID); return err },
+			"market":         func() error { _, err := other.Market(t.Context(), arn, ""); return err },
+			"commitments":    func() error { _, err := other.Commitments(t.Context(), arn, ""); return err },
+			"inventory":      func() error { _, err := other.Inventory(t.Context(), arn); return err },
+			"records":        func() error { _, err := other.Records(t.Context(), arn, time.Time{}); return err },
+			"publish":        func() error { _, err := other.PublishMarket(t.Context(), arn, market(c.Now(), 9)); return err },
 			"observation":    func() error { _, err := other.Observe(t.Context(), arn, own.ID, own.Nonce, "here"); return err },
 		} {
 			if err := call(); !nopsclient.IsKind(err, nopsclient.KindNotFound) {
@@ -341,6 +357,16 @@ func TestCustomersAreSeparate(t *testing.T) {
 		}
 		if _, err := other.ConnectivityTest(t.Context(), arn, own.ID); !nopsclient.IsKind(err, nopsclient.KindNotFound) {
 			t.Errorf("another customer's record shows our test: %v", err)
+		}
+		if _, err := other.Market(t.Context(), arn, ""); !nopsclient.IsKind(err, nopsclient.KindNotFound) {
+			t.Errorf("another customer's record shows our market: %v", err)
+		}
+		if list := must[[]nopsapi.KarpenterRecord](t)(other.Records(t.Context(), arn, time.Time{})); len(list) != 0 {
+			t.Errorf("another customer sees records: %+v", list)
+		}
+		must[nopsapi.KarpenterAck](t)(other.PublishMarket(t.Context(), arn, market(c.Now(), 9)))
+		if got := must[nopsclient.Polled[nopsapi.Market]](t)(agent.Market(t.Context(), arn, "")); got.Message.Seq != 7 {
+			t.Errorf("another customer's market is ours: %+v", got.Message.FactHeader)
 		}
 		theirAgent := client(t, h.URL, must[nopsapi.AgentKey](t)(other.CreateAgentKey(t.Context(), arn)).Key)
 		must[nopsapi.HeartbeatAck](t)(theirAgent.SendHeartbeat(t.Context(), arn, beat(9, c.Now(), true, component("intruder", nopsapi.StateFailed))))

@@ -3,10 +3,16 @@ package platform
 import (
 	"context"
 	"crypto/rand"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/nopsctl/nopsctl/pkg/nopsapi"
 )
 
 // read gets a document of the store.
@@ -35,6 +41,50 @@ func list[T any](ctx context.Context, store Store, kind Kind, parent string) ([]
 		}
 	}
 	return all, nil
+}
+
+// maxPage bounds a page in bytes, so that an answer stays below nopsapi.MaxBody.
+const maxPage = nopsapi.MaxBody / 2
+
+// page reads documents of a cluster whose IDs begin with a moment, as the query asks: since, after, limit.
+func (s *Server) page(ctx context.Context, r *request, kind Kind, most int) (docs []Document, next string, err error) {
+	query := r.URL.Query()
+	after, limit := "", most
+	if text := query.Get("since"); text != "" {
+		since, err := time.Parse(time.RFC3339Nano, text)
+		if err != nil {
+			return nil, "", refuse(http.StatusBadRequest, nopsapi.CodeInvalidRequest, "since %q: expected a time such as 2026-01-02T15:04:05Z", text)
+		}
+		after = moment(since)
+	}
+	if text := query.Get("after"); text != "" {
+		last, err := base64.RawURLEncoding.DecodeString(text)
+		if err != nil {
+			return nil, "", refuse(http.StatusBadRequest, nopsapi.CodeInvalidRequest, "after %q: expected what an answer held as next", text)
+		}
+		after = max(after, string(last))
+	}
+	if text := query.Get("limit"); text != "" {
+		if limit, err = strconv.Atoi(text); err != nil || limit < 1 || limit > most {
+			return nil, "", refuse(http.StatusBadRequest, nopsapi.CodeInvalidRequest, "limit %q: expected a number from 1 to %d", text, most)
+		}
+	}
+	docs, err = s.store().List(ctx, kind, r.home, r.home+"|"+after, limit+1)
+	if err != nil {
+		return nil, "", err //nolint:wrapcheck // stores name what they read
+	}
+	size := 0
+	for i, d := range docs {
+		if size += len(d.Data); size > maxPage && i > 0 {
+			limit = min(limit, i)
+			break
+		}
+	}
+	if len(docs) > limit {
+		docs = docs[:limit]
+		next = base64.RawURLEncoding.EncodeToString([]byte(docs[limit-1].ID[len(r.home)+1:]))
+	}
+	return docs, next, nil
 }
 
 // document is the change that writes one.

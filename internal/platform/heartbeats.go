@@ -2,14 +2,12 @@ package platform
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"slices"
 	"sort"
-	"strconv"
 	"time"
 
 	"github.com/nopsctl/nopsctl/pkg/nopsapi"
@@ -206,37 +204,11 @@ func (s *Server) listHeartbeats(ctx context.Context, _ caller, r *request) (resu
 	if _, err := s.own(ctx, r); err != nil {
 		return result{}, err
 	}
-	query := r.URL.Query()
-	after, limit := "", nopsapi.MaxHeartbeatsPerAnswer
-	if text := query.Get("since"); text != "" {
-		since, err := time.Parse(time.RFC3339Nano, text)
-		if err != nil {
-			return result{}, refuse(http.StatusBadRequest, nopsapi.CodeInvalidRequest, "since %q: expected a time such as 2026-01-02T15:04:05Z", text)
-		}
-		after = moment(since)
-	}
-	if text := query.Get("after"); text != "" {
-		next, err := base64.RawURLEncoding.DecodeString(text)
-		if err != nil {
-			return result{}, refuse(http.StatusBadRequest, nopsapi.CodeInvalidRequest, "after %q: expected what an answer held as next", text)
-		}
-		after = max(after, string(next))
-	}
-	if text := query.Get("limit"); text != "" {
-		var err error
-		if limit, err = strconv.Atoi(text); err != nil || limit < 1 || limit > nopsapi.MaxHeartbeatsPerAnswer {
-			return result{}, refuse(http.StatusBadRequest, nopsapi.CodeInvalidRequest, "limit %q: expected a number from 1 to %d", text, nopsapi.MaxHeartbeatsPerAnswer)
-		}
-	}
-	docs, err := s.store().List(ctx, kindHeartbeat, r.home, r.home+"|"+after, limit+1)
+	docs, next, err := s.page(ctx, r, kindHeartbeat, nopsapi.MaxHeartbeatsPerAnswer)
 	if err != nil {
-		return result{}, err //nolint:wrapcheck // stores name what they read
+		return result{}, err
 	}
-	answer := heartbeatList{Heartbeats: []json.RawMessage{}}
-	if len(docs) > limit {
-		docs = docs[:limit]
-		answer.Next = base64.RawURLEncoding.EncodeToString([]byte(docs[limit-1].ID[len(r.home)+1:]))
-	}
+	answer := heartbeatList{Heartbeats: []json.RawMessage{}, Next: next}
 	for _, d := range docs {
 		answer.Heartbeats = append(answer.Heartbeats, d.Data)
 	}

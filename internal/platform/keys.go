@@ -27,7 +27,11 @@ func hash(secret string) string {
 func (k key) document() (Change, error) { return document(kindKey, k.CustomerID, k.Hash, k) }
 
 func (s *Server) whoAmI(_ context.Context, c caller, _ *request) (result, error) {
-	return found(c.whoAmI()), nil
+	who := c.whoAmI()
+	if !s.NoKarpenter {
+		who.Features = []string{nopsapi.FeatureKarpenter}
+	}
+	return found(who), nil
 }
 
 func (s *Server) keys(ctx context.Context, c caller) ([]key, error) {

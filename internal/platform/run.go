@@ -57,7 +57,7 @@ func (s *Server) rejudgeAll(ctx context.Context) error {
 	return nil
 }
 
-// Prune removes heartbeats and closed warnings beyond the retention, tests a day after they expired, and the answers to
+// Prune removes heartbeats, records of karpenops and closed warnings beyond the retention, tests a day after they expired, and the answers to
 // writes that can no longer be repeated.
 func (s *Server) Prune(ctx context.Context) error {
 	retention := s.Retention
@@ -72,6 +72,15 @@ func (s *Server) Prune(ctx context.Context) error {
 		}
 		home := d.ID[:len(d.ID)-len("|"+beatID(b))]
 		return []Change{deletes(kindHeartbeat, d.ID), deletes(kindBeat, fmt.Sprintf("%s|%s|%020d", home, b.BootID, b.Seq))}
+	}); err != nil {
+		return err
+	}
+	if err := prune(ctx, s, kindRecord, func(d Document, r nopsapi.KarpenterRecord) []Change {
+		if !r.At.Before(old) {
+			return nil
+		}
+		home := d.ID[:len(d.ID)-len("|"+recordID(r))]
+		return []Change{deletes(kindRecord, d.ID), deletes(kindRecordID, home+"|"+r.ID)}
 	}); err != nil {
 		return err
 	}

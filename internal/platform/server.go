@@ -6,6 +6,7 @@ package platform
 
 import (
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"crypto/sha256"
@@ -22,6 +23,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nopsctl/nopsctl/internal/platform/scenario"
 	"github.com/nopsctl/nopsctl/pkg/nopsapi"
 )
 
@@ -56,8 +58,13 @@ type Server struct {
 	Now     func() time.Time // nil means time.Now
 	Log     *slog.Logger     // nil means silence
 	Faults  *Faults          // nil means none, until FaultControl sets some
-	// FaultControl serves FaultsPath, where keys of the scope admin set the faults of the whole server. For labs only.
+	// FaultControl serves FaultsPath, where keys of the scope admin set the faults of the whole server, and ScenarioPath. For labs only.
 	FaultControl bool
+	// Scenario plays markets and commitments for a cluster in the place of what was published; nil, or a nil player, means that what was
+	// published is served. FaultControl serves ScenarioPath besides.
+	Scenario func(arn string) *scenario.Player
+	// NoKarpenter makes it a platform that does not offer the feature "karpenter".
+	NoKarpenter bool
 	// RatePerMinute bounds the requests of one key; 0 means 600. As many may come at once.
 	RatePerMinute int
 	// Retention is how long heartbeats and closed warnings are kept; 0 means 30 days.
@@ -70,6 +77,10 @@ type Server struct {
 	since  time.Time  // when this process began to listen: before, nobody could be heard
 	mu     sync.Mutex // serialises what reads and then writes
 	rates  rates
+	stages struct {
+		sync.Mutex
+		of map[string]stage // by customer
+	}
 }
 
 // start is called once, before the first request or look.
@@ -143,7 +154,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set(nopsapi.RequestIDHeader, id)
 	w.Header().Set("Date", s.now().Format(http.TimeFormat))
 	w.Header().Set(nopsapi.VersionHeader, strconv.Itoa(nopsapi.Version))
-	if r.URL.Path == FaultsPath && s.FaultControl {
+	if (r.URL.Path == FaultsPath || r.URL.Path == ScenarioPath) && s.FaultControl {
 		s.mux.ServeHTTP(w, r) // faults do not bar the way to mending them
 		return
 	}
@@ -190,6 +201,13 @@ type result struct {
 	answer  any
 	changes []Change
 	secret  bool // the answer holds one: it is never stored in the clear
+	raw     *raw // takes the place of answer
+}
+
+// raw is what a scenario plays: whatever it is.
+type raw struct {
+	contentType string
+	data        []byte
 }
 
 func found(answer any) result { return result{status: http.StatusOK, answer: answer} }
@@ -212,33 +230,38 @@ type route struct {
 	pattern string // method and path, below nopsapi.Base unless it is a whole path
 	scopes  []nopsapi.Scope
 	handler handler
-	packed  int64 // bytes that a compressed body may have; 0 means nopsapi.MaxBody, which holds for every body unpacked
+	packed  int64 // bytes that a compressed body may have; 0 means nopsapi.MaxBody
+	plain   int64 // bytes that a body may have unpacked; 0 means nopsapi.MaxBody
 }
 
 func (s *Server) table() []route {
 	type scopes = []nopsapi.Scope
 	anyKey, admin, install, agent, read := scopes(nil), scopes{nopsapi.ScopeAdmin}, scopes{nopsapi.ScopeInstall}, scopes{nopsapi.ScopeAgent}, scopes{nopsapi.ScopeRead}
-	return []route{
-		{"GET /api-keys/whoami", anyKey, s.whoAmI, 0},
-		{"GET /api-keys", admin, s.listKeys, 0},
-		{"POST /api-keys", admin, s.createKey, 0},
-		{"POST /api-keys/{id}/rotate", admin, s.rotateKey, 0},
-		{"DELETE /api-keys/{id}", admin, s.revokeKey, 0},
-		{"GET /clusters", read, s.listClusters, 0},
-		{"PUT /clusters/{arn}", install, s.registerCluster, 0},
-		{"GET /clusters/{arn}", read, s.getCluster, 0},
-		{"GET /clusters/{arn}/install-config", install, s.installConfig, 0},
-		{"POST /clusters/{arn}/agent-key", install, s.agentKey, 0},
-		{"POST /clusters/{arn}/heartbeats", agent, s.heartbeat, nopsapi.MaxHeartbeatCompressed},
-		{"GET /clusters/{arn}/heartbeats", read, s.listHeartbeats, 0},
-		{"GET /clusters/{arn}/warnings", read, s.listWarnings, 0},
-		{"POST /clusters/{arn}/warnings/{id}/acknowledge", install, s.acknowledge, 0},
-		{"GET /clusters/{arn}/connectivity", read, s.connectivity, 0},
-		{"POST /clusters/{arn}/connectivity-tests", install, s.startTest, 0},
-		{"GET /clusters/{arn}/connectivity-tests/{id}", read, s.testView, 0},
-		{"POST /clusters/{arn}/connectivity-tests/{id}/observations", scopes{nopsapi.ScopeInstall, nopsapi.ScopeAgent}, s.observe, 0},
-		{"GET " + nopsapi.PublicClustersPath + "{$}", read, s.publicClusters, 0},
+	all := []route{
+		{"GET /api-keys/whoami", anyKey, s.whoAmI, 0, 0},
+		{"GET /api-keys", admin, s.listKeys, 0, 0},
+		{"POST /api-keys", admin, s.createKey, 0, 0},
+		{"POST /api-keys/{id}/rotate", admin, s.rotateKey, 0, 0},
+		{"DELETE /api-keys/{id}", admin, s.revokeKey, 0, 0},
+		{"GET /clusters", read, s.listClusters, 0, 0},
+		{"PUT /clusters/{arn}", install, s.registerCluster, 0, 0},
+		{"GET /clusters/{arn}", read, s.getCluster, 0, 0},
+		{"GET /clusters/{arn}/install-config", install, s.installConfig, 0, 0},
+		{"POST /clusters/{arn}/agent-key", install, s.agentKey, 0, 0},
+		{"POST /clusters/{arn}/heartbeats", agent, s.heartbeat, nopsapi.MaxHeartbeatCompressed, 0},
+		{"GET /clusters/{arn}/heartbeats", read, s.listHeartbeats, 0, 0},
+		{"GET /clusters/{arn}/warnings", read, s.listWarnings, 0, 0},
+		{"POST /clusters/{arn}/warnings/{id}/acknowledge", install, s.acknowledge, 0, 0},
+		{"GET /clusters/{arn}/connectivity", read, s.connectivity, 0, 0},
+		{"POST /clusters/{arn}/connectivity-tests", install, s.startTest, 0, 0},
+		{"GET /clusters/{arn}/connectivity-tests/{id}", read, s.testView, 0, 0},
+		{"POST /clusters/{arn}/connectivity-tests/{id}/observations", scopes{nopsapi.ScopeInstall, nopsapi.ScopeAgent}, s.observe, 0, 0},
+		{"GET " + nopsapi.PublicClustersPath + "{$}", read, s.publicClusters, 0, 0},
 	}
+	if s.NoKarpenter {
+		return all
+	}
+	return append(all, s.karpenterTable()...)
 }
 
 func (s *Server) routes() {
@@ -270,6 +293,7 @@ func (s *Server) routes() {
 	if s.FaultControl {
 		for _, method := range []string{http.MethodGet, http.MethodPut, http.MethodDelete} {
 			s.mux.Handle(method+" "+FaultsPath, s.handle(route{scopes: []nopsapi.Scope{nopsapi.ScopeAdmin}, handler: s.controlFaults}))
+			s.mux.Handle(method+" "+ScenarioPath, s.handle(route{scopes: []nopsapi.Scope{nopsapi.ScopeAdmin}, handler: s.controlScenario}))
 		}
 	}
 }
@@ -289,7 +313,7 @@ func (s *Server) handle(served route) http.Handler {
 			s.answerError(w, r, err)
 			return
 		}
-		if req.body, err = readBody(r, served.packed); err != nil {
+		if req.body, err = readBody(r, served.packed, served.plain); err != nil {
 			s.answerError(w, r, err)
 			return
 		}
@@ -383,16 +407,14 @@ func errNoCluster(arn string) error {
 	return refuse(http.StatusNotFound, nopsapi.CodeNotFound, "no cluster %s is registered with this customer", arn)
 }
 
-// readBody reads a body, unpacked. packed bounds a compressed one; 0 means as large as one unpacked.
-func readBody(r *http.Request, packed int64) ([]byte, error) {
-	limit := int64(nopsapi.MaxBody)
-	zipped := false
+// readBody reads a body, unpacked. packed bounds a compressed one, plain one unpacked; 0 means nopsapi.MaxBody.
+func readBody(r *http.Request, packed, plain int64) ([]byte, error) {
+	packed, plain = cmp.Or(packed, nopsapi.MaxBody), cmp.Or(plain, nopsapi.MaxBody)
+	limit, zipped := plain, false
 	switch encoding := r.Header.Get("Content-Encoding"); encoding {
 	case "", "identity":
 	case "gzip":
-		if zipped = true; packed > 0 {
-			limit = packed
-		}
+		limit, zipped = packed, true
 	default:
 		return nil, refuse(http.StatusBadRequest, nopsapi.CodeInvalidRequest, "Content-Encoding %q: gzip or none", encoding)
 	}
@@ -409,25 +431,30 @@ func readBody(r *http.Request, packed int64) ([]byte, error) {
 	if err != nil {
 		return nil, refuse(http.StatusBadRequest, nopsapi.CodeInvalidRequest, "the body is not gzip")
 	}
-	plain, err := io.ReadAll(io.LimitReader(zip, nopsapi.MaxBody+1))
+	data, err = io.ReadAll(io.LimitReader(zip, plain+1))
 	switch {
 	case err != nil:
 		return nil, refuse(http.StatusBadRequest, nopsapi.CodeInvalidRequest, "the body is damaged gzip")
-	case len(plain) > nopsapi.MaxBody:
-		return nil, refuse(http.StatusRequestEntityTooLarge, nopsapi.CodeTooLarge, "the body is larger than %d bytes unpacked", nopsapi.MaxBody)
+	case int64(len(data)) > plain:
+		return nil, refuse(http.StatusRequestEntityTooLarge, nopsapi.CodeTooLarge, "the body is larger than %d bytes unpacked", plain)
 	}
-	return plain, nil
+	return data, nil
 }
 
 func (s *Server) answer(w http.ResponseWriter, r *http.Request, res result) {
-	data, err := json.Marshal(res.answer)
-	if err != nil {
-		s.answerError(w, r, fmt.Errorf("encode the answer: %w", err))
-		return
+	sent := raw{contentType: "application/json"}
+	if res.raw != nil {
+		sent = *res.raw
+	} else {
+		var err error
+		if sent.data, err = json.Marshal(res.answer); err != nil {
+			s.answerError(w, r, fmt.Errorf("encode the answer: %w", err))
+			return
+		}
 	}
 	w.Header().Set("Cache-Control", "no-store")
 	if r.Method == http.MethodGet || r.Method == http.MethodHead {
-		sum := sha256.Sum256(data)
+		sum := sha256.Sum256(sent.data)
 		etag := `"` + hex.EncodeToString(sum[:8]) + `"`
 		w.Header().Set("ETag", etag)
 		if matches(r.Header.Get("If-None-Match"), etag) {
@@ -435,9 +462,9 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, res result) {
 			return
 		}
 	}
-	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Type", sent.contentType)
 	w.WriteHeader(res.status)
-	_, _ = w.Write(data)
+	_, _ = w.Write(sent.data)
 }
 
 // matches reads a list of tags; a proxy that compresses makes them weak.

@@ -21,6 +21,12 @@ const (
 	kindWarning   Kind = "warning"
 	kindTest      Kind = "test"
 	kindReplay    Kind = "replay"
+	kindFacts     Kind = "facts"     // markets and commitments, as they were published
+	kindInventory Kind = "inventory" // what karpenops told last
+	kindRecord    Kind = "record"    // by time
+	kindRecordID  Kind = "record-id" // by the ID that the agent gave it: the ID of the record
+	kindPoll      Kind = "poll"      // when karpenops was heard of last
+	kindScenario  Kind = "scenario"  // that was begun, by customer
 )
 
 // ErrNoDocument says that a store has nothing under an ID.

@@ -24,6 +24,7 @@ const (
 	MaxNodes         = 20000   // of an inventory
 	MaxFindings      = 2000    // of an inventory
 	MaxRecordID      = 200     // bytes
+	MaxRecord        = 1 << 18 // bytes of one record
 	MaxPrice         = 10000.0 // USD an hour: what costs more is a slip of units
 )
 

@@ -8,6 +8,7 @@ package nopsclient
 
 import (
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"crypto/rand"
@@ -319,47 +320,67 @@ func get[T any](ctx context.Context, c *Client, path string) (T, error) {
 // send makes one call of the contract. packed is how many bytes the body may have compressed, a limit of the path's own; 0
 // sends it as it is.
 func send[T any](ctx context.Context, c *Client, method, path string, body any, packed int) (T, error) {
-	var answer T
+	message, _, err := exchange[T](ctx, c, call{method: method, path: path, body: body, packed: packed})
+	return message, err
+}
+
+// call is one of the contract, with the limits of its path: bytes of a body compressed (0: it is sent as it is), of one unpacked and of
+// an answer (0: nopsapi.MaxBody).
+type call struct {
+	method, path          string
+	body                  any
+	packed, plain, answer int
+	// known is the ETag of what the caller has already; nil: the client remembers answers itself.
+	known *string
+}
+
+// answer is what came back.
+type answer struct {
+	data      []byte
+	etag      string
+	unchanged bool // since the ETag that the caller knows
+}
+
+// exchange makes a call, and reads the message of the answer unless it is unchanged.
+func exchange[T any](ctx context.Context, c *Client, do call) (message T, got answer, err error) {
 	var payload []byte
 	header := http.Header{}
 	header.Set(nopsapi.VersionHeader, strconv.Itoa(nopsapi.Version))
-	if body != nil {
-		var err error
-		if payload, err = encode(body, packed); err != nil {
+	if do.body != nil {
+		if payload, err = encode(do.body, do.packed, do.plain); err != nil {
 			// Refused before it is sent: trying the same again would fail the same way.
-			return answer, &Error{Kind: KindRefused, Host: c.host(), Code: nopsapi.CodeTooLarge, Message: c.line(method + " " + bare(path) + ": " + err.Error()), Err: err}
+			return message, got, &Error{Kind: KindRefused, Host: c.host(), Code: nopsapi.CodeTooLarge, Message: c.line(do.method + " " + bare(do.path) + ": " + err.Error()), Err: err}
 		}
 		header.Set("Content-Type", "application/json")
-		if packed > 0 {
+		if do.packed > 0 {
 			header.Set("Content-Encoding", "gzip")
 		}
 	}
-	if method != http.MethodGet {
-		header.Set(nopsapi.IdempotencyHeader, idempotencyKey(body))
+	if do.method != http.MethodGet {
+		header.Set(nopsapi.IdempotencyHeader, idempotencyKey(do.body))
 	}
-	data, err := c.retry(ctx, method, path, header, payload)
-	if err != nil {
-		return answer, err
+	if got, err = c.retry(ctx, do, header, payload); err != nil || got.unchanged {
+		return message, got, err
 	}
-	err = nopsapi.Decode(data, &answer)
-	if v, ok := any(answer).(interface{ Validate() error }); ok && err == nil {
+	err = nopsapi.Decode(got.data, &message)
+	if v, ok := any(message).(interface{ Validate() error }); ok && err == nil {
 		err = v.Validate()
 	}
 	if err != nil {
 		var none T
-		return none, &Error{Kind: KindProtocol, Host: c.host(), Message: c.line("the answer to " + method + " " + bare(path) + " is not of this contract: " + err.Error()), Err: err}
+		return none, answer{}, &Error{Kind: KindProtocol, Host: c.host(), Message: c.line("the answer to " + do.method + " " + bare(do.path) + " is not of this contract: " + err.Error()), Err: err}
 	}
-	return answer, nil
+	return message, got, nil
 }
 
 // encode makes the body of a request. What the other side would refuse for its size is not sent at all.
-func encode(body any, packed int) ([]byte, error) {
+func encode(body any, packed, plain int) ([]byte, error) {
 	data, err := json.Marshal(body)
 	if err != nil {
 		return nil, fmt.Errorf("encode the request: %w", err)
 	}
-	if len(data) > nopsapi.MaxBody {
-		return nil, fmt.Errorf("the request has %d bytes, the contract allows %d", len(data), nopsapi.MaxBody)
+	if plain = cmp.Or(plain, nopsapi.MaxBody); len(data) > plain {
+		return nil, fmt.Errorf("the request has %d bytes, the contract allows %d", len(data), plain)
 	}
 	if packed == 0 {
 		return data, nil
@@ -394,12 +415,12 @@ func repeatable(method string, header http.Header) bool {
 }
 
 // retry repeats a call while that can help: the platform unreachable, 5xx or 429.
-func (c *Client) retry(ctx context.Context, method, path string, header http.Header, payload []byte) ([]byte, error) {
+func (c *Client) retry(ctx context.Context, do call, header http.Header, payload []byte) (answer, error) {
 	for attempt := 1; ; attempt++ {
-		data, err := c.attempt(ctx, method, path, header, payload)
+		got, err := c.attempt(ctx, do, header, payload)
 		var e *Error
-		if err == nil || !errors.As(err, &e) || !e.Temporary() || !repeatable(method, header) || attempt >= c.o.Attempts || ctx.Err() != nil {
-			return data, err
+		if err == nil || !errors.As(err, &e) || !e.Temporary() || !repeatable(do.method, header) || attempt >= c.o.Attempts || ctx.Err() != nil {
+			return got, err
 		}
 		wait := e.RetryAfter
 		if wait == 0 {
@@ -407,65 +428,72 @@ func (c *Client) retry(ctx context.Context, method, path string, header http.Hea
 			wait = time.Duration(c.o.Jitter() * float64(min(firstWait<<min(attempt-1, 10), lastWait)))
 		}
 		if wait > longestWait {
-			return data, err
+			return got, err
 		}
 		if c.o.Sleep(ctx, wait) != nil {
 			if errors.Is(ctx.Err(), context.Canceled) {
-				return data, c.transportError(ctx, ctx.Err())
+				return got, c.transportError(ctx, ctx.Err())
 			}
-			return data, err // time is up: what went wrong says more than that
+			return got, err // time is up: what went wrong says more than that
 		}
 	}
 }
 
-func (c *Client) attempt(ctx context.Context, method, path string, header http.Header, payload []byte) ([]byte, error) {
+func (c *Client) attempt(ctx context.Context, do call, header http.Header, payload []byte) (answer, error) {
 	outer := ctx
 	ctx, cancel := context.WithTimeout(ctx, c.o.Timeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, method, c.o.Host+path, bytes.NewReader(payload))
+	req, err := http.NewRequestWithContext(ctx, do.method, c.o.Host+do.path, bytes.NewReader(payload))
 	if err != nil {
-		return nil, &Error{Kind: KindProtocol, Host: c.host(), Message: c.line("the request cannot be made: " + rootCause(err)), Err: err}
+		return answer{}, &Error{Kind: KindProtocol, Host: c.host(), Message: c.line("the request cannot be made: " + rootCause(err)), Err: err}
 	}
 	req.Header = header.Clone()
 	req.Header.Set("User-Agent", c.o.UserAgent)
 	req.Header.Set(nopsapi.KeyHeader, c.o.Key)
-	known, ok := c.known(method, path)
-	if ok {
+	known := c.known(do)
+	if known.etag != "" {
 		req.Header.Set("If-None-Match", known.etag)
 	}
 	res, err := c.http.Do(req)
 	if err != nil {
-		return nil, c.transportError(outer, err)
+		return answer{}, c.transportError(outer, err)
 	}
 	defer res.Body.Close()
 	c.observeClock(res)
-	if res.StatusCode == http.StatusNotModified && ok {
-		return known.body, nil
+	if res.StatusCode == http.StatusNotModified && known.etag != "" {
+		return answer{data: known.body, etag: known.etag, unchanged: do.known != nil}, nil
 	}
-	data, err := io.ReadAll(io.LimitReader(res.Body, nopsapi.MaxBody+1))
+	limit := cmp.Or(do.answer, nopsapi.MaxBody)
+	data, err := io.ReadAll(io.LimitReader(res.Body, int64(limit)+1))
 	switch {
 	case err != nil:
-		return nil, c.transportError(outer, err)
-	case len(data) > nopsapi.MaxBody:
-		return nil, &Error{Kind: KindProtocol, Host: c.host(), Status: res.StatusCode, Message: fmt.Sprintf("the answer is larger than %d bytes", nopsapi.MaxBody)}
+		return answer{}, c.transportError(outer, err)
+	case len(data) > limit:
+		return answer{}, &Error{Kind: KindProtocol, Host: c.host(), Status: res.StatusCode, Message: fmt.Sprintf("the answer is larger than %d bytes", limit)}
 	case res.StatusCode >= 200 && res.StatusCode < 300:
 		if page(res) {
-			return nil, c.refusal(res, data)
+			return answer{}, c.refusal(res, data)
 		}
-		c.remember(method, path, res.Header.Get("ETag"), data)
-		return data, nil
+		etag := res.Header.Get("ETag")
+		if do.known == nil {
+			c.remember(do.method, do.path, etag, data)
+		}
+		return answer{data: data, etag: etag}, nil
 	}
-	return nil, c.refusal(res, data)
+	return answer{}, c.refusal(res, data)
 }
 
-func (c *Client) known(method, path string) (cached, bool) {
-	if method != http.MethodGet {
-		return cached{}, false
+// known is what is known of the answer to a call; without an ETag nothing is.
+func (c *Client) known(do call) cached {
+	switch {
+	case do.method != http.MethodGet:
+		return cached{}
+	case do.known != nil:
+		return cached{etag: *do.known}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	known, ok := c.etag[path]
-	return known, ok
+	return c.etag[do.path]
 }
 
 func (c *Client) remember(method, path, etag string, body []byte) {

@@ -123,7 +123,7 @@ func Narrow(list []any, edits ...Edit) ([]any, []string, error) {
 		return nil, nil, err
 	}
 	after, words := slices.Clone(list), []string(nil)
-	for _, e := range edits {
+	for _, e := range together(edits) {
 		if e.Only != nil && len(e.Only) == 0 {
 			return nil, nil, fmt.Errorf("narrow %s to no value at all: nothing could be launched", e.Key)
 		}
@@ -188,6 +188,27 @@ func Narrow(list []any, edits ...Edit) ([]any, []string, error) {
 		}
 	}
 	return after, words, nil
+}
+
+// together makes one edit a key of several: they all hold.
+func together(edits []Edit) []Edit {
+	var one []Edit
+	for _, e := range edits {
+		at := slices.IndexFunc(one, func(o Edit) bool { return Canonical(o.Key) == Canonical(e.Key) })
+		if at < 0 {
+			one = append(one, e)
+			continue
+		}
+		o := &one[at]
+		o.Without = append(slices.Clone(o.Without), e.Without...)
+		switch {
+		case o.Only == nil:
+			o.Only = e.Only
+		case e.Only != nil:
+			o.Only = slices.DeleteFunc(slices.Clone(o.Only), func(v string) bool { return !slices.Contains(e.Only, v) })
+		}
+	}
+	return one
 }
 
 func split(values []string, keep func(string) bool) (kept, gone []string) {

@@ -109,9 +109,12 @@ func instanceTypes(types []Type) ([]byte, error) {
 			Resources: map[string]string{"cpu": strconv.Itoa(t.VCPU), "memory": fmt.Sprintf("%dMi", t.MemoryMiB), "ephemeral-storage": "20Gi", "pods": strconv.Itoa(podLimit(t.VCPU))},
 		}
 		for _, zone := range Zones() {
-			for capacity, price := range map[string]float64{"spot": t.Spot[zone.Name], "on-demand": t.OnDemand} {
-				k.Offerings = append(k.Offerings, offering{price, true, []requirement{
-					in("karpenter.sh/capacity-type", capacity), in("topology.kubernetes.io/zone", zone.Name), in("topology.k8s.aws/zone-id", zone.ID),
+			for _, o := range []struct {
+				capacity string
+				price    float64
+			}{{"spot", t.Spot[zone.Name]}, {"on-demand", t.OnDemand}} {
+				k.Offerings = append(k.Offerings, offering{o.price, true, []requirement{
+					in("karpenter.sh/capacity-type", o.capacity), in("topology.kubernetes.io/zone", zone.Name), in("topology.k8s.aws/zone-id", zone.ID),
 				}})
 			}
 		}

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -245,31 +247,28 @@ func (l Lab) Off(ctx context.Context) error {
 	if err := l.Cluster.StopProcess(ctx, controller); err != nil {
 		return err //nolint:wrapcheck // names the lab
 	}
-	served, err := l.Kubectl(ctx, nil, "get", "crd", "-o", "name")
+	api, err := l.api()
 	if err != nil {
 		return err
 	}
-	if strings.Contains(string(served), "nodepools.karpenter.sh") && strings.Contains(string(served), "nodeclaims.karpenter.sh") {
-		if _, err := l.Kubectl(ctx, nil, "delete", "nodepools.karpenter.sh,nodeclaims.karpenter.sh", "--all", "--wait=false", "--ignore-not-found"); err != nil {
-			return err
-		}
-		if err := l.unfinalize(ctx, "nodeclaims.karpenter.sh"); err != nil {
+	for _, kind := range []string{"nodepools", "nodeclaims"} {
+		if _, err := api.remove(ctx, "/apis/karpenter.sh/v1/"+kind, ""); err != nil {
 			return err
 		}
 	}
-	nodes, err := l.names(ctx, "nodes", "-l", fake)
+	nodes, err := api.remove(ctx, "/api/v1/nodes", "?labelSelector="+url.QueryEscape(fake))
 	if err != nil {
-		return err
-	}
-	if _, err := l.Kubectl(ctx, nil, "delete", "nodes", "-l", fake, "--wait=false", "--ignore-not-found"); err != nil {
-		return err
-	}
-	if err := l.unfinalize(ctx, "nodes", "-l", fake); err != nil {
 		return err
 	}
 	for _, node := range nodes {
-		if _, err := l.Kubectl(ctx, nil, "delete", "pods", "-A", "--field-selector=spec.nodeName="+node, "--force", "--grace-period=0", "--ignore-not-found"); err != nil {
+		pods, err := api.list(ctx, "/api/v1/pods?fieldSelector="+url.QueryEscape("spec.nodeName="+node.Metadata.Name))
+		if err != nil {
 			return err
+		}
+		for _, pod := range pods {
+			if err := api.do(ctx, http.MethodDelete, "/api/v1/namespaces/"+pod.Metadata.Namespace+"/pods/"+pod.Metadata.Name+"?gracePeriodSeconds=0", nil, nil); err != nil && !errors.Is(err, errNotFound) {
+				return err
+			}
 		}
 	}
 	if _, err := l.Kubectl(ctx, nil, "delete", "-f", l.path("crds.yaml"), "--ignore-not-found", "--timeout=30s"); err != nil {
@@ -280,25 +279,6 @@ func (l Lab) Off(ctx context.Context) error {
 	}
 	if err := os.RemoveAll(l.path("")); err != nil {
 		return fmt.Errorf("remove Karpenter's files: %w", err)
-	}
-	return nil
-}
-
-func (l Lab) names(ctx context.Context, what ...string) ([]string, error) {
-	out, err := l.Kubectl(ctx, nil, append(append([]string{"get"}, what...), "-o", "jsonpath={.items[*].metadata.name}")...)
-	return strings.Fields(string(out)), err
-}
-
-// unfinalize lets objects go that wait for a controller which has ended.
-func (l Lab) unfinalize(ctx context.Context, what ...string) error {
-	names, err := l.names(ctx, what...)
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		if _, err := l.Kubectl(ctx, nil, "patch", what[0], name, "--type=merge", "-p", `{"metadata":{"finalizers":null}}`); err != nil && !strings.Contains(err.Error(), "NotFound") {
-			return err
-		}
 	}
 	return nil
 }

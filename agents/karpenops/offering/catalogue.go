@@ -22,7 +22,6 @@ type Catalogue struct {
 	typeOf    []int32    // of an offering
 	first     []int32    // offering of a type; one more at the end
 	columns   map[string]*column
-	zones     []string         // names
 	allocate  []allocatable    // of a type
 	number    map[Offering]int // of an offering
 }
@@ -30,7 +29,7 @@ type Catalogue struct {
 // column is a label over all offerings. Value 0 is that the label is not there.
 type column struct {
 	values []string
-	of     []uint16 // offering → value
+	of     []uint32 // offering → value
 }
 
 type allocatable struct{ cpu, memoryMiB float64 }
@@ -78,35 +77,35 @@ func New(types []Type, offerings []Offering, zones map[string]string) (*Catalogu
 		c.number[o] = i
 	}
 	c.first = append(c.first, int32(len(c.offerings))) //nolint:gosec // likewise
-	filler := map[string]map[string]uint16{}
-	set := func(key, value string, i int) {
+	filler := map[string]map[string]uint32{}
+	set := func(key, value string, from, to int32) {
 		col, numbers := c.columns[key], filler[key]
 		if col == nil {
-			col, numbers = &column{values: []string{""}, of: make([]uint16, len(c.offerings))}, map[string]uint16{}
+			col, numbers = &column{values: []string{""}, of: make([]uint32, len(c.offerings))}, map[string]uint32{}
 			c.columns[key], filler[key] = col, numbers
 		}
 		n, found := numbers[value]
 		if !found {
-			if len(col.values) > math.MaxUint16 {
-				return // 65,535 values of a label; a market is limited to far fewer types
-			}
-			n = uint16(len(col.values)) //nolint:gosec // just compared
+			n = uint32(len(col.values)) //nolint:gosec // at most as many as there are offerings
 			col.values, numbers[value] = append(col.values, value), n
 		}
-		col.of[i] = n
+		for i := from; i < to; i++ {
+			col.of[i] = n
+		}
+	}
+	for t := range c.types {
+		for key, value := range c.types[t].Labels {
+			set(key, value, c.first[t], c.first[t+1])
+		}
 	}
 	for i, o := range c.offerings {
-		for key, value := range c.types[c.typeOf[i]].Labels {
-			set(key, value, i)
-		}
-		set(LabelZone, o.Zone, i)
-		set(LabelCapacityType, o.CapacityType, i)
+		at := int32(i) //nolint:gosec // likewise
+		set(LabelZone, o.Zone, at, at+1)
+		set(LabelCapacityType, o.CapacityType, at, at+1)
 		if id := ids[o.Zone]; id != "" {
-			set(LabelZoneID, id, i)
+			set(LabelZoneID, id, at, at+1)
 		}
-		c.zones = append(c.zones, o.Zone)
 	}
-	c.zones = sorted(c.zones)
 	return c, left
 }
 
@@ -426,9 +425,9 @@ func (c *Catalogue) By(s Set, key string) map[string]Set {
 	return split
 }
 
-func (c *Catalogue) numbers(s Set, col *column) []uint16 {
+func (c *Catalogue) numbers(s Set, col *column) []uint32 {
 	seen := make([]bool, len(col.values))
-	var numbers []uint16
+	var numbers []uint32
 	for i := range s.All() {
 		if n := col.of[i]; n > 0 && !seen[n] {
 			seen[n], numbers = true, append(numbers, n)

@@ -73,12 +73,77 @@ func (c Compiled) Misfits(labels map[string]string) []Misfit {
 // labels have no part in it: Karpenter compares the requirements with the labels that the NodeClaim has. See StaticDrift for the rest.
 func Drift(after Compiled, nodes []Node) []Drifted {
 	var drifted []Drifted
-	for _, n := range nodes {
-		if !after.Matches(n.Labels) {
-			drifted = append(drifted, Drifted{Node: n.Name, Misfits: after.Misfits(n.Labels)})
+	for i := range nodes {
+		if !after.Matches(nodes[i].Labels) {
+			drifted = append(drifted, Drifted{Node: nodes[i].Name, Misfits: after.Misfits(nodes[i].Labels)})
 		}
 	}
 	return drifted
+}
+
+// Fleet answers about the same nodes many times: whoever tries one edit after the other asks it instead of Drift. It reads a label of
+// all nodes when it is first asked about it, so one goroutine at a time may ask. The nodes must not change.
+type Fleet struct {
+	nodes   []Node
+	columns map[string]*column
+}
+
+// NewFleet is one of these nodes.
+func NewFleet(nodes []Node) *Fleet { return &Fleet{nodes: nodes, columns: map[string]*column{}} }
+
+// Drift is Drift of all nodes.
+func (f *Fleet) Drift(after Compiled) []Drifted {
+	var drifted []Drifted
+	for _, i := range f.Drifting(after) {
+		drifted = append(drifted, Drifted{Node: f.nodes[i].Name, Misfits: after.Misfits(f.nodes[i].Labels)})
+	}
+	return drifted
+}
+
+// Drifting is which nodes Drift would name, by their places in the list.
+func (f *Fleet) Drifting(after Compiled) []int {
+	misfits := make([]bool, len(f.nodes))
+	var allowed []bool
+	for i := range after.keys {
+		k := &after.keys[i]
+		col := f.column(k.key)
+		allowed = append(allowed[:0], k.absent())
+		for _, value := range col.values[1:] {
+			allowed = append(allowed, k.has(value))
+		}
+		for n, value := range col.of {
+			misfits[n] = misfits[n] || !allowed[value]
+		}
+	}
+	var drifting []int
+	for n, misfit := range misfits {
+		if misfit {
+			drifting = append(drifting, n)
+		}
+	}
+	return drifting
+}
+
+func (f *Fleet) column(key string) *column {
+	col := f.columns[key]
+	if col == nil {
+		col = &column{values: []string{""}, of: make([]uint32, len(f.nodes))}
+		numbers := map[string]uint32{}
+		for i := range f.nodes {
+			value, state := labelOf(f.nodes[i].Labels, key)
+			if state != one {
+				continue // see matches: several names with different values count like none
+			}
+			n, found := numbers[value]
+			if !found {
+				n = uint32(len(col.values)) //nolint:gosec // at most as many as there are nodes
+				col.values, numbers[value] = append(col.values, value), n
+			}
+			col.of[i] = n
+		}
+		f.columns[key] = col
+	}
+	return col
 }
 
 // StaticChange is a changed field that makes every NodeClaim of a NodePool NodePoolDrifted.

@@ -234,7 +234,7 @@ func mapClone(v any) map[string]any {
 // Restore takes back what Narrow did: before is what it was given, after what it gave, current what there is now. Where nobody else wrote,
 // the result is before. Entries that somebody changed since stay as they are, and are named: their owner has taken them over.
 func Restore(current, before, after []any) (restored []any, released []string) {
-	if reflect.DeepEqual(current, after) {
+	if reflect.DeepEqual(current, after) || reflect.DeepEqual(current, before) {
 		return slices.Clone(before), nil
 	}
 	restored = slices.Clone(current)

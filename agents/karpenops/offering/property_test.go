@@ -169,6 +169,9 @@ func TestDriftIsWhatDoesNotMatch(t *testing.T) {
 			nodes = append(nodes, Node{Name: fmt.Sprint(i), Labels: anyLabels.Draw(t, "labels")})
 		}
 		drifted := Drift(after, nodes)
+		if fleet := NewFleet(nodes).Drift(after); !reflect.DeepEqual(fleet, drifted) {
+			t.Fatalf("a fleet says %v, Drift %v", fleet, drifted)
+		}
 		for _, n := range nodes {
 			i := slices.IndexFunc(drifted, func(d Drifted) bool { return d.Node == n.Name })
 			if (i >= 0) == after.Matches(n.Labels) {

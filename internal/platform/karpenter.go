@@ -2,6 +2,7 @@ package platform
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -340,7 +341,7 @@ func (s *Server) play(ctx context.Context, p *scenario.Player, kind scenario.Kin
 	return result{status: a.Status, raw: &raw{a.ContentType, a.Body()}}, nil
 }
 
-// controlScenario answers at ScenarioPath: GET tells what is played, PUT begins a scenario, DELETE ends it.
+// controlScenario answers at ScenarioPath: GET tells what is played, PUT begins a scenario, ?at=47h in the middle of it, DELETE ends it.
 func (s *Server) controlScenario(ctx context.Context, c caller, r *request) (result, error) {
 	switch r.Method {
 	case http.MethodPut:
@@ -348,7 +349,12 @@ func (s *Server) controlScenario(ctx context.Context, c caller, r *request) (res
 		if err != nil {
 			return result{}, invalid(err)
 		}
-		doc := staged{StartedAt: s.now().Truncate(time.Second), Scenario: begun}
+		at, err := scenario.ParseDuration(cmp.Or(r.URL.Query().Get("at"), "0s"))
+		if err != nil || at < 0 {
+			return result{}, refuse(http.StatusBadRequest, nopsapi.CodeInvalidRequest, "at %q: expected how far into the scenario to begin, such as 47h", r.URL.Query().Get("at"))
+		}
+		now := s.now().Truncate(time.Second)
+		doc := staged{StartedAt: now.Add(-at), Scenario: begun.From(at, now)}
 		return found(doc).writes(kindScenario, c.customer.ID, c.customer.ID, doc)
 	case http.MethodDelete:
 		return result{status: http.StatusOK, answer: struct{}{}, changes: []Change{deletes(kindScenario, c.customer.ID)}}, nil

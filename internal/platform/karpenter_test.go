@@ -561,6 +561,23 @@ func TestScenarioControl(t *testing.T) {
 	if got := scores(agent); !slices.Equal(got, []int{1, 7, 7}) {
 		t.Errorf("two days later, after a restart: %v", got)
 	}
+	// Begun in the middle, its numbers rise after those before it.
+	before := must[polledMarket](t)(agent.Market(t.Context(), arn, "")).Message.Seq
+	c.Advance(time.Second)
+	if res, answer := raw(t, again.URL, "PUT", platform.ScenarioPath+"?at=2d3h", adminKey, nil, text); res.StatusCode != http.StatusOK {
+		t.Errorf("begun in the middle: %d %s", res.StatusCode, answer)
+	}
+	if got := must[polledMarket](t)(agent.Market(t.Context(), arn, "")).Message; got.Seq <= before || got.Seq != uint64(c.Now().Unix()) {
+		t.Errorf("number %d after %d at %d", got.Seq, before, c.Now().Unix())
+	}
+	if got := scores(agent); !slices.Equal(got, []int{1, 7, 7}) {
+		t.Errorf("two days and three hours in: %v", got)
+	}
+	for _, at := range []string{"-1h", "soon", "1w"} {
+		if res, _ := raw(t, again.URL, "PUT", platform.ScenarioPath+"?at="+at, adminKey, nil, text); res.StatusCode != http.StatusBadRequest {
+			t.Errorf("at %s: %d", at, res.StatusCode)
+		}
+	}
 	other := client(t, again.URL, otherKey)
 	must[nopsapi.Cluster](t)(other.RegisterCluster(t.Context(), arn))
 	_, err = other.Market(t.Context(), arn, "")

@@ -1,6 +1,7 @@
 package platform
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -108,6 +109,7 @@ func (s *server) control(ctx context.Context) error {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 		}
 	})
+	mux.HandleFunc("/scenario", s.scenario)
 	web := newServer(mux, s.log)
 	go func() {
 		if err := web.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
@@ -233,7 +235,7 @@ func (c Control) WaitReady(ctx context.Context) (Info, error) {
 // Info asks what runs where.
 func (c Control) Info(ctx context.Context) (Info, error) {
 	var info Info
-	text, err := c.ask(ctx, http.MethodGet, "/info")
+	text, err := c.ask(ctx, http.MethodGet, "/info", nil)
 	if err != nil {
 		return info, err
 	}
@@ -248,7 +250,7 @@ func (c Control) Fault(ctx context.Context, what, state string) error {
 	if strings.ContainsAny(what+state, "/?#%") {
 		return fmt.Errorf("fault %s %s: no such fault", what, state)
 	}
-	_, err := c.ask(ctx, http.MethodPost, "/faults/"+what+"/"+state)
+	_, err := c.ask(ctx, http.MethodPost, "/faults/"+what+"/"+state, nil)
 	return err
 }
 
@@ -258,12 +260,12 @@ func (c Control) Revoke(ctx context.Context, arn string, revoked bool) error {
 	if !revoked {
 		way = "back"
 	}
-	_, err := c.ask(ctx, http.MethodPost, "/revocations/"+way+"?"+url.Values{"arn": {arn}}.Encode())
+	_, err := c.ask(ctx, http.MethodPost, "/revocations/"+way+"?"+url.Values{"arn": {arn}}.Encode(), nil)
 	return err
 }
 
-func (c Control) ask(ctx context.Context, method, path string) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, method, "http://platform"+path, nil)
+func (c Control) ask(ctx context.Context, method, path string, body []byte) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://platform"+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, fmt.Errorf("platform: %w", err)
 	}

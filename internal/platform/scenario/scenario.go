@@ -79,12 +79,19 @@ func (d *Duration) UnmarshalJSON(data []byte) error {
 	if err := json.Unmarshal(data, &text); err != nil {
 		return fmt.Errorf("duration %s: expected a text such as \"36h\" or \"3d12h\"", data)
 	}
+	value, err := ParseDuration(text)
+	*d = Duration(value)
+	return err
+}
+
+// ParseDuration reads "90s", "36h", "3d" or "3d12h", with a minus before it or not.
+func ParseDuration(text string) (time.Duration, error) {
 	rest, negative := strings.CutPrefix(text, "-")
 	var days time.Duration
 	if n, after, ok := strings.Cut(rest, "d"); ok {
 		count, err := strconv.ParseUint(n, 10, 16)
 		if err != nil {
-			return fmt.Errorf("duration %q: expected one such as 36h or 3d12h", text)
+			return 0, fmt.Errorf("duration %q: expected one such as 36h or 3d12h", text)
 		}
 		days, rest = time.Duration(count)*24*time.Hour, after
 	}
@@ -92,16 +99,17 @@ func (d *Duration) UnmarshalJSON(data []byte) error {
 	if rest != "" || days == 0 {
 		var err error
 		if part, err = time.ParseDuration(rest); err != nil || part < 0 {
-			return fmt.Errorf("duration %q: expected one such as 36h or 3d12h", text)
+			return 0, fmt.Errorf("duration %q: expected one such as 36h or 3d12h", text)
 		}
 	}
-	if days+part > longest {
-		return fmt.Errorf("duration %q: at most %d days are allowed", text, longest/(24*time.Hour))
+	all := days + part
+	if part > longest || all > longest {
+		return 0, fmt.Errorf("duration %q: at most %d days are allowed", text, longest/(24*time.Hour))
 	}
-	if *d = Duration(days + part); negative {
-		*d = -*d
+	if negative {
+		all = -all
 	}
-	return nil
+	return all, nil
 }
 
 // MarshalJSON implements json.Marshaler.
@@ -294,14 +302,29 @@ func Names() []string {
 
 // Named is one of those.
 func Named(name string) (Scenario, error) {
-	if !slices.Contains(Names(), name) {
-		return Scenario{}, fmt.Errorf("scenario %q: none of that name; there are %s", name, strings.Join(Names(), ", "))
-	}
-	data, err := examples.ReadFile("examples/" + name + ".yaml")
+	text, err := Text(name)
 	if err != nil {
-		return Scenario{}, fmt.Errorf("scenario %q: %w", name, err)
+		return Scenario{}, err
 	}
-	return Decode(data)
+	return Decode(text)
+}
+
+// Text is the file of one of those.
+func Text(name string) ([]byte, error) {
+	if !slices.Contains(Names(), name) {
+		return nil, fmt.Errorf("scenario %q: none of that name; there are %s", name, strings.Join(Names(), ", "))
+	}
+	return examples.ReadFile("examples/" + name + ".yaml") //nolint:wrapcheck // it is there
+}
+
+// From is the scenario as it is begun in the middle, now: its numbers are those of a scenario that begins now, so that they rise after those of
+// any before it. A scenario that says its first number keeps it.
+func (s Scenario) From(at time.Duration, now time.Time) Scenario {
+	if s.FirstSeq == 0 {
+		passed := int64(at / time.Duration(s.withDefaults().Every))
+		s.FirstSeq = uint64(max(now.Unix()-passed, 1)) //nolint:gosec // not negative
+	}
+	return s
 }
 
 func (s Scenario) withDefaults() Scenario {

@@ -70,7 +70,7 @@ func New(types []Type, offerings []Offering, zones map[string]string) (*Catalogu
 		if i == 0 || c.offerings[i-1].Type != o.Type {
 			t := *known[o.Type]
 			t.Labels = labelsOf(t)
-			c.types, c.first = append(c.types, t), append(c.first, int32(i)) //nolint:gosec // offerings are some tens of thousands at most
+			c.types, c.first = append(c.types, t), append(c.first, int32(i))
 			c.allocate = append(c.allocate, allocatableOf(t))
 		}
 		c.typeOf[i] = int32(len(c.types) - 1) //nolint:gosec // likewise
@@ -99,7 +99,7 @@ func New(types []Type, offerings []Offering, zones map[string]string) (*Catalogu
 		}
 	}
 	for i, o := range c.offerings {
-		at := int32(i) //nolint:gosec // likewise
+		at := int32(i)
 		set(LabelZone, o.Zone, at, at+1)
 		set(LabelCapacityType, o.CapacityType, at, at+1)
 		if id := ids[o.Zone]; id != "" {

@@ -197,7 +197,7 @@ func StaticDrift(before, after map[string]any) []StaticChange {
 	}{
 		{"taints", taints},
 		{"startupTaints", taints},
-		{"nodeClassRef", func(v any) any { return zeroless(v) }},
+		{"nodeClassRef", zeroless},
 		{"terminationGracePeriod", duration},
 		{"expireAfter", expiry},
 	} {

@@ -132,7 +132,6 @@ func (list Requirements) check(p *Problems, at string, overlay bool) {
 	}
 }
 
-//nolint:gocyclo // one question after the other, each with its own reason
 func (r Requirement) check(p *Problems, at string, overlay bool) {
 	if !slices.Contains([]Operator{In, NotIn, Exists, DoesNotExist, Gt, Lt, Gte, Lte}, r.Operator) {
 		p.add(Rejected, ReasonOperator, at+"/operator", "%q is no operator", r.Operator)

@@ -12,8 +12,11 @@ func newDisableCommand(f *Factory, runF func(context.Context, *toggleOptions) er
 		Use:   "disable COMPONENT",
 		Short: "Switch a component off",
 		Long: "Says what disabling the component means, asks, upgrades the release and waits. Nothing else of the release changes.\n" +
-			"Without a terminal it needs --yes. The heartbeat needs --force: without it nobody is told when the stack breaks.\n\n" + componentList(),
-		Example: "  nopsctl disable containerInsights",
+			"Without a terminal it needs --yes. The heartbeat needs --force: without it nobody is told when the stack breaks.\n\n" +
+			"karpenops leaves NodePools that it made and nobody tends any more. Where there are any, it asks whether to take them back first (yes by default); with --yes or\n" +
+			"without a terminal --revert or --no-revert has to decide: draining nodes and leaving them to nobody are both too much to guess. While it reverts,\n" +
+			"karpenops is paused, and it goes only once nothing of it is left.\n\n" + componentList(),
+		Example: "  nopsctl disable containerInsights\n  nopsctl disable karpenops --revert",
 	}, runF)
 	cmd.Flags().BoolVar(&o.force, "force", false, "disable the heartbeat all the same")
 	return cmd

@@ -58,6 +58,8 @@ func TestGoldensFitTheirSchemas(t *testing.T) {
 	for name, files := range map[string][]string{
 		"status": {"status-healthy.json", "status-degraded.json", "status-no-key.json"}, "test-connectivity": {"connectivity-passes.json", "connectivity-refused.json"},
 		"install": {"install-dry-run.json"}, "toggle": {"disable.json"}, "uninstall": {"uninstall.json"}, "version": {"version.json"}, "explain": {"explain.json"},
+		"karpenops-status": {"karpenops-status-full.json", "karpenops-status-left.json", "karpenops-status-never-ran.json"}, "karpenops-explain": {"karpenops-explain.json"},
+		"karpenops-act": {"karpenops-plan.json", "karpenops-revert.json"}, "karpenops-pause": {"karpenops-pause.json"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			schema := answerSchema(t, name)
@@ -77,7 +79,7 @@ func TestGoldensFitTheirSchemas(t *testing.T) {
 			}
 		})
 	}
-	if len(answers()) != 11 { // those of verify, verify inspect, images list and images mirror, whose digests are new each time, are held against theirs in verify_test.go
+	if len(answers()) != 15 { // those of verify, verify inspect, images list and images mirror, whose digests are new each time, are held against theirs in verify_test.go
 		t.Errorf("%d answers: add the new one's golden here", len(answers()))
 	}
 }

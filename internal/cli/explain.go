@@ -54,6 +54,7 @@ func warningIDs() []Explanation {
 		{1, warnChart, "a chart is installed that is not verified", "install", "", "The chart that --chart names does not pass the policy, and --verify=warn was given. A chart says what runs, with which rights.", "Take a signed chart, or the one inside nopsctl, by leaving --chart out."},
 		{1, warnPolicy, "the policy says something that it probably does not mean", "verify", "", "A rule can never match because an earlier one fits all that it fits, or an exception has ended. It is read as it stands.", "Mend the line that the message names."},
 		{1, "NOPS-CLI-001", "this platform does not offer the contract", "install", "", "The host answers, but not to this project's protocol (a real nOps account, for example). Workspace and keys of the metrics store then come from flags or values, and the agents use the given API key.", "Take the values from the command that nOps shows for your cluster: --amp-id, --amp-region, --amp-access-key, --amp-secret-key-file, --cluster-id."},
+		{1, warnLeftovers, "what karpenops made has nobody to tend it", "disable karpenops, uninstall", "", "karpenops goes, and NodePools that it made stay, or NodePools of yours that it changed in place. Karpenter goes on launching nodes for them, with limits and weights that nobody adjusts any more: when a commitment ends, on-demand nodes stay.", "nopsctl karpenops revert --all takes it back, also while karpenops is switched off; disable and uninstall do it first with --revert."},
 	}
 }
 

@@ -35,6 +35,7 @@ type Reader interface {
 	Credentials(ctx context.Context) (map[string][]byte, error)
 	Definitions(ctx context.Context) ([]install.Definition, error)
 	LiveImages(ctx context.Context) (*install.LiveImages, error)
+	ComponentObjects(ctx context.Context, r install.ComponentRequest) (*install.ComponentObjects, error)
 }
 
 // Engine is the engine.

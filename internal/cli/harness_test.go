@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
@@ -63,6 +64,7 @@ type world struct {
 	f        *Factory
 	in       string
 	tty      bool
+	change   func(*Factory)
 	raw      bool // write around the redactor, to show that leaks would be found
 
 	streams     *iostreams.Streams
@@ -155,6 +157,9 @@ func (w *world) runContext(ctx context.Context, args ...string) int {
 	}
 	w.f.Prober = func(kubernetes.Interface, string) connectivity.Prober { return w.prober }
 	w.f.Chart = func() (fs.FS, error) { return embeddedchart.FS() }
+	if w.change != nil {
+		w.change(w.f)
+	}
 	return Exit(w.streams, runWith(ctx, w.f, args))
 }
 
@@ -190,6 +195,11 @@ func golden(t *testing.T, name, got string) {
 }
 
 type fakeCluster struct{ *kube.Cluster }
+
+// ToRESTMapper is of a cluster without Karpenter.
+func (fakeCluster) ToRESTMapper() (meta.RESTMapper, error) {
+	return meta.NewDefaultRESTMapper(nil), nil
+}
 
 func (fakeCluster) Clientset() (kubernetes.Interface, error) { return fake.NewClientset(), nil }
 
@@ -327,6 +337,10 @@ func (e *fakeEngine) Credentials(context.Context) (map[string][]byte, error) {
 
 func (e *fakeEngine) LiveImages(context.Context) (*install.LiveImages, error) {
 	return e.live, e.statusErr
+}
+
+func (e *fakeEngine) ComponentObjects(context.Context, install.ComponentRequest) (*install.ComponentObjects, error) {
+	return nil, &install.NotInstalledError{Release: e.options.Release, Namespace: e.options.Namespace}
 }
 
 func (e *fakeEngine) Definitions(context.Context) ([]install.Definition, error) {

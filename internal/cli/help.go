@@ -35,6 +35,7 @@ func newHelpTopics() []*cobra.Command {
 	}
 	return []*cobra.Command{
 		{Use: "exit-codes", Short: "What the exit codes mean", Long: "Exit codes of nopsctl\n\n" + exitCodesText()},
+		{Use: "karpenops-safety", Short: "What karpenops never does, and how to stop it", Long: karpenopsSafety},
 		{Use: "environment", Short: "Which environment variables are read", Long: "Environment variables that nopsctl reads\n\n" + env.String()},
 	}
 }

@@ -26,6 +26,10 @@ func answers() []answer {
 		{"inspect", "nopsctl verify inspect IMAGE -o json", "Every signature of an image and what it says of itself, trusted by nobody.", reflect.TypeFor[inspectAnswer]()},
 		{"images-mirror", "nopsctl images mirror -o json", "Every image that was copied, where to, and with how many signatures.", reflect.TypeFor[mirrorAnswer]()},
 		{"uninstall", "nopsctl uninstall -o json", "What was removed and what was kept.", reflect.TypeFor[uninstallAnswer]()},
+		{"karpenops-status", "nopsctl karpenops status -o json", "What karpenops sees, intends and did, from the agent's record; whether it runs. The same with -o yaml.", reflect.TypeFor[karpenStatusAnswer]()},
+		{"karpenops-explain", "nopsctl karpenops explain NODEPOOL -o json", "What was decided about a NodePool and why, what waits and what a person can do. The same with -o yaml.", reflect.TypeFor[karpenExplainAnswer]()},
+		{"karpenops-act", "nopsctl karpenops plan|revert|approve -o json", "What the agent's program answered in the cluster.", reflect.TypeFor[karpenActAnswer]()},
+		{"karpenops-pause", "nopsctl karpenops pause|resume -o json", "What is paused now, by whom, and what it was before.", reflect.TypeFor[karpenPauseAnswer]()},
 		{"version", "nopsctl version -o json", "This build and the chart it carries.", reflect.TypeFor[versionAnswer]()},
 		{"explain", "nopsctl explain ID -o json", "What an ID means.", reflect.TypeFor[Explanation]()},
 	}

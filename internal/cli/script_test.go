@@ -10,7 +10,7 @@ import (
 
 // TestMain lets stories run this test binary as nopsctl: a process of its own, with a real exit code.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"nopsctl": func() { os.Exit(Main()) }})
+	testscript.Main(withServer{m}, map[string]func(){"nopsctl": func() { os.Exit(Main()) }})
 }
 
 // TestScripts runs the stories that need neither a cluster nor a platform.

@@ -2,7 +2,9 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,6 +19,7 @@ type toggleOptions struct {
 	cluster clusterFlags
 	show    faceFlags
 	admit   admitFlags // of enable
+	keeper  keeper     // of disable
 
 	component string
 	enable    bool
@@ -37,6 +40,8 @@ type toggleAnswer struct {
 	Enabled       bool            `json:"enabled"`
 	Consequence   string          `json:"consequence"`
 	Plan          *install.Plan   `json:"plan,omitempty"`
+	Leftovers     *leftovers      `json:"leftovers,omitempty"` // of disabling karpenops: what it had made and changed
+	Reverted      bool            `json:"reverted,omitempty"`  // they were taken back first
 	Result        *install.Result `json:"result,omitempty"`
 	Error         *answerError    `json:"error,omitempty"`
 }
@@ -64,6 +69,8 @@ func (o *toggleOptions) bind(cmd *cobra.Command, runF func(context.Context, *tog
 	if o.enable {
 		o.admit.bind(cmd)
 		o.admit.bindBundle(cmd)
+	} else {
+		o.keeper.bind(cmd)
 	}
 	fs := cmd.Flags()
 	fs.BoolVarP(&o.yes, "yes", "y", false, "do not ask")
@@ -84,7 +91,7 @@ func componentList() string {
 }
 
 func toggleRun(ctx context.Context, o *toggleOptions) error {
-	if err := checkOutput(o.output, "text", "json", "jsonl"); err != nil {
+	if err := errors.Join(checkOutput(o.output, "text", "json", "jsonl"), o.keeper.check()); err != nil {
 		return err
 	}
 	operation := map[bool]string{true: "enable", false: "disable"}[o.enable]
@@ -122,6 +129,10 @@ func (o *toggleOptions) toggle(ctx context.Context, op *operation, answer *toggl
 	if err := o.confirmable(ctx, mustAsk, operation); err != nil {
 		return err
 	}
+	leaves, err := o.leaves(ctx, s, answer)
+	if err != nil {
+		return err
+	}
 	plan, err := s.engine.Toggle(ctx, install.ToggleRequest{
 		Component: o.component, Enabled: o.enable, Force: o.force,
 		Request: install.Request{Wait: o.wait, Timeout: o.timeout, Recover: o.recover, Admission: admission, AllowDowngrade: o.admit.allowDowngrade, Unverified: o.admit.asked == "off", Lock: o.admit.lock},
@@ -138,17 +149,55 @@ func (o *toggleOptions) toggle(ctx context.Context, op *operation, answer *toggl
 		o.f.announce(fmt.Sprintf("About to %s %s", operation, o.component), s.facts, plan.Target)
 		fmt.Fprintf(o.f.IO.ErrOut, "  %-10s %s\n  %-10s %s\n", "means", plan.Consequence, "changes", changes(plan))
 	}
+	if leaves != nil {
+		leaves.say(o.f)
+	}
 	if o.dryRun {
 		op.nothingChanged()
 		return nil
+	}
+	if leaves != nil {
+		if err := o.keeper.choose(ctx, o.f, leaves, o.yes, operation+" "+o.component); err != nil {
+			return err
+		}
 	}
 	if !plan.NoOp {
 		if err := o.f.confirm(ctx, o.yes, mustAsk, operation+" "+o.component); err != nil {
 			return err
 		}
 	}
-	answer.Result, err = s.engine.Apply(ctx, plan)
-	return err
+	if leaves == nil {
+		answer.Result, err = s.engine.Apply(ctx, plan)
+		return err
+	}
+	if err := o.keeper.leave(ctx, leaves, operation+" "+o.component, op.Observe); err != nil {
+		return err
+	}
+	if answer.Reverted = leaves.reverted; leaves.reverted { // what the plan was made for has taken a while
+		if plan, err = s.engine.Toggle(ctx, install.ToggleRequest{Component: o.component, Request: install.Request{Wait: o.wait, Timeout: o.timeout, Recover: o.recover}}); err != nil {
+			return err
+		}
+		answer.Plan = plan
+	}
+	if answer.Result, err = s.engine.Apply(ctx, plan); err != nil {
+		return err
+	}
+	return leaves.gone(ctx)
+}
+
+// leaves is what karpenops would leave when it is switched off; nil of other components, and of one that is switched on.
+func (o *toggleOptions) leaves(ctx context.Context, s *session, answer *toggleAnswer) (*leaving, error) {
+	if o.enable || !strings.EqualFold(o.component, karpenops) {
+		if o.keeper.revert || o.keeper.noRevert {
+			return nil, usage("--revert and --no-revert are about karpenops alone")
+		}
+		return nil, nil
+	}
+	l, err := o.keeper.find(ctx, o.f, s, o.cluster.kube.Namespace)
+	if err == nil && l.unknown == nil {
+		answer.Leftovers = &l.there
+	}
+	return l, err
 }
 
 // admission verifies what a switch makes run. Switching off makes nothing run: the rest keeps the digests it has, and no

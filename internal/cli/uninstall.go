@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -16,6 +17,7 @@ type uninstallOptions struct {
 	cluster clusterFlags
 	show    faceFlags
 
+	keeper        keeper
 	yes           bool
 	keepNamespace bool
 	deleteCRDs    bool
@@ -27,6 +29,8 @@ type uninstallOptions struct {
 // uninstallAnswer is the JSON of uninstall.
 type uninstallAnswer struct {
 	SchemaVersion int             `json:"schema_version"`
+	Leftovers     *leftovers      `json:"leftovers,omitempty"` // what karpenops had made and changed
+	Reverted      bool            `json:"reverted,omitempty"`  // they were taken back first
 	Result        *install.Result `json:"result,omitempty"`
 	Error         *answerError    `json:"error,omitempty"`
 }
@@ -41,7 +45,8 @@ else uses it, the namespace. What could block the creation of pods goes first. D
 go when no object of theirs is left, or with all their objects when --delete-crds is given. Samples and heartbeats that were
 sent stay with the platform, and so does the cluster's registration.
 
-It says what goes and asks. Without a terminal it needs --yes.`,
+What karpenops made stays in the cluster unless it is taken back: where there is any, --revert or --no-revert has to decide, or the answer to a
+question. It says what goes and asks. Without a terminal it needs --yes.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if runF != nil {
@@ -52,6 +57,7 @@ It says what goes and asks. Without a terminal it needs --yes.`,
 	}
 	o.cluster.bind(cmd)
 	o.show.bind(cmd)
+	o.keeper.bind(cmd)
 	fs := cmd.Flags()
 	fs.BoolVarP(&o.yes, "yes", "y", false, "do not ask")
 	fs.BoolVar(&o.keepNamespace, "keep-namespace", false, "keep the namespace even when an installation made it")
@@ -63,31 +69,50 @@ It says what goes and asks. Without a terminal it needs --yes.`,
 }
 
 func uninstallRun(ctx context.Context, o *uninstallOptions) error {
-	if err := checkOutput(o.output, "text", "json", "jsonl"); err != nil {
+	if err := errors.Join(checkOutput(o.output, "text", "json", "jsonl"), o.keeper.check()); err != nil {
 		return err
 	}
 	answer := uninstallAnswer{SchemaVersion: 1}
 	op := o.f.operation("uninstall", o.cluster, o.output, o.f.face(o.output, o.show, false))
-	return op.run(func() (err error) { answer.Result, err = o.uninstall(ctx, op); return err },
+	return op.run(func() (err error) { answer.Result, err = o.uninstall(ctx, op, &answer); return err },
 		func(failed *answerError) any { answer.Error = failed; return answer },
 		func(error) {}) // the last line of progress is the answer
 }
 
-func (o *uninstallOptions) uninstall(ctx context.Context, op *operation) (*install.Result, error) {
+func (o *uninstallOptions) uninstall(ctx context.Context, op *operation, answer *uninstallAnswer) (*install.Result, error) {
 	s, err := o.f.open(o.cluster, op.Observe)
 	if err != nil {
 		return nil, err
 	}
 	op.learn(reached(s.facts))
 	s.learn(ctx, o.f)
+	leaves, err := o.keeper.find(ctx, o.f, s, o.cluster.kube.Namespace)
+	if err != nil {
+		return nil, err
+	}
+	if leaves.unknown == nil && leaves.there.any() {
+		answer.Leftovers = &leaves.there
+	}
 	if !o.yes {
 		if err := o.say(ctx, s); err != nil {
 			return nil, err
 		}
+		leaves.say(o.f)
+	}
+	if leaves.unknown == nil || o.keeper.revert { // what cannot be seen must not keep the stack from going
+		if err := o.keeper.choose(ctx, o.f, leaves, o.yes, "uninstall"); err != nil {
+			return nil, err
+		}
+	}
+	if !o.yes {
 		if err := o.f.confirm(ctx, false, true, "uninstall"); err != nil {
 			return nil, err
 		}
 	}
+	if err := o.keeper.leave(ctx, leaves, "uninstall", op.Observe); err != nil {
+		return nil, err
+	}
+	answer.Reverted = leaves.reverted
 	return s.engine.Uninstall(ctx, install.UninstallRequest{Timeout: o.timeout, KeepNamespace: o.keepNamespace, DeleteCRDs: o.deleteCRDs, Recover: o.recover})
 }
 

@@ -86,6 +86,9 @@ func Test(in string) (s *Streams, out, errOut *Buffer) {
 // SetTTY makes tests' streams pass for terminals; a secret is then read as a plain line.
 func (s *Streams) SetTTY(in, out, errOut bool) { s.inTTY, s.outTTY, s.errTTY = in, out, errOut }
 
+// SetWidth makes tests' streams as wide as a terminal.
+func (s *Streams) SetWidth(columns int) { s.width = columns }
+
 // Redactor blanks credentials in both outputs.
 func (s *Streams) Redactor() *Redactor { return s.redactor }
 

@@ -595,21 +595,31 @@ type rendering struct {
 	asTheyAre []asItIs // what Helm applies without its post-renderer: hooks, and what is in crds/
 }
 
-// render makes the manifest exactly as Helm will, with the capabilities of the cluster.
+// render makes the manifest exactly as Helm will, with the capabilities of the cluster, and pins its images.
 func (p *planner) render() error {
+	r, err := p.rendered()
+	if err != nil {
+		return err
+	}
+	p.Notes = r.notes
+	return p.pin(r)
+}
+
+// rendered is the manifest as Helm will make it, with no image pinned yet.
+func (p *planner) rendered() (*rendering, error) {
 	// The chart in the plan stays as it was read: processing dependencies changes it.
 	c := *p.source
 	values := merge(p.values, nil)
 	if err := chartutil.ProcessDependenciesWithMerge(&c, values); err != nil {
-		return fmt.Errorf("chart %s: %w", c.Name(), err)
+		return nil, fmt.Errorf("chart %s: %w", c.Name(), err)
 	}
 	caps, err := p.capabilities()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	options := chartutil.ReleaseOptions{Name: p.Release, Namespace: p.Namespace, Revision: p.Revision + 1, IsInstall: p.fresh, IsUpgrade: !p.fresh}
 	if err := p.validate(&c, values); err != nil {
-		return err
+		return nil, err
 	}
 	r, err := renderChart(helmengine.New(p.config), &c, values, options, caps, p.Namespace, p.mapper)
 	if err != nil {
@@ -617,10 +627,8 @@ func (p *planner) render() error {
 		if errors.As(err, &failed) && readsAMPFromValues(p.values) && strings.Contains(err.Error(), pathAMPEntry) {
 			failed.Advice = elsewhereForAMP + "; keys given to this command are not used"
 		}
-		return err
 	}
-	p.Notes = r.notes
-	return p.pin(r)
+	return r, err
 }
 
 // renderChart renders a chart whose dependencies were processed.

@@ -1,0 +1,440 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nopsctl/nopsctl/internal/ui/plain"
+	"github.com/nopsctl/nopsctl/pkg/event"
+)
+
+// karpenActOptions are those of plan, revert and approve, which run the agent in the cluster.
+type karpenActOptions struct {
+	karpenFlags
+	show    faceFlags
+	admit   admitFlags
+	verb    string
+	pools   []string
+	all     bool
+	id      string
+	yes     bool
+	timeout time.Duration
+}
+
+// karpenActAnswer is the JSON of karpenops plan, revert and approve.
+type karpenActAnswer struct {
+	SchemaVersion int    `json:"schema_version"`
+	Command       string `json:"command"` // "plan", "revert" or "approve"
+	// Output are the lines that the agent's program wrote. Of plan there are none where it answered with a document.
+	Output []string `json:"output,omitempty"`
+	// Plan is the document that the agent's program answers plan with; its fields are the agent's.
+	Plan      any          `json:"plan,omitempty"`
+	Leftovers *leftovers   `json:"leftovers,omitempty"` // of revert: what is there of karpenops afterwards
+	Error     *answerError `json:"error,omitempty"`
+}
+
+func (o *karpenActOptions) bind(cmd *cobra.Command, asks bool, timeout time.Duration, runF func(context.Context, *karpenActOptions) error) *cobra.Command {
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		switch o.verb {
+		case "revert":
+			o.pools = args
+		case "approve":
+			o.id = args[0]
+		}
+		if runF != nil {
+			return runF(cmd.Context(), o)
+		}
+		return karpenActRun(cmd.Context(), o)
+	}
+	o.cluster.bind(cmd)
+	o.show.bind(cmd)
+	o.admit.trustFlags.bind(cmd)
+	o.admit.bindMode(cmd)
+	o.admit.bindBundle(cmd)
+	if asks {
+		cmd.Flags().BoolVarP(&o.yes, "yes", "y", false, "do not ask")
+	}
+	cmd.Flags().DurationVar(&o.timeout, "timeout", timeout, "how long it may take, once its pod runs")
+	outputFlag(cmd, &o.output, "text", "json")
+	return cmd
+}
+
+// byJob is what the help of each of them says.
+const byJob = `It runs the agent's image as a Job, with the identity, settings and digest that the release has for it, shows its log and removes it. It works while
+the agent is switched off (its permissions are then made for the time of the Job) and while the platform cannot be reached.
+Ctrl-C removes the Job and says what may be half done.`
+
+func newKarpenopsPlanCommand(f *Factory, runF func(context.Context, *karpenActOptions) error) *cobra.Command {
+	o := &karpenActOptions{karpenFlags: karpenFlags{f: f}, verb: "plan"}
+	return o.bind(&cobra.Command{
+		Use: "plan", Short: "Show what karpenops would do now, and change nothing",
+		Long:        "Makes the plan that the agent would carry out now, with the facts that it has, and prints it: each change, why, what it waits for, and which nodes it is predicted to replace.\n" + byJob,
+		Args:        noArgs,
+		Annotations: nil,
+	}, false, 5*time.Minute, runF)
+}
+
+func newKarpenopsRevertCommand(f *Factory, runF func(context.Context, *karpenActOptions) error) *cobra.Command {
+	o := &karpenActOptions{karpenFlags: karpenFlags{f: f}, verb: "revert"}
+	cmd := o.bind(&cobra.Command{
+		Use: "revert [NODEPOOL...]", Short: "Take back what karpenops did, to some NodePools or to all",
+		Long: `Takes back what karpenops did for these NodePools, or with --all for every one. NodePools that it made get a limit of 0 vCPU, Karpenter moves their
+pods within their disruption budgets, and once they have no nodes they are deleted, never before. What it changed in place gets its former
+value back where it still is what karpenops wrote; what a person has changed since stays.
+
+` + byJob,
+		Example: `  nopsctl karpenops revert default
+  nopsctl karpenops revert --all`,
+		Args: func(_ *cobra.Command, args []string) error {
+			switch {
+			case len(args) == 0 && !o.all:
+				return usageHint("nopsctl karpenops status shows what it made", "name the NodePools to revert, or give --all")
+			case len(args) > 0 && o.all:
+				return usage("NodePools and --all exclude each other")
+			}
+			return nil
+		},
+		ValidArgsFunction: o.completePools(true),
+	}, true, time.Hour, runF)
+	cmd.Flags().BoolVar(&o.all, "all", false, "everything that karpenops did in this cluster")
+	return cmd
+}
+
+func newKarpenopsApproveCommand(f *Factory, runF func(context.Context, *karpenActOptions) error) *cobra.Command {
+	o := &karpenActOptions{karpenFlags: karpenFlags{f: f}, verb: "approve"}
+	return o.bind(&cobra.Command{
+		Use: "approve ID", Short: "Carry out an action or a finding's patch that waits for a person",
+		Long: `Carries out what waits for approval, by its ID in status, plan or explain. The agent looks again at the cluster first: an ID stands for exactly one
+change, and where the cluster has moved on it is refused. Who approved it is recorded.
+
+` + byJob,
+		Args:              oneArg("the ID of what waits"),
+		ValidArgsFunction: o.completeIDs,
+	}, true, 10*time.Minute, runF)
+}
+
+func karpenActRun(ctx context.Context, o *karpenActOptions) error {
+	if err := checkOutput(o.output, "text", "json"); err != nil {
+		return err
+	}
+	if o.timeout <= 0 {
+		return usage("--timeout %s: expected a duration such as 30m", o.timeout)
+	}
+	answer := karpenActAnswer{SchemaVersion: 1, Command: o.verb}
+	op := o.f.operation("karpenops "+o.verb, o.cluster, o.output, o.f.face(o.output, o.show, false))
+	return op.run(func() error { return o.act(ctx, op, &answer) },
+		func(failed *answerError) any { answer.Error = failed; return answer },
+		func(error) {})
+}
+
+func (o *karpenActOptions) act(ctx context.Context, op *operation, answer *karpenActAnswer) error {
+	if err := o.admit.read(o.f, nil); err != nil {
+		return err
+	}
+	source, err := o.f.source(&o.admit.trustFlags)
+	if err != nil {
+		return err
+	}
+	admission, err := o.f.admission(&o.admit, source, op)
+	if err != nil {
+		return err
+	}
+	s, err := o.f.open(o.cluster, op.Observe)
+	if err != nil {
+		return err
+	}
+	op.learn(reached(s.facts))
+	k, err := o.f.karpen(ctx, s, o.cluster.kube.Namespace)
+	if err != nil {
+		return err
+	}
+	job := agentJob{args: []string{o.verb}, patience: o.timeout, observe: op.Observe, admission: admission, unverified: o.admit.asked == "off", log: o.logLine}
+	job.line = func(line string) {
+		answer.Output = append(answer.Output, line)
+		if o.output == "text" {
+			fmt.Fprintln(o.f.IO.Out, line)
+		}
+	}
+	switch o.verb {
+	case "plan":
+		return o.plan(ctx, k, job, answer)
+	case "approve":
+		return o.approve(ctx, k, job)
+	}
+	before, err := k.leftovers(ctx)
+	if err != nil {
+		return err
+	}
+	o.f.announce("About to take back what karpenops did", s.facts, op.closing.Target)
+	fmt.Fprintf(o.f.IO.ErrOut, "  %-10s %s\n  %-10s %s\n", "of", first(strings.Join(o.pools, ", "), "all NodePools"), "there is", before)
+	if err := o.f.confirm(ctx, o.yes, true, "karpenops revert"); err != nil {
+		return err
+	}
+	err = k.revert(ctx, job, o.pools, before)
+	if left, lookErr := k.leftovers(context.WithoutCancel(ctx)); lookErr == nil {
+		answer.Leftovers = &left
+		if err == nil && o.all && left.any() {
+			err = &failure{class: "failed", reason: "karpenops revert: it ended, and there still is " + left.String(), advice: "nopsctl karpenops revert --all goes on; nopsctl karpenops status says what happened"}
+		}
+	}
+	return err
+}
+
+// revert runs the agent's revert: of these NodePools, or without any of all.
+func (k *karpenSession) revert(ctx context.Context, job agentJob, pools []string, there leftovers) error {
+	job.args = []string{"revert", "--all"}
+	again := "nopsctl karpenops revert --all"
+	if len(pools) > 0 {
+		job.args = append([]string{"revert"}, pools...)
+		again = "nopsctl karpenops revert " + strings.Join(pools, " ")
+	}
+	job.args = append(job.args, "--by="+k.whoami(ctx), "--timeout="+job.patience.String())
+	for _, s := range there.Siblings {
+		if len(pools) == 0 || slices.Contains(pools, s.Base) || slices.Contains(pools, s.Name) {
+			job.avoid = append(job.avoid, s.Name)
+		}
+	}
+	job.half = "NodePools that it had reached stay at a limit of 0 vCPU and lose their nodes within their disruption budgets; the others are as they were"
+	job.goOn = again + " goes on from there; nopsctl karpenops status shows what is left"
+	return k.run(ctx, job)
+}
+
+func (o *karpenActOptions) plan(ctx context.Context, k *karpenSession, job agentJob, answer *karpenActAnswer) error {
+	job.half, job.goOn = "a plan changes nothing", ""
+	if o.output != "json" {
+		return k.run(ctx, job)
+	}
+	job.args = append(job.args, "--output=json")
+	err := k.run(ctx, job)
+	if err != nil {
+		return err
+	}
+	// The document may stand in one line or in many.
+	text := strings.Join(answer.Output, "\n")
+	if from := strings.Index(text, "{"); from >= 0 {
+		if err := json.Unmarshal([]byte(text[from:]), &answer.Plan); err == nil {
+			answer.Output = nil
+			return nil
+		}
+	}
+	return &failure{class: "failed", reason: "karpenops plan answered with no document", advice: "its image may be of another version than this nopsctl: nopsctl install upgrades the release"}
+}
+
+func (o *karpenActOptions) approve(ctx context.Context, k *karpenSession, job agentJob) error {
+	record, err := k.read(ctx)
+	if err != nil {
+		return err
+	}
+	o.f.announce("About to carry out "+o.id, k.facts, event.Target{Namespace: k.namespace, Release: o.cluster.release})
+	if err := o.describe(record); err != nil {
+		return err
+	}
+	if err := o.f.confirm(ctx, o.yes, true, "karpenops approve"); err != nil {
+		return err
+	}
+	job.args = append(job.args, o.id, "--by="+k.whoami(ctx))
+	job.half, job.goOn = "whether it was carried out is in the ledger", "nopsctl karpenops status shows the ledger; what was done goes back with nopsctl karpenops revert"
+	return k.run(ctx, job)
+}
+
+// describe says what an ID stands for, as far as the record knows. One that it does not know may be in a newer plan, so the agent decides.
+func (o *karpenActOptions) describe(r karpenRecord) error {
+	row := func(label, text string) {
+		if text != "" {
+			fmt.Fprintf(o.f.IO.ErrOut, "  %-10s %s\n", label, text)
+		}
+	}
+	drift := func(n int) string {
+		return map[bool]string{true: count(n, "node") + ", as predicted", false: "no node, as predicted"}[n > 0]
+	}
+	if r.status != nil {
+		for _, p := range r.status.Pending {
+			if p.ID == o.id {
+				row("does", p.Action+" "+p.Object)
+				row("why", p.Reason)
+				row("replaces", drift(p.Drift))
+				return nil
+			}
+		}
+		for _, f := range r.status.Findings {
+			if f.ID == o.id && f.Patch == "" {
+				return usageHint("it is for you to act on: "+f.Message, "finding %s has nothing that could be approved", o.id)
+			}
+			if f.ID == o.id {
+				row("about", f.Object+": "+f.Message)
+				row("patch", f.Patch)
+				row("replaces", drift(f.Drift))
+				return nil
+			}
+		}
+	}
+	row("does", "what the agent's next look at the cluster finds under this ID; its record does not have it")
+	return nil
+}
+
+// logLine shows a line of the program's log, unless only what is wrong is to be told.
+func (o *karpenActOptions) logLine(line string) {
+	var entry map[string]any
+	if json.Unmarshal([]byte(line), &entry) != nil {
+		return
+	}
+	level, _ := entry["level"].(string)
+	if o.show.quiet && level != "ERROR" && level != "WARN" || level == "DEBUG" && !o.show.verbose {
+		return
+	}
+	message, _ := entry["msg"].(string)
+	var rest []string
+	for name, v := range entry {
+		if name != "time" && name != "level" && name != "msg" {
+			rest = append(rest, fmt.Sprintf("%s=%v", name, v))
+		}
+	}
+	slices.Sort(rest)
+	s := o.f.styleErr()
+	fmt.Fprintf(o.f.IO.ErrOut, "    %s %s\n", s.Dim(strings.ToLower(level)), plain.Shorten(strings.Join(append([]string{message}, rest...), " "), 240))
+}
+
+// keeper decides what becomes of what karpenops made when nobody is to tend it any more. It is nil where nothing is to be reverted.
+type keeper struct {
+	revert, noRevert bool
+	timeout          time.Duration
+}
+
+func (o *keeper) bind(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	fs.BoolVar(&o.revert, "revert", false, "take back first what karpenops made and changed: its NodePools are drained within their disruption budgets and deleted")
+	fs.BoolVar(&o.noRevert, "no-revert", false, "leave what karpenops made and changed as it is, with nobody to tend it")
+	fs.DurationVar(&o.timeout, "revert-timeout", time.Hour, "how long draining may take")
+}
+
+func (o *keeper) check() error {
+	if o.revert && o.noRevert {
+		return usage("--revert and --no-revert exclude each other")
+	}
+	return nil
+}
+
+// leaving is what is done about leftovers.
+type leaving struct {
+	k        *karpenSession
+	there    leftovers
+	unknown  error // why it is not known what is there
+	reverts  bool
+	reverted bool
+}
+
+// find looks at what is there, and says it.
+func (o *keeper) find(ctx context.Context, f *Factory, s *session, namespace string) (*leaving, error) {
+	k, err := f.karpen(ctx, s, namespace)
+	if err != nil {
+		return nil, err
+	}
+	l := &leaving{k: k}
+	l.there, l.unknown = k.leftovers(ctx)
+	if l.unknown != nil && ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	return l, nil
+}
+
+// say tells it before the question.
+func (l *leaving) say(f *Factory) {
+	switch {
+	case l.unknown != nil:
+		fmt.Fprintf(f.IO.ErrOut, "  %-10s whether karpenops left NodePools is not known: %s\n", "leaves", oneLine(l.unknown))
+	case l.there.any():
+		fmt.Fprintf(f.IO.ErrOut, "  %-10s %s\n", "leaves", l.there)
+	}
+}
+
+// choose asks, or demands, a decision. Whoever is not there to be asked has to have decided: to drain nodes and to leave them to nobody are both too much to guess.
+func (o *keeper) choose(ctx context.Context, f *Factory, l *leaving, yes bool, operation string) error {
+	switch {
+	case o.revert:
+		l.reverts = l.there.any() || l.unknown != nil
+		return nil
+	case o.noRevert || l.unknown == nil && !l.there.any():
+		return nil
+	case yes || !f.IO.CanPrompt():
+		what := "leaves to nobody " + l.there.String()
+		if l.unknown != nil {
+			what = "may leave NodePools to nobody, which is not known: " + oneLine(l.unknown)
+		}
+		return usageHint("--revert takes it back first, within the disruption budgets; --no-revert leaves it as it is", "%s %s", operation, what)
+	}
+	for {
+		answer, err := f.IO.Ask(ctx, "Take that back first, draining nodes within their disruption budgets? [Y/n] ")
+		if err != nil {
+			return &failure{class: "cancelled", reason: "not confirmed: nothing was changed", err: ctx.Err()}
+		}
+		switch strings.ToLower(strings.TrimSpace(answer)) {
+		case "", "y", "yes":
+			l.reverts = true
+			return nil
+		case "n", "no":
+			return nil
+		}
+	}
+}
+
+// leave reverts what is to be reverted, before the agent goes, and warns of what stays.
+func (o *keeper) leave(ctx context.Context, l *leaving, operation string, observe event.Func) error {
+	if !l.reverts {
+		if l.there.any() || l.unknown != nil {
+			what := l.there.String()
+			if l.unknown != nil {
+				what = "what karpenops made, if anything"
+			}
+			observe.Emit(event.Warning{ID: warnLeftovers, Message: "nobody tends any more: " + what, Hint: "nopsctl karpenops revert --all takes it back, also while karpenops is switched off"})
+		}
+		return nil
+	}
+	// While it is drained the agent must not make it anew.
+	if _, _, err := l.k.pauseAll(ctx, l.k.whoami(ctx)+": nopsctl "+operation); err != nil {
+		return err
+	}
+	again := "nopsctl " + operation + " --revert"
+	var said []string
+	job := agentJob{patience: o.timeout, observe: observe, line: func(line string) { said = append(said, line) }, log: func(string) {}}
+	err := l.k.revert(ctx, job, nil, l.there)
+	if len(said) > 0 {
+		observe.Emit(event.Evidence{Object: "karpenops revert", Source: "log", Text: strings.Join(said, "\n")})
+	}
+	if err == nil {
+		left, lookErr := l.k.leftovers(ctx)
+		switch {
+		case lookErr != nil:
+			err = lookErr
+		case left.any():
+			err = &failure{class: "failed", reason: "there still is " + left.String()}
+		}
+	}
+	if err == nil {
+		l.reverted = true
+		return nil
+	}
+	class := ""
+	if errors.Is(ctx.Err(), context.Canceled) {
+		class = "cancelled"
+	}
+	return &failure{class: class, reason: "karpenops stays, and is paused", err: err, advice: again + " goes on; nopsctl karpenops resume lets it work again as before"}
+}
+
+// gone ends what leave began: the pause was the operation's own.
+func (l *leaving) gone(ctx context.Context) error {
+	if !l.reverted {
+		return nil
+	}
+	_, _, err := l.k.pauseAll(ctx, "")
+	return err
+}
+
+// warnLeftovers says that something is left with nobody to tend it.
+const warnLeftovers = "NOPS-CLI-002"

@@ -1,0 +1,98 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/nopsctl/nopsctl/internal/karpenstate"
+)
+
+// leftovers is what karpenops made or changed, as the cluster has it now: what nobody tends when the agent is gone.
+type leftovers struct {
+	Siblings []leftSibling `json:"siblings"`
+	InPlace  []string      `json:"in_place"` // NodePools of the user's that it changed
+	Overlays []string      `json:"overlays"` // NodeOverlays
+}
+
+// leftSibling is a NodePool that karpenops made.
+type leftSibling struct {
+	Name    string `json:"name"`
+	Base    string `json:"base,omitempty"`
+	Purpose string `json:"purpose,omitempty"`
+	Nodes   int64  `json:"nodes"`
+}
+
+func (l leftovers) any() bool { return len(l.Siblings)+len(l.InPlace)+len(l.Overlays) > 0 }
+
+func (l leftovers) nodes() (n int64) {
+	for _, s := range l.Siblings {
+		n += s.Nodes
+	}
+	return n
+}
+
+// String is one line.
+func (l leftovers) String() string {
+	var parts []string
+	if len(l.Siblings) > 0 {
+		var names []string
+		for _, s := range l.Siblings {
+			names = append(names, fmt.Sprintf("%s (%s)", s.Name, count(int(s.Nodes), "node")))
+		}
+		parts = append(parts, fmt.Sprintf("%s that it made, with %s: %s", count(len(l.Siblings), "NodePool"), count(int(l.nodes()), "node"), strings.Join(names, ", ")))
+	}
+	if len(l.Overlays) > 0 {
+		parts = append(parts, fmt.Sprintf("%s: %s", count(len(l.Overlays), "NodeOverlay"), strings.Join(l.Overlays, ", ")))
+	}
+	if len(l.InPlace) > 0 {
+		parts = append(parts, fmt.Sprintf("%s of yours that it changed in place: %s", count(len(l.InPlace), "NodePool"), strings.Join(l.InPlace, ", ")))
+	}
+	if len(parts) == 0 {
+		return "nothing"
+	}
+	return strings.Join(parts, "; ")
+}
+
+// leftovers looks for them. Without Karpenter there are none.
+func (k *karpenSession) leftovers(ctx context.Context) (leftovers, error) {
+	l := leftovers{Siblings: []leftSibling{}, InPlace: []string{}, Overlays: []string{}}
+	pools, err := k.list(ctx, "NodePool")
+	if err != nil {
+		return l, err
+	}
+	for i := range pools {
+		p := &pools[i]
+		switch annotations := p.GetAnnotations(); {
+		case owned(p):
+			l.Siblings = append(l.Siblings, leftSibling{Name: p.GetName(), Base: annotations[karpenstate.AnnotationBase], Purpose: annotations[karpenstate.AnnotationPurpose], Nodes: nodesOf(p)})
+		case annotations[karpenstate.AnnotationOriginal] != "":
+			l.InPlace = append(l.InPlace, p.GetName())
+		}
+	}
+	overlays, err := k.list(ctx, "NodeOverlay")
+	if err != nil {
+		return l, err
+	}
+	for i := range overlays {
+		if owned(&overlays[i]) {
+			l.Overlays = append(l.Overlays, overlays[i].GetName())
+		}
+	}
+	return l, nil
+}
+
+func owned(o *unstructured.Unstructured) bool { return o.GetLabels()[karpenstate.LabelOwned] == "true" }
+
+// nodesOf is how many nodes Karpenter counts in a NodePool: status.nodes, and in older versions status.resources.nodes.
+func nodesOf(p *unstructured.Unstructured) int64 {
+	if n, ok, err := unstructured.NestedInt64(p.Object, "status", "nodes"); ok && err == nil {
+		return n
+	}
+	text, _, _ := unstructured.NestedString(p.Object, "status", "resources", "nodes")
+	var n int64
+	_, _ = fmt.Sscan(text, &n)
+	return n
+}

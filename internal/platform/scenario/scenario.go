@@ -322,7 +322,7 @@ func Text(name string) ([]byte, error) {
 func (s Scenario) From(at time.Duration, now time.Time) Scenario {
 	if s.FirstSeq == 0 {
 		passed := int64(at / time.Duration(s.withDefaults().Every))
-		s.FirstSeq = uint64(max(now.Unix()-passed, 1)) //nolint:gosec // not negative
+		s.FirstSeq = uint64(max(now.Unix()-passed, 1))
 	}
 	return s
 }

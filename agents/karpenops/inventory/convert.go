@@ -186,7 +186,7 @@ func (s Snapshot) overlayOf(name string) *plan.Overlay {
 		}
 		for _, r := range requirements(at(o, "spec", "requirements")) {
 			if r.Key == offering.LabelNodePool && r.Operator == offering.In && len(r.Values) == 1 && r.Values[0] == name {
-				return &plan.Overlay{Name: Name(o), Price: text(o, "spec", "price")}
+				return &plan.Overlay{Name: Name(o), Price: text(o, "spec", "price"), Adjustment: text(o, "spec", "priceAdjustment")}
 			}
 		}
 	}
@@ -388,3 +388,14 @@ func quantities(v any) map[string]string {
 	}
 	return all
 }
+
+// Labels of an object.
+func Labels(o map[string]any) map[string]string { return texts(o, "metadata", "labels") }
+
+// OfferingPool is what of a NodePool decides what it can launch.
+func (s Snapshot) OfferingPool(o map[string]any) offering.Pool {
+	return offering.Pool{Requirements: requirements(at(o, "spec", "template", "spec", "requirements")), Labels: texts(o, "spec", "template", "metadata", "labels"), Zones: s.zonesOf(o)}
+}
+
+// Generation of an object.
+func Generation(o map[string]any) int64 { return whole64(o, "metadata", "generation") }

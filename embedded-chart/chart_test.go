@@ -367,7 +367,9 @@ func pods(t *testing.T, o object, images map[string]embeddedchart.Image, all boo
 var changes = map[string][]string{
 	"Role/nops-heartbeat":                       {"create configmaps", "update configmaps nops-heartbeat-state"},
 	"ClusterRole/nops-karpenops":                {"create nodepools", "patch nodepools", "delete nodepools"},
-	"Role/nops-karpenops":                       {"create configmaps", "update configmaps nops-karpenops-state", "patch configmaps nops-karpenops-state"},
+	"ClusterRole/nops-karpenops-overlays":       {"create nodeoverlays", "patch nodeoverlays", "delete nodeoverlays"},
+	"ClusterRole/nops-karpenops-node-classes":   {"patch ec2nodeclasses", "patch nodeclasses"},
+	"Role/nops-karpenops":                       {"create configmaps", "patch configmaps nops-karpenops-state", "create leases", "update leases nops-karpenops"},
 	"Role/nops-image-tag-updater":               {"patch deployments", "patch daemonsets", "patch cronjobs", "create configmaps", "update configmaps nops-image-state", "patch configmaps nops-image-state"},
 	"ClusterRole/nops-vpa-recommender":          {"create verticalpodautoscalers", "patch verticalpodautoscalers", "delete verticalpodautoscalers", "patch verticalpodautoscalers/status", "patch rightsizingpolicies/status", "create verticalpodautoscalercheckpoints", "patch verticalpodautoscalercheckpoints", "delete verticalpodautoscalercheckpoints"},
 	"ClusterRole/nops-vpa-updater":              {"patch verticalpodautoscalers/status", "patch pods/resize", "create pods/eviction"},

@@ -33,6 +33,7 @@ func types(t *testing.T, manifests []object) {
 			"rbac.authorization.k8s.io/v1/ClusterRole": &rbacv1.ClusterRole{}, "rbac.authorization.k8s.io/v1/ClusterRoleBinding": &rbacv1.ClusterRoleBinding{},
 			"batch/v1/CronJob": &batchv1.CronJob{}, "policy/v1/PodDisruptionBudget": &policyv1.PodDisruptionBudget{}, "networking.k8s.io/v1/NetworkPolicy": &networkingv1.NetworkPolicy{},
 			"v1/PersistentVolumeClaim": &corev1.PersistentVolumeClaim{}, "admissionregistration.k8s.io/v1/MutatingWebhookConfiguration": &admissionv1.MutatingWebhookConfiguration{},
+			"admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy": &admissionv1.ValidatingAdmissionPolicy{}, "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicyBinding": &admissionv1.ValidatingAdmissionPolicyBinding{},
 			"apiextensions.k8s.io/v1/CustomResourceDefinition":  &apiextensionsv1.CustomResourceDefinition{},
 			"external-secrets.io/v1beta1/ClusterExternalSecret": &object{}, // of somebody else: external_secrets_test.go
 		}[text(o, "apiVersion")+"/"+text(o, "kind")]
@@ -59,7 +60,7 @@ func hangTogether(t *testing.T, values object, manifests []object) {
 			t.Errorf("%s: twice", name(o))
 		}
 		there[name(o)] = o
-		clusterWide := strings.HasPrefix(text(o, "kind"), "Cluster") || slices.Contains([]string{"CustomResourceDefinition", "MutatingWebhookConfiguration"}, text(o, "kind"))
+		clusterWide := strings.HasPrefix(text(o, "kind"), "Cluster") || slices.Contains([]string{"CustomResourceDefinition", "MutatingWebhookConfiguration", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}, text(o, "kind"))
 		if ns := text(o, "metadata", "namespace"); (ns == "nops") == clusterWide {
 			t.Errorf("%s: namespace %s", name(o), ns)
 		}

@@ -112,9 +112,11 @@ func New(types []Type, offerings []Offering, zones map[string]string) (*Catalogu
 // Karpenter's AWS provider reads category and generation so.
 var scheme = regexp.MustCompile(`^([a-z]+)(-[0-9]+tb)?([0-9]+).*\.`)
 
-// labelsOf completes a type's labels by those that follow from its name and size; zones and capacity types are the offerings'.
+// labelsOf completes a type's labels by those that follow from its name and size; zones and capacity types are the offerings'. Of
+// operating systems Linux is assumed: which one it is follows from the NodeClass's image, and for a pool of Windows nothing is found
+// rather than something wrong.
 func labelsOf(t Type) map[string]string {
-	labels := map[string]string{LabelInstanceType: t.Name, LabelFlex: "false"}
+	labels := map[string]string{LabelInstanceType: t.Name, LabelFlex: "false", LabelOS: "linux"}
 	if family, size, ok := strings.Cut(t.Name, "."); ok {
 		labels[LabelFamily], labels[LabelSize] = family, size
 		labels[LabelFlex] = strconv.FormatBool(strings.Contains(family, "-flex"))

@@ -19,7 +19,7 @@ func TestCatalogueSaysWhatItLeavesOut(t *testing.T) {
 	if c.Len() != 1 || c.Type(0).VCPU != 2 || len(left) != 2 || !strings.Contains(left[0], "m5.large") || !strings.Contains(left[1], "r5.large") {
 		t.Errorf("%d offerings, left out %q", c.Len(), left)
 	}
-	want := map[string]string{LabelInstanceType: "m5.large", LabelFamily: "m5", LabelSize: "large", LabelCategory: "m", LabelGeneration: "5", LabelCPU: "2", LabelFlex: "false"}
+	want := map[string]string{LabelInstanceType: "m5.large", LabelFamily: "m5", LabelSize: "large", LabelCategory: "m", LabelGeneration: "5", LabelCPU: "2", LabelFlex: "false", LabelOS: "linux"}
 	if diff := cmp.Diff(want, c.Type(0).Labels); diff != "" {
 		t.Errorf("labels that follow from the name: %s", diff)
 	}

@@ -322,7 +322,7 @@ func FuzzDecode(f *testing.F) {
 		}
 		requirements, err := Decode(list)
 		pool := map[string]any{"spec": map[string]any{"template": map[string]any{"spec": map[string]any{"requirements": list}}}}
-		problems := Validate(pool, pool)
+		problems := Validate(pool, nil)
 		ValidateOverlay(map[string]any{"spec": map[string]any{"requirements": list}})
 		if err != nil {
 			if !problems.RejectedBy(false) {

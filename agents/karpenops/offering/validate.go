@@ -252,8 +252,19 @@ func clip(s string) string {
 }
 
 // Validate says what is wrong with a whole NodePool of karpenter.sh/v1, as far as it can be known without asking. before is what it
-// was, for what must not change; nil: it is new. The API server knows of more (unknown fields, for one): a dry run is asked all the same.
+// was, or what it is copied from, for what must not change; nil: it is new. What would be rejected of before as well is not counted:
+// the API server has accepted it, so its CRDs are of a version that knows more. It knows more anyway (unknown fields, for one): a dry
+// run is asked all the same.
 func Validate(nodePool, before map[string]any) Problems {
+	found := validate(nodePool, before)
+	if before == nil {
+		return found
+	}
+	accepted := validate(before, nil).Of(Rejected)
+	return slices.DeleteFunc(found, func(p Problem) bool { return p.Level == Rejected && slices.Contains(accepted, p) })
+}
+
+func validate(nodePool, before map[string]any) Problems {
 	v := validator{}
 	if name, _ := object(nodePool, "metadata")["name"].(string); len(name) > 63 {
 		v.add(NotReady, ReasonNameLength, "/metadata/name", "%d characters: it becomes the label %s of nodes, which takes 63", len(name), LabelNodePool)

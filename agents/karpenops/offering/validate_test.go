@@ -156,6 +156,23 @@ func TestAdmission(t *testing.T) {
 	}
 }
 
+func TestWhatWasAcceptedIsAccepted(t *testing.T) {
+	var data admission
+	read(t, "admission.json", &data)
+	later := merge(data.NodePool, map[string]any{"spec": map[string]any{"disruption": map[string]any{"budgets": []any{map[string]any{"nodes": "0", "reasons": []any{"Unhealthy"}}}}}}).(map[string]any)
+	if !Validate(later, nil).RejectedBy(false) {
+		t.Fatal("a reason of a later version is accepted from nowhere")
+	}
+	heavier := merge(later, map[string]any{"spec": map[string]any{"weight": 10}}).(map[string]any)
+	if problems := Validate(heavier, later); len(problems) > 0 {
+		t.Errorf("what the API server has accepted is rejected: %v", problems)
+	}
+	heavier["spec"].(map[string]any)["weight"] = 1000
+	if problems := Validate(heavier, later); len(problems) != 1 || problems[0].Path != "/spec/weight" {
+		t.Errorf("want the weight rejected alone: %v", problems)
+	}
+}
+
 // drifts is testdata/drift.json.
 type drifts struct {
 	NodePool map[string]any

@@ -32,6 +32,7 @@ type planner struct {
 	steps    []step
 	findings map[string]nopsapi.KarpenterFinding
 	weights  map[int]string // who has it, or will have
+	holding  string
 	names    map[string]bool
 }
 
@@ -80,12 +81,22 @@ type step struct {
 
 // Make decides. It changes nothing that it is given.
 func Make(in Input) Plan {
+	p := decide(in)
+	plan := Plan{Actions: p.schedule(), Findings: []nopsapi.KarpenterFinding{}, Why: p.why, Holding: p.holding, Memory: p.mem}
+	for _, id := range slices.Sorted(maps.Keys(p.findings)) {
+		plan.Findings = append(plan.Findings, p.findings[id])
+	}
+	return plan
+}
+
+// decide is all but what may be carried out now.
+func decide(in Input) *planner {
 	p := &planner{
 		in: in, cfg: in.Config.WithDefaults(), mem: clone(in.Memory), unit: map[string]*unitState{}, pools: map[string]*Pool{}, nodes: map[string][]*Node{},
 		why: map[string][]string{}, findings: map[string]nopsapi.KarpenterFinding{}, weights: map[int]string{}, names: map[string]bool{},
 	}
 	p.arrange()
-	holding := p.admit()
+	p.holding = p.admit()
 	p.age()
 	p.readMarket()
 	p.findBases()
@@ -104,11 +115,7 @@ func Make(in Input) Plan {
 	}
 	p.orphans()
 	p.inspect()
-	plan := Plan{Actions: p.schedule(), Findings: []nopsapi.KarpenterFinding{}, Why: p.why, Holding: holding, Memory: p.mem}
-	for _, id := range slices.Sorted(maps.Keys(p.findings)) {
-		plan.Findings = append(plan.Findings, p.findings[id])
-	}
-	return plan
+	return p
 }
 
 func clone(m Memory) Memory {
@@ -136,6 +143,10 @@ func (p *planner) arrange() {
 			p.weights[pool.Weight] = pool.Name
 		}
 	}
+	p.in.Shapes = slices.Clone(p.in.Shapes)
+	slices.SortStableFunc(p.in.Shapes, func(a, b Shape) int {
+		return cmp.Or(cmp.Compare(a.CPU, b.CPU), cmp.Compare(a.MemoryMiB, b.MemoryMiB), slices.Compare(a.Pools, b.Pools), strings.Compare(fmt.Sprint(a.Selector), fmt.Sprint(b.Selector)))
+	})
 	p.in.Nodes = slices.Clone(p.in.Nodes)
 	slices.SortStableFunc(p.in.Nodes, func(a, b Node) int { return strings.Compare(a.Name, b.Name) })
 	for i := range p.in.Nodes {

@@ -50,7 +50,9 @@ func (i *initProcess) serve(ctx context.Context) error {
 				i.mu.Lock()
 				answer.Running = slices.Clone(i.guests)
 				i.mu.Unlock()
-				_ = json.NewEncoder(conn).Encode(answer) // who has gone does not want to know
+				if err := json.NewEncoder(conn).Encode(answer); err != nil {
+					i.say("answer a command: %v", err)
+				}
 			}()
 		}
 	}()

@@ -1,0 +1,360 @@
+package karpenops
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nopsctl/nopsctl/agents/internal/agent"
+	"github.com/nopsctl/nopsctl/agents/internal/agenttest"
+	"github.com/nopsctl/nopsctl/agents/karpenops/inventory"
+	"github.com/nopsctl/nopsctl/agents/karpenops/plan"
+	"github.com/nopsctl/nopsctl/agents/karpenops/write"
+	"github.com/nopsctl/nopsctl/internal/karpenstate"
+	"github.com/nopsctl/nopsctl/pkg/nopsapi"
+	"github.com/nopsctl/nopsctl/pkg/nopsapi/nopsclient"
+)
+
+func clientOf(t *testing.T, p *agenttest.Platform) *nopsclient.Client {
+	t.Helper()
+	c, err := nopsclient.New(nopsclient.Options{Host: "https://nops.test", Key: agenttest.APIKey, Transport: p, Attempts: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// fakeEyes see what a test shows.
+type fakeEyes struct {
+	mu      sync.Mutex
+	s       inventory.Snapshot
+	changed chan struct{}
+}
+
+func (*fakeEyes) Tasks() []agent.Task { return nil }
+
+func (e *fakeEyes) Snapshot() inventory.Snapshot {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.s
+}
+
+func (e *fakeEyes) Changes() <-chan struct{} { return e.changed }
+
+// fakeHands record what they are told to do.
+type fakeHands struct {
+	mu      sync.Mutex
+	applied []plan.Action
+	why     []write.Meta
+	fail    error // of the next Apply, and those after it
+	settled write.Settled
+	data    map[string]string
+	binary  map[string][]byte
+	keeps   int
+	paused  string
+	unread  error // of the state
+}
+
+func (h *fakeHands) Apply(_ context.Context, a plan.Action, why write.Meta) (nopsapi.KarpenterRecord, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	r := nopsapi.KarpenterRecord{ID: a.ID + ".1", At: noon, Actor: why.Actor, Action: string(a.Kind), Object: a.ObjectKind + "/" + a.Name, Outcome: write.Applied, Predicted: len(a.Drift)}
+	if h.fail != nil {
+		r.Outcome = write.Refused
+		return r, h.fail
+	}
+	h.applied, h.why = append(h.applied, a), append(h.why, why)
+	return r, nil
+}
+
+func (h *fakeHands) Settle(context.Context) (write.Settled, error) { return h.settled, nil }
+
+func (h *fakeHands) Keep(_ context.Context, data map[string]*string, binary map[string][]byte) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.keeps++
+	for k, v := range data {
+		h.data[k] = *v
+	}
+	maps.Copy(h.binary, binary)
+	return nil
+}
+
+func (h *fakeHands) read(context.Context) (recorded, error) {
+	return recorded{status: h.data[karpenstate.KeyStatus], memory: h.binary[karpenstate.KeyMemory]}, h.unread
+}
+
+func (h *fakeHands) pause(context.Context, time.Time) (string, error) { return h.paused, h.unread }
+
+func (h *fakeHands) status(t *testing.T) karpenstate.Status {
+	t.Helper()
+	var s karpenstate.Status
+	if err := json.Unmarshal([]byte(h.data[karpenstate.KeyStatus]), &s); err != nil {
+		t.Fatalf("no status was kept: %v", err)
+	}
+	return s
+}
+
+// poolOf is a NodePool that opted in.
+func poolOf(name string, annotations map[string]any) map[string]any {
+	return map[string]any{
+		"apiVersion": "karpenter.sh/v1", "kind": "NodePool", "metadata": map[string]any{"name": name, "uid": "uid-" + name, "generation": int64(3), "annotations": annotations},
+		"spec": map[string]any{
+			"limits": map[string]any{"cpu": "200"},
+			"template": map[string]any{"spec": map[string]any{
+				"nodeClassRef": map[string]any{"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "default"},
+				"requirements": []any{
+					map[string]any{"key": "karpenter.sh/capacity-type", "operator": "In", "values": []any{"spot", "on-demand"}},
+					map[string]any{"key": "kubernetes.io/arch", "operator": "In", "values": []any{"amd64"}},
+				},
+			}},
+		},
+		"status": map[string]any{"resources": map[string]any{"cpu": "20"}, "nodes": int64(3), "conditions": []any{map[string]any{"type": "Ready", "status": "True"}}},
+	}
+}
+
+func newTestAgent(t *testing.T, platform bool) (*Agent, *fakeHands) {
+	t.Helper()
+	o := Options{
+		PlatformOptions: agent.PlatformOptions{APIKey: agenttest.APIKey, Host: "https://nops.test", ClusterARN: agenttest.ClusterARN},
+		ProcessOptions:  agent.ProcessOptions{Namespace: agenttest.Namespace, Release: agenttest.Release, LogLevel: "info"},
+		Mode:            string(karpenstate.ModeSiblings), Facts: FactsPlatform, Overlays: "auto", Tick: time.Minute, ClusterID: "c-1",
+	}
+	if err := o.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	eyes := &fakeEyes{changed: make(chan struct{}, 1), s: inventory.Snapshot{
+		At: noon, Karpenter: karpenstate.Karpenter{APIVersions: []string{"v1"}, Writable: true}, Pools: []map[string]any{poolOf("default", map[string]any{karpenstate.AnnotationManaged: "true"})},
+		Zones: map[string]string{"use1-az1": "us-east-1a", "use1-az2": "us-east-1b", "use1-az3": "us-east-1c"},
+	}}
+	deps := fill(Deps{Version: "1.2.3", Now: func() time.Time { return noon }})
+	if platform {
+		deps.Platform = clientOf(t, agenttest.NewPlatform(t, 0))
+	}
+	a := assemble(o, deps, eyes)
+	hands := &fakeHands{data: map[string]string{}, binary: map[string][]byte{}}
+	a.writer, a.state = hands, hands
+	a.loops.deciding, a.loops.asking = a.health.Loop("deciding", turnLimit), a.health.Loop("asking for facts", turnLimit)
+	a.loops.telling, a.loops.reporting = a.health.Loop("delivering records", turnLimit), a.health.Loop("reporting", turnLimit)
+	return a, hands
+}
+
+// informed gives the agent facts that are right.
+func informed(t *testing.T, a *Agent) {
+	t.Helper()
+	if _, err := a.known.market.offer("given", marketOf(10), noon); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.known.commitments.offer("given", commitmentsOf(10), noon); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestWhatStopsIt: each of these alone keeps it from writing anything, and is said.
+func TestWhatStopsIt(t *testing.T) {
+	for _, tt := range []struct {
+		name, reason string
+		set          func(*Agent, *fakeHands, *inventory.Snapshot)
+		says         func(karpenstate.Status) string
+		want         string
+	}{
+		{"paused", "somebody's word", func(_ *Agent, h *fakeHands, _ *inventory.Snapshot) { h.paused = "paused by ann: load test" }, func(s karpenstate.Status) string { return s.Paused }, "ann: load test"},
+		{"state unreadable", "whether it is paused is not known", func(_ *Agent, h *fakeHands, _ *inventory.Snapshot) { h.unread = fmt.Errorf("etcd is away") }, func(s karpenstate.Status) string { return s.Holding }, "etcd is away"},
+		{"inventory behind", "what is there is not known", func(_ *Agent, _ *fakeHands, s *inventory.Snapshot) { s.Problem = "NodePools were last seen at noon" }, func(s karpenstate.Status) string { return s.Holding }, "last seen at noon"},
+		{"no Karpenter", "there is nothing to do", func(_ *Agent, _ *fakeHands, s *inventory.Snapshot) { s.Karpenter = karpenstate.Karpenter{} }, func(s karpenstate.Status) string { return s.Holding }, "not installed"},
+		{"an old Karpenter", "v1beta1 is reported, never written", func(_ *Agent, _ *fakeHands, s *inventory.Snapshot) {
+			s.Karpenter = karpenstate.Karpenter{APIVersions: []string{"v1beta1"}}
+		}, func(s karpenstate.Status) string { return s.Holding }, "upgrade Karpenter"},
+		{"the pool paused", "", func(_ *Agent, _ *fakeHands, s *inventory.Snapshot) {
+			s.Pools = []map[string]any{poolOf("default", map[string]any{karpenstate.AnnotationManaged: "true", karpenstate.AnnotationPaused: "true", karpenstate.AnnotationPausedBy: "bob: no"})}
+		}, func(s karpenstate.Status) string { return s.Pools[0].Paused }, "bob: no"},
+		{"the pool frozen", "", func(_ *Agent, _ *fakeHands, s *inventory.Snapshot) {
+			s.Pools = []map[string]any{poolOf("default", map[string]any{karpenstate.AnnotationManaged: "true", karpenstate.AnnotationFreeze: "0 8 * * * 10h"})}
+		}, func(s karpenstate.Status) string { return s.Pools[0].Paused }, "frozen"},
+		{"not opted in", "", func(_ *Agent, _ *fakeHands, s *inventory.Snapshot) {
+			s.Pools = []map[string]any{poolOf("default", map[string]any{"a": "b"})}
+		}, func(s karpenstate.Status) string { return fmt.Sprint(s.Pools[0].Managed) }, "false"},
+		{"opted out", "false wins over the published marker", func(_ *Agent, _ *fakeHands, s *inventory.Snapshot) {
+			s.Pools = []map[string]any{poolOf("default", map[string]any{karpenstate.AnnotationImported: "nops", karpenstate.AnnotationManaged: "false"})}
+		}, func(s karpenstate.Status) string { return fmt.Sprint(s.Pools[0].Managed) }, "false"},
+		{"the pool says advise", "the lesser mode counts", func(_ *Agent, _ *fakeHands, s *inventory.Snapshot) {
+			s.Pools = []map[string]any{poolOf("default", map[string]any{karpenstate.AnnotationManaged: "true", karpenstate.AnnotationMode: "advise"})}
+		}, func(s karpenstate.Status) string { return s.Pending[0].Waiting }, "advise"},
+		{"a mode that is not known", "whoever wrote it meant something", func(_ *Agent, _ *fakeHands, s *inventory.Snapshot) {
+			s.Pools = []map[string]any{poolOf("default", map[string]any{karpenstate.AnnotationManaged: "true", karpenstate.AnnotationMode: "sibling"})}
+		}, func(s karpenstate.Status) string { return string(s.Pools[0].Mode) }, "observe"},
+		{"no facts", "nothing to decide by", func(a *Agent, _ *fakeHands, _ *inventory.Snapshot) { a.known = newFacts("us-east-1") }, func(s karpenstate.Status) string { return s.Holding + fmt.Sprint(s.Pools[0].Why) }, "market"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			a, hands := newTestAgent(t, false)
+			informed(t, a)
+			tt.set(a, hands, &a.watch.(*fakeEyes).s)
+			a.round(t.Context())
+			if len(hands.applied) > 0 {
+				t.Errorf("%s: %d writes, the first %+v", tt.reason, len(hands.applied), hands.applied[0])
+			}
+			if got := tt.says(hands.status(t)); !strings.Contains(got, tt.want) {
+				t.Errorf("%s: it says %q, want %q in it", tt.reason, got, tt.want)
+			}
+		})
+	}
+	t.Run("nothing", func(t *testing.T) {
+		a, hands := newTestAgent(t, false)
+		informed(t, a)
+		a.round(t.Context())
+		if len(hands.applied) == 0 {
+			t.Errorf("nothing stopped it, and it wrote nothing: the cases above prove nothing; %s", hands.data[karpenstate.KeyStatus])
+		}
+	})
+}
+
+// TestRefusalsAreSaid: what the writer refuses waits, with the reason, and the rest goes on.
+func TestRefusalsAreSaid(t *testing.T) {
+	a, hands := newTestAgent(t, false)
+	informed(t, a)
+	hands.fail = &write.Refusal{Code: write.RateLimited, Object: "NodePool/x", Why: "the next write may be made at noon"}
+	a.round(t.Context())
+	s := hands.status(t)
+	if len(s.Pending) == 0 || !strings.Contains(s.Pending[0].Waiting, "the next write may be made at noon") {
+		t.Errorf("pending %+v", s.Pending)
+	}
+	if a.records.len() != 0 {
+		t.Errorf("what is about the moment is no record, %d were made", a.records.len())
+	}
+	hands.fail = &write.Refusal{Code: write.OwnedByOther, Object: "NodePool/x", Why: "Argo CD's"}
+	a.round(t.Context())
+	if a.records.len() == 0 {
+		t.Errorf("a refusal that lasts was not recorded")
+	}
+}
+
+// TestStable: what did not change is not written, and equal rounds give equal bytes.
+func TestStable(t *testing.T) {
+	a, hands := newTestAgent(t, false)
+	hands.fail = &write.Refusal{Code: write.RateLimited, Object: "NodePool/x", Why: "the next write may be made at noon"}
+	informed(t, a)
+	now := noon
+	a.deps.Now = func() time.Time { return now }
+	a.round(t.Context())
+	keeps, before := hands.keeps, hands.data[karpenstate.KeyStatus]
+	for range 3 {
+		now = now.Add(time.Minute)
+		a.round(t.Context())
+	}
+	if hands.keeps != keeps || hands.data[karpenstate.KeyStatus] != before {
+		t.Errorf("%d writes of the state in rounds without change:\n%s\n%s", hands.keeps-keeps, before, hands.data[karpenstate.KeyStatus])
+	}
+	now = noon.Add(40 * time.Minute) // the facts have ended
+	a.round(t.Context())
+	if s := hands.status(t); hands.keeps == keeps || !s.At.Equal(now) || !strings.Contains(s.Market.Problem, "valid_until has passed") {
+		t.Errorf("a change was not recorded: %+v", s.Market)
+	}
+	if _, err := unpackMemory(hands.binary[karpenstate.KeyMemory]); err != nil || len(hands.binary[karpenstate.KeyMemory]) == 0 {
+		t.Errorf("the memory: %v", err)
+	}
+}
+
+// TestMemoryFits: it stays within its bound, and gates are what is kept.
+func TestMemoryFits(t *testing.T) {
+	m := memory{Plan: plan.Memory{Schema: 1, Series: map[string]plan.Series{}, Gates: map[string]plan.Gate{"m5": {Excluded: true}}}}
+	for i := range 20000 {
+		m.Plan.Series[fmt.Sprintf("m%d.%dxlarge/us-east-1%c/spot", i, i*7919%1000, 'a'+i%6)] = plan.Series{
+			At: []int64{1772366400 + int64(i*7919%86400), 1772366460 + int64(i), 3, 4, 5}, Scores: []float64{float64(i%10) + 0.123456789*float64(i), 3, 4, 5, 6}, Price: 0.0123 * float64(i), Smooth: 1 / float64(i+1),
+		}
+	}
+	packed, err := m.pack()
+	if err != nil || len(packed) > maxMemory {
+		t.Fatalf("%d bytes, %v", len(packed), err)
+	}
+	back, err := unpackMemory(packed)
+	if err != nil || !back.Plan.Gates["m5"].Excluded || len(back.Plan.Series) == 0 || len(back.Plan.Series) == 20000 {
+		t.Errorf("%d series of 20000, gates %v, %v", len(back.Plan.Series), back.Plan.Gates, err)
+	}
+	if _, err := unpackMemory([]byte("nonsense")); err == nil {
+		t.Error("nonsense is a memory")
+	}
+}
+
+// TestOutbox: in order, the last word on each, the oldest give way.
+func TestOutbox(t *testing.T) {
+	o := newOutbox(3)
+	r := func(id, outcome string) nopsapi.KarpenterRecord { return nopsapi.KarpenterRecord{ID: id, Outcome: outcome} }
+	o.push(r("1", "applied"), r("2", "applied"))
+	told := o.peek(10)
+	o.push(r("2", "undone")) // while they are told
+	o.done(told)
+	if left := o.peek(10); len(left) != 1 || left[0].Outcome != "undone" {
+		t.Errorf("left %+v, want the newer word on 2", left)
+	}
+	o.push(r("3", "applied"), r("4", "applied"), r("5", "applied"))
+	if left := o.peek(10); len(left) != 3 || left[0].ID != "3" || o.dropped != 1 {
+		t.Errorf("left %+v, dropped %d", left, o.dropped)
+	}
+}
+
+// TestRecordsReachThePlatform, each once, whatever the platform does meanwhile.
+func TestRecordsReachThePlatform(t *testing.T) {
+	p := agenttest.NewPlatform(t, 0)
+	a, _ := newTestAgent(t, false)
+	a.deps.Platform = clientOf(t, p)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- a.tell(ctx) }()
+	for i := range 5 {
+		a.noted(nopsapi.KarpenterRecord{ID: fmt.Sprint("r-", i), At: noon.Add(time.Duration(i) * time.Second), Actor: "agent", Action: "set-limits", Object: "NodePool/x", Outcome: "applied"})
+	}
+	a.noted(nopsapi.KarpenterRecord{ID: "r-0", At: noon, Actor: "agent", Action: "set-limits", Object: "NodePool/x", Outcome: "undone"})
+	deadline := time.Now().Add(20 * time.Second)
+	for a.records.len() > 0 && time.Now().Before(deadline) {
+		time.Sleep(10 * time.Millisecond)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	all, err := clientOf(t, p).Records(t.Context(), agenttest.ClusterARN, time.Time{})
+	if err != nil || len(all) != 5 || all[0].Outcome != "undone" {
+		t.Errorf("the platform has %+v, %v", all, err)
+	}
+}
+
+// TestSettings: the planner's settings are those of its Config, and a slip is refused.
+func TestSettings(t *testing.T) {
+	raw, err := json.Marshal(plan.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var fields map[string]any
+	if err := json.Unmarshal(raw, &fields); err != nil {
+		t.Fatal(err)
+	}
+	delete(fields, "mode")
+	known := plannerSettings()
+	if len(fields) < 20 {
+		t.Fatalf("only %d fields", len(fields))
+	}
+	for name := range fields {
+		if _, is := known[name]; !is {
+			t.Errorf("plan.Config has %s, and there is no such setting", name)
+		}
+	}
+	for name := range known {
+		if _, is := fields[name]; !is {
+			t.Errorf("setting %s is nothing of plan.Config", name)
+		}
+	}
+	c, err := settings([]string{"minTypes=20", "dwell=12h", "headroom=0.8"})
+	if err != nil || c.MinTypes != 20 || c.Dwell != 12*time.Hour || c.Headroom != 0.8 {
+		t.Errorf("%+v %v", c, err)
+	}
+	for _, bad := range []string{"minTypes", "minTypes=-1", "minTypes=x", "headroom=1.5", "headroom=NaN", "dwell=6", "nonsense=1", "lo=6,hi=3"} {
+		if _, err := settings(strings.Split(bad, ",")); err == nil {
+			t.Errorf("%s is taken", bad)
+		}
+	}
+}

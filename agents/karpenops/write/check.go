@@ -203,7 +203,7 @@ func (w *Writer) check(ctx context.Context, j *job, live map[string]any, c *clus
 	case plan.CreateOverlay:
 		return w.checkOverlay(j, live, c)
 	case plan.DeleteSibling:
-		return w.checkDelete(ctx, j, live, c)
+		return w.checkDelete(ctx, j, live, c, st)
 	case plan.DeleteOverlay:
 		if live == nil {
 			return true, nil
@@ -482,7 +482,7 @@ func quantity(v any) (resource.Quantity, error) {
 }
 
 // checkDelete refuses to delete a NodePool that has, or could get, a node: its nodes would go with it at once.
-func (w *Writer) checkDelete(ctx context.Context, j *job, live map[string]any, c *cluster) (bool, error) {
+func (w *Writer) checkDelete(ctx context.Context, j *job, live map[string]any, c *cluster, st *state) (bool, error) {
 	if live == nil {
 		return true, nil
 	}
@@ -507,7 +507,11 @@ func (w *Writer) checkDelete(ctx context.Context, j *job, live map[string]any, c
 		return false, refuse(Invariant, ref, "", "there are %d nodes with its label", len(nodes))
 	}
 	// What Karpenter began to launch before the limit became 0 takes a moment to show.
-	if since := w.Now().Sub(w.touched(live)); since < w.Limits.DrainGrace {
+	last := w.touched(live)
+	if t := time.Unix(st.journal.Last[j.name], 0); t.After(last) {
+		last = t
+	}
+	if since := w.Now().Sub(last); since < w.Limits.DrainGrace {
 		return false, refuse(RateLimited, ref, "", "it was drained %s ago: a node may be on its way, ask again in %s", since.Round(time.Second), (w.Limits.DrainGrace - since).Round(time.Second))
 	}
 	return false, nil

@@ -49,7 +49,9 @@ func NewClient(config *rest.Config, userAgent string) (rest.Interface, error) {
 	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
 	c.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
 	c.ContentType, c.AcceptContentTypes, c.APIPath = plainJSON, plainJSON, "/"
-	c.QPS, c.Burst = 20, 40 // one write is up to ten requests, and writes are few
+	if c.QPS == 0 {
+		c.QPS, c.Burst = 20, 40 // one write is a dozen requests, and writes are few
+	}
 	client, err := rest.UnversionedRESTClientFor(c)
 	if err != nil {
 		return nil, fmt.Errorf("making a client of the Kubernetes API: %w", err)

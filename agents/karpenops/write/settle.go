@@ -264,7 +264,15 @@ type verdict struct {
 }
 
 func (w *Writer) judge(ctx context.Context, st *state, s *Settled) error {
-	c, err := w.look(ctx)
+	var pools []string
+	for _, a := range st.journal.Watches {
+		if a.ObjectKind != kindPool && a.ObjectKind != kindOverlay {
+			pools = nil // a node class, which any of them may use
+			break
+		}
+		pools = append(pools, a.Pool)
+	}
+	c, err := w.look(ctx, pools...)
 	if err != nil {
 		return err
 	}

@@ -267,7 +267,7 @@ func (w *Writer) jobOf(a plan.Action, why Meta) (*job, error) {
 
 // recordID is of a decision and the moment: the same action may be taken again.
 func recordID(action string, now time.Time) string {
-	return action + "." + strconv.FormatInt(now.UnixMilli(), 36)
+	return action + "." + strconv.FormatInt(now.UnixNano(), 36)
 }
 
 // attempt looks at everything afresh, and writes.
@@ -279,7 +279,7 @@ func (w *Writer) attempt(ctx context.Context, j *job) error {
 	case err != nil:
 		return fmt.Errorf("reading %s: %w", j.ref(), err)
 	}
-	cluster, err := w.look(ctx)
+	cluster, err := w.look(ctx, j.lookedAt()...)
 	if err != nil {
 		return err
 	}
@@ -300,13 +300,25 @@ func (w *Writer) attempt(ctx context.Context, j *job) error {
 	return w.commit(ctx, j, live, cluster)
 }
 
-// look is what the checks need to know of the cluster.
-func (w *Writer) look(ctx context.Context) (*cluster, error) {
+// lookedAt are the NodePools whose NodeClaims matter for a job; none: all.
+func (j *job) lookedAt() []string {
+	if pool := j.pool(); pool != "" && (j.object == kindPool || j.object == kindOverlay) {
+		return []string{pool}
+	}
+	return nil
+}
+
+// look is what the checks need to know of the cluster: all NodePools, and the NodeClaims of those that are named, or all.
+func (w *Writer) look(ctx context.Context, of ...string) (*cluster, error) {
 	pools, err := w.list(ctx, poolsPath)
 	if err != nil {
 		return nil, fmt.Errorf("listing NodePools: %w", err)
 	}
-	claims, err := w.list(ctx, claimsPath)
+	var query []string
+	if len(of) > 0 {
+		query = []string{"labelSelector", labelPool + " in (" + strings.Join(of, ",") + ")"}
+	}
+	claims, err := w.list(ctx, claimsPath, query...)
 	if err != nil {
 		return nil, fmt.Errorf("listing NodeClaims: %w", err)
 	}
@@ -352,9 +364,44 @@ func (w *Writer) request(ctx context.Context, j *job, live map[string]any, dry b
 	return w.call(ctx, http.MethodPatch, j.path, mergePatch, patchOf(live, j.changes), query...)
 }
 
+// asked makes the request, and makes it again where somebody wrote something that no check looks at: Karpenter counts nodes in the status of
+// NodePools, and while many come and go a write would hardly ever find one that stays as it is for the time of all checks. A deletion is not made again:
+// the count is what it hangs on.
+func (w *Writer) asked(ctx context.Context, j *job, live map[string]any, dry bool) (used, result map[string]any, err error) {
+	const tries = 10
+	for range tries {
+		if result, err = w.request(ctx, j, live, dry); apiCode(err) != http.StatusConflict || live == nil || j.kind == plan.DeleteSibling || j.kind == plan.DeleteOverlay {
+			break
+		}
+		again, reading := w.get(ctx, j.path)
+		if reading != nil || !equal(w.looked(j, again), w.looked(j, live)) {
+			break
+		}
+		live = again
+	}
+	return live, result, err
+}
+
+// looked is what the checks look at of an object.
+func (w *Writer) looked(j *job, o map[string]any) map[string]any {
+	ours := map[string]string{}
+	for k, v := range annotationsOf(o) {
+		if k == karpenstate.AnnotationImported || strings.HasPrefix(k, "karpenops.nops.io/") {
+			ours[k] = v
+		}
+	}
+	seen := map[string]any{
+		"spec": o["spec"], "uid": uidOf(o), "going": text(o, "metadata", "deletionTimestamp"), "ours": ours, "owned": w.notOwned(o), "marks": GitOps(o),
+	}
+	for _, c := range j.changes {
+		seen["owners of "+c.Path] = w.Owners(o, c.Path)
+	}
+	return seen
+}
+
 // dryRun has the server try the write, and compares what would come of it: nothing may differ but what is meant. Webhooks change things.
 func (w *Writer) dryRun(ctx context.Context, j *job, live map[string]any) error {
-	result, err := w.request(ctx, j, live, true)
+	live, result, err := w.asked(ctx, j, live, true)
 	if err != nil {
 		if apiCode(err) == 0 {
 			return fmt.Errorf("trying %s on %s: %w", j.kind, j.ref(), err)
@@ -413,7 +460,7 @@ func (w *Writer) commit(ctx context.Context, j *job, live map[string]any, c *clu
 	}
 	short, cancel := context.WithTimeout(ctx, requestTime)
 	defer cancel()
-	result, err := w.request(short, j, live, false)
+	live, result, err := w.asked(short, j, live, false)
 	if code := apiCode(err); err != nil && code >= 400 && code < 500 {
 		// The server said no: nothing was written.
 		if dropping := w.mutate(context.WithoutCancel(ctx), func(st *state) error { st.drop(attempt.Record.ID); return nil }); dropping != nil {

@@ -150,7 +150,7 @@ func (c *cloud) refuse(w http.ResponseWriter, service string, status int, code, 
 		return
 	}
 	w.Header().Set("Content-Type", "application/x-amz-json-1.1")
-	w.Header().Set("X-Amzn-ErrorType", code)
+	w.Header().Set("X-Amzn-Errortype", code)
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(map[string]string{"__type": code, "message": message})
 }
@@ -194,9 +194,9 @@ func paged[T any](all []T, token string) ([]T, string) {
 	return all[from:to], ""
 }
 
-func items[T any](all []T, make func(T) []any) (set []element) {
+func items[T any](all []T, fields func(T) []any) (set []element) {
 	for _, one := range all {
-		set = append(set, el("item", make(one)...))
+		set = append(set, el("item", fields(one)...))
 	}
 	return set
 }

@@ -82,7 +82,7 @@ func (h Holdings) Commitments(seq uint64, validFor time.Duration, share Share, f
 	others, own := h.running()
 	now = Sample{At: h.At.Unix(), VCPU: others}
 	samples := append(slices.DeleteFunc(slices.Clone(former), func(s Sample) bool { return s.At > now.At }), now) // the clock may have been set back
-	billed := map[string]float64{} // USD an hour, by ARN
+	billed := map[string]float64{}                                                                                // USD an hour, by ARN
 	for _, d := range h.Used {
 		if d.Utilization == nil || h.Window <= 0 {
 			continue
@@ -168,7 +168,6 @@ func (h Holdings) plan(p sptypes.SavingsPlan, billed map[string]float64, own map
 	if len(c.Rates) == 0 {
 		return c, fmt.Sprintf("Savings Plan %s: no rates of Linux instances in %s are known, so it cannot be counted in vCPUs", id, h.Region)
 	}
-	ours := 0.0
 	uses := func(counts map[string]int) float64 {
 		cost := 0.0
 		for _, fam := range slices.Sorted(maps.Keys(counts)) {
@@ -178,10 +177,9 @@ func (h Holdings) plan(p sptypes.SavingsPlan, billed map[string]float64, own map
 		}
 		return cost
 	}
-	ours = uses(own)
 	c.OtherUse = use(samples, uses)
 	if used, known := billed[aws.ToString(p.SavingsPlanArn)]; known {
-		atLeast(&c.OtherUse, used-ours)
+		atLeast(&c.OtherUse, used-uses(own))
 	}
 	atMost(&c.OtherUse, c.Total)
 	return c, ""

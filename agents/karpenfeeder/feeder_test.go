@@ -131,7 +131,7 @@ func TestCommitments(t *testing.T) {
 	near("sp-compute last", by["sp-compute"].OtherUse.Last, 6*0.03+2*0.02)
 	near("sp-compute p90", by["sp-compute"].OtherUse.P90, 1.2-4*0.03)
 	near("sp-compute vCPU", by["sp-compute"].Allocation.VCPU, 33) // half of 2.0 / 0.03, down
-	near("sp-ec2 p90", by["sp-ec2"].OtherUse.P90, 1-4*0.02) // all of it by billing, less 4 own
+	near("sp-ec2 p90", by["sp-ec2"].OtherUse.P90, 1-4*0.02)       // all of it by billing, less 4 own
 	near("ri-regional total", by["ri-regional"].Total, 20)
 	near("ri-regional p90", by["ri-regional"].OtherUse.P90, 8) // 60 % of 20 less 4 own
 	if got := by["ri-zonal"]; got.Kind != nopsapi.CommitmentZonalRI || got.Scope.InstanceType != "m7i.xlarge" || got.Scope.ZoneID != "use1-az4" {

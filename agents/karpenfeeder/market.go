@@ -103,7 +103,7 @@ func instanceType(info types.InstanceTypeInfo) (t nopsapi.InstanceType, ok bool)
 	if info.VCpuInfo == nil || info.MemoryInfo == nil || info.ProcessorInfo == nil || len(info.ProcessorInfo.SupportedArchitectures) == 0 {
 		return t, false
 	}
-	arch := ""
+	var arch string
 	switch {
 	case slices.Contains(info.ProcessorInfo.SupportedArchitectures, types.ArchitectureTypeX8664):
 		arch = "amd64"

@@ -114,13 +114,8 @@ func (o *Options) Validate() error {
 	if o.Share > 0 && o.Cluster == "" {
 		bad("--share needs --cluster (%s): without it this cluster's own nodes count as others'", EnvCluster)
 	}
-	switch name, isMap := strings.CutPrefix(o.To, toConfigMap); {
-	case isMap && !nameForm.MatchString(name):
-		bad("--to (%s): %q is no name of a ConfigMap", EnvTo, name)
-	case isMap && o.Namespace == "":
-		bad("--namespace (%s) is empty", agent.EnvNamespace)
-	case !isMap && (!strings.HasPrefix(o.To, toDir) || len(o.To) == len(toDir)):
-		bad("--to (%s): %q is neither configmap:NAME nor dir:PATH", EnvTo, o.To)
+	if err := o.destination(); err != nil {
+		errs = append(errs, err)
 	}
 	if o.Every != 0 && o.Every < leastEvery {
 		bad("--every: %s of at least %s, or 0 for once", o.Every, leastEvery)
@@ -138,6 +133,19 @@ func (o *Options) Validate() error {
 	}
 	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 	return errors.Join(errs...)
+}
+
+// destination says what is wrong with where the documents shall go.
+func (o *Options) destination() error {
+	switch name, isMap := strings.CutPrefix(o.To, toConfigMap); {
+	case isMap && !nameForm.MatchString(name):
+		return fmt.Errorf("--to (%s): %q is no name of a ConfigMap", EnvTo, name)
+	case isMap && o.Namespace == "":
+		return fmt.Errorf("--namespace (%s) is empty", agent.EnvNamespace)
+	case !isMap && (!strings.HasPrefix(o.To, toDir) || len(o.To) == len(toDir)):
+		return fmt.Errorf("--to (%s): %q is neither configmap:NAME nor dir:PATH", EnvTo, o.To)
+	}
+	return nil
 }
 
 // lease is until when the cluster's share holds.

@@ -126,7 +126,7 @@ func (d Dir) Store(_ context.Context, market, commitments []byte, m Memory) erro
 	if memory, err = pack(memory); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(string(d), 0o755); err != nil {
+	if err := os.MkdirAll(string(d), 0o750); err != nil {
 		return fmt.Errorf("make the directory: %w", err)
 	}
 	for _, f := range []struct {
@@ -137,7 +137,7 @@ func (d Dir) Store(_ context.Context, market, commitments []byte, m Memory) erro
 			continue
 		}
 		path := filepath.Join(string(d), f.name)
-		if err := os.WriteFile(path+".new", f.data, 0o644); err != nil {
+		if err := os.WriteFile(path+".new", f.data, 0o600); err != nil {
 			return fmt.Errorf("write %s: %w", path, err)
 		}
 		if err := os.Rename(path+".new", path); err != nil {

@@ -3,7 +3,7 @@ package offering
 import "testing"
 
 func TestMatches(t *testing.T) {
-	node := map[string]string{LabelFamily: "m5", LabelZone: "us-east-1a", LabelCapacityType: "spot", LabelCPU: "4"}
+	node := map[string]string{LabelFamily: "m5", LabelZone: "us-east-1a", LabelCapacityType: "spot", LabelCPU: "4", LabelInstanceType: "m5.xlarge", "beta.kubernetes.io/instance-type": "m5.large"}
 	for _, c := range []struct {
 		name, reason string
 		list         Requirements
@@ -27,6 +27,11 @@ func TestMatches(t *testing.T) {
 		{"lte", "4 is at most 4", Requirements{{Key: LabelCPU, Operator: Lte, Values: []string{"4"}}}, true},
 		{"number of a word", "a value that is no number is in no range", Requirements{{Key: LabelFamily, Operator: Gt, Values: []string{"0"}}}, false},
 		{"old name", "the old name stands for the new one", Requirements{{Key: "failure-domain.beta.kubernetes.io/zone", Operator: In, Values: []string{"us-east-1a"}}}, true},
+		{"excluded number beyond a bound", "it is dropped, so the label has to exist", Requirements{{Key: "n", Operator: NotIn, Values: []string{"3"}}, {Key: "n", Operator: Gt, Values: []string{"5"}}}, false},
+		{"excluded number within a bound", "it stays, and what is excluded may be absent", Requirements{{Key: "n", Operator: NotIn, Values: []string{"7"}}, {Key: "n", Operator: Gt, Values: []string{"5"}}}, true},
+		{"above the largest number", "what nothing satisfies is taken for DoesNotExist", Requirements{{Key: "n", Operator: Gt, Values: []string{"9223372036854775807"}}}, true},
+		{"old and new name differ", "no value is left", Requirements{{Key: LabelInstanceType, Operator: Exists}}, false},
+		{"old and new name differ from what is excluded", "what is not left is not excluded", Requirements{{Key: LabelInstanceType, Operator: NotIn, Values: []string{"m5.large"}}}, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if got := Compile(c.list).Matches(node); got != c.want {

@@ -98,7 +98,7 @@ func TestMarketsThatAreGarbage(t *testing.T) {
 		{"a newer schema", "schema_version 2", func(x *m) { x.SchemaVersion++ }},
 		{"no schema", "schema_version 0", func(x *m) { x.SchemaVersion = 0 }},
 		{"no number", "seq", func(x *m) { x.Seq = 0 }},
-		{"no time", "as_of", func(x *m) { x.AsOf = time.Time{} }},
+		{"no time", "as_of is missing", func(x *m) { x.AsOf, x.ValidUntil = time.Time{}, time.Time{}.Add(time.Hour) }},
 		{"valid until before", "valid_until", func(x *m) { x.ValidUntil = asOf.Add(-time.Second) }},
 		{"valid for no time", "valid_until", func(x *m) { x.ValidUntil = asOf }},
 		{"valid for too long", "24h", func(x *m) { x.ValidUntil = asOf.Add(nopsapi.MaxValidity + time.Second) }},
@@ -128,7 +128,7 @@ func TestMarketsThatAreGarbage(t *testing.T) {
 		{"twice the same offering", "listed twice", func(x *m) { x.Offerings = append(x.Offerings, x.Offerings[0]) }},
 		{"an unknown capacity type", "capacity type", first(func(x *o) { x.CapacityType = "Spot" })},
 		{"no zone", "zone_id", first(func(x *o) { x.ZoneID = "" })},
-		{"a zone that is none", "zone", first(func(x *o) { x.Zone = "us east" })},
+		{"a zone that is none", "no name of a zone", first(func(x *o) { x.Zone = "us east" })},
 		{"one ID of two zones", "of another ID", first(func(x *o) { x.Zone = "us-east-1c" })},
 		{"one zone of two IDs", "of another ID", first(func(x *o) { x.ZoneID = "use1-az9" })},
 		{"a negative price", "price -0.04", first(func(x *o) { x.Price = -0.04 })},
@@ -184,6 +184,11 @@ func TestCommitmentsThatAreGarbage(t *testing.T) {
 		{"a negative window", "-1 seconds", first(func(x *one) { x.OtherUse.WindowSeconds = -1 })},
 		{"a negative rate", "rate", first(func(x *one) { x.Rates["m7i"] = -0.1 })},
 		{"a rate of nothing", "rate", first(func(x *one) { x.Rates[""] = 0.1 })},
+		{"too many rates", "rates: 2001", first(func(x *one) {
+			for i := range nopsapi.MaxInstanceTypes {
+				x.Rates[fmt.Sprint("f", i)] = 0.1
+			}
+		})},
 		{"a negative share", "-1 vCPU", first(func(x *one) { x.Allocation.VCPU = -1 })},
 		{"a share that is no number", "NaN vCPU", first(func(x *one) { x.Allocation.VCPU = math.NaN() })},
 		{"a share beyond the total", "13 vCPU of a total of 12", first(func(x *one) { x.Allocation.VCPU = 13 })},
@@ -236,6 +241,12 @@ func TestInventoriesAndRecordsThatAreGarbage(t *testing.T) {
 		{"of nothing", "action", first(func(x *one) { x.Action = "" })},
 		{"without an outcome", "outcome", first(func(x *one) { x.Outcome = "" })},
 		{"with negative drift", "drift", first(func(x *one) { x.Predicted = -1 })},
+	})
+}
+
+func TestAcks(t *testing.T) {
+	refuses(t, func() nopsapi.KarpenterAck { return nopsapi.KarpenterAck{ReceivedAt: asOf} }, []wrong[nopsapi.KarpenterAck]{
+		{"of no time", "received_at", func(x *nopsapi.KarpenterAck) { x.ReceivedAt = time.Time{} }},
 	})
 }
 

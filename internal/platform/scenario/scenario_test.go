@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -90,6 +91,31 @@ func TestEveryExample(t *testing.T) {
 				t.Errorf("only %d documents", right)
 			}
 		})
+	}
+}
+
+// TestTheDocumentedExample: what the page shows is what the package reads, and it shows every fault's name.
+func TestTheDocumentedExample(t *testing.T) {
+	page, err := os.ReadFile("../../../docs/contract.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, found := strings.Cut(string(page), "```yaml\n")
+	text, _, closed := strings.Cut(text, "```")
+	if !found || !closed {
+		t.Fatal("no example in docs/contract.md")
+	}
+	s, err := scenario.Decode([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(s.Steps) < 8 || len(s.Player(start).At(scenario.Market, start).Market.InstanceTypes) != 3 {
+		t.Errorf("%+v", s)
+	}
+	for _, f := range scenario.Faults() {
+		if !strings.Contains(string(page), "`"+string(f)+"`") {
+			t.Errorf("the page does not name the fault %s", f)
+		}
 	}
 }
 

@@ -55,6 +55,13 @@ func (w *world) commands() map[string]command {
 		"writes-nothing":      w.writesNothing,
 		"forge":               w.forge,
 		"pinned":              w.pinned,
+		"karpenter":           w.karpenter,
+		"nodes-of":            w.nodesOf,
+		"nodes-stay":          w.nodesStay,
+		"drifted":             w.drifted,
+		"at-most":             w.atMost,
+		"launched":            w.launched,
+		"timeline":            w.printTimeline,
 	}
 }
 

@@ -1,7 +1,7 @@
 // Package e2e holds the stories: what a user sees, told in txtar and run by the real binaries in a real lab.
 //
-// TestStories runs testdata/stories, TestScenarios the long ones in testdata/scenarios; both in one lab that is started
-// for them and removed afterwards. With NOPSCTL_LAB=NAME they use a lab that is up already and leave it up.
+// TestStories runs testdata/stories, TestKarpenter those in testdata/karpenter, TestScenarios the long ones in
+// testdata/scenarios; each in one lab that is started for it and removed afterwards. With NOPSCTL_LAB=NAME they use a lab that is up already and leave it up.
 //
 // A story may use, besides the commands of testscript:
 //
@@ -29,4 +29,16 @@
 //	forge KIND IMAGE TAG      lab image forge, for as long as the story lasts
 //	pinned AT_LEAST           every container is declared by the digest that is locked, and runs it; at least so many
 //	empty-cluster             nothing of the stack is left, in any kind; negated, what is left is printed
+//
+// A story about Karpenter, where every number of nodes is of NodeClaims that are ready, with none of the pool coming or going:
+//
+//	karpenter on [GATES]      the real controller, its API, nodes that do not exist; GATES as NodeOverlay=true. On again: started
+//	                          anew with other gates, its objects stay, what the commands below have seen is forgotten
+//	karpenter off             all of it is gone again; so it is after the story
+//	nodes-of POOL N within TIME             waits until the pool has exactly so many nodes
+//	nodes-stay POOL N for TIME              it has so many all the time
+//	drifted POOL N within TIME              waits until exactly so many of its nodes carry Karpenter's mark Drifted
+//	at-most N deleting POOL   no more of its nodes were ever being deleted at once, since Karpenter was turned on
+//	launched POOL N           so many nodes it has had, those that are gone included, since then
+//	timeline                  prints each node since then, one JSON object a line: karpenter.Node of lab/karpenter
 package e2e

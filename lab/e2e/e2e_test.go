@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/nopsctl/nopsctl/lab/karpenter"
 )
 
 // labStatus is what `lab status -o json` says.
@@ -36,6 +38,8 @@ type world struct {
 	bin    string // the repository's bin directory
 	name   string
 	status labStatus
+	// timeline is of the Karpenter that the story has turned on.
+	timeline *karpenter.Timeline
 }
 
 func TestStories(t *testing.T)   { run(t, "stories", 19) }
@@ -130,9 +134,14 @@ func (w *world) clean(t *testing.T) {
 			t.Fatalf("lab fault %s up: %v\n%s", fault, err, out)
 		}
 	}
+	w.forgetTimeline()
+	if out, err := w.lab("karpenter", "off", "--name", w.name).CombinedOutput(); err != nil {
+		t.Fatalf("lab karpenter off: %v\n%s", err, out)
+	}
 	script := `
 set -e
 if helm status nops-kubernetes-agent -n nops >/dev/null 2>&1; then helm uninstall nops-kubernetes-agent -n nops --wait >/dev/null || true; fi
+kubectl delete deployments -n default --all >/dev/null
 kubectl delete namespace nops --ignore-not-found --wait --timeout=90s >/dev/null
 kubectl get clusterroles,clusterrolebindings,mutatingwebhookconfigurations,customresourcedefinitions -o name | grep -E '/nops-|\.nops\.io$|/servicemonitors\.' | xargs -r kubectl delete --ignore-not-found >/dev/null`
 	if out, err := w.inside("bash", "-c", script).CombinedOutput(); err != nil {

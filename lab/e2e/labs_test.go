@@ -191,6 +191,9 @@ func TestLabs(t *testing.T) {
 			t.Errorf("%s: /sys shows other interfaces than the lab has:\n%s", name, diff)
 		}
 		restarts(t, bin, name, "kube-scheduler")
+		// What is started later is kept running and goes away like the rest.
+		run("karpenter", "on", "--name", name)
+		restarts(t, bin, name, "karpenter")
 	}
 	var namespaces []string
 	for _, s := range status {

@@ -167,9 +167,19 @@ func (p *paper) checked(t *testing.T, h http.Handler) http.Handler {
 		h.ServeHTTP(rec, r)
 		res := rec.Result()
 		answer := rec.Body.Bytes()
+		plain := answer
+		if res.Header.Get("Content-Encoding") == "gzip" {
+			zip, err := gzip.NewReader(bytes.NewReader(answer))
+			if err == nil {
+				plain, err = io.ReadAll(zip)
+			}
+			if err != nil {
+				t.Errorf("%s %s: an answer that is said to be gzip: %v", r.Method, r.URL.Path, err)
+			}
+		}
 		if r.Context().Err() == nil && strings.HasPrefix(r.URL.Path, "/svc/") {
-			for _, problem := range p.judge(r, sent, res, answer) {
-				t.Errorf("%s %s → %d: %v\n%s", r.Method, r.URL.Path, res.StatusCode, problem, answer)
+			for _, problem := range p.judge(r, sent, res, plain) {
+				t.Errorf("%s %s → %d: %v\n%s", r.Method, r.URL.Path, res.StatusCode, problem, plain)
 			}
 		}
 		for k, v := range res.Header {

@@ -498,6 +498,41 @@ func TestAnUnchangedScenarioCostsNothing(t *testing.T) {
 	}
 }
 
+// TestLargeAnswersArePacked: a market of a region is megabytes of much the same.
+func TestLargeAnswersArePacked(t *testing.T) {
+	_, c, h := serve(t, nil)
+	person, agent := installed(t, h.URL)
+	m := market(c.Now(), 1)
+	for i := range 2000 {
+		m.Offerings = append(m.Offerings, nopsapi.MarketOffering{InstanceType: "m7i.large", ZoneID: fmt.Sprintf("use1-az%d", 10+i), CapacityType: nopsapi.CapacitySpot, Price: 0.04, OnDemandPrice: 0.1, PlacementScore: 7, ObservedAt: c.Now()})
+	}
+	must[ack](t)(person.PublishMarket(t.Context(), arn, m))
+	packed, body := raw(t, h.URL, "GET", nopsapi.PathMarket(arn), adminKey, map[string]string{"Accept-Encoding": "br, gzip;q=0.5"}, nil)
+	plain, text := raw(t, h.URL, "GET", nopsapi.PathMarket(arn), adminKey, map[string]string{"Accept-Encoding": "gzip;q=0"}, nil)
+	if packed.Header.Get("Content-Encoding") != "gzip" || plain.Header.Get("Content-Encoding") != "" || len(body)*10 > len(text) {
+		t.Errorf("%d bytes packed, %d not", len(body), len(text))
+	}
+	tags := []string{packed.Header.Get("ETag"), plain.Header.Get("ETag")}
+	if tags[0] == tags[1] || tags[0] == "" {
+		t.Errorf("other bytes have the same strong tag: %v", tags)
+	}
+	for _, tag := range tags {
+		if res, body := raw(t, h.URL, "GET", nopsapi.PathMarket(arn), adminKey, map[string]string{"Accept-Encoding": "gzip", "If-None-Match": tag}, nil); res.StatusCode != http.StatusNotModified || len(body) != 0 || res.Header.Get("Content-Encoding") != "" {
+			t.Errorf("%s: %d, %d bytes", tag, res.StatusCode, len(body))
+		}
+	}
+	first := must[polledMarket](t)(agent.Market(t.Context(), arn, ""))
+	if len(first.Message.Offerings) != 2001 || first.ETag != tags[0] {
+		t.Errorf("the client: %d offerings, tag %s", len(first.Message.Offerings), first.ETag)
+	}
+	if again := must[polledMarket](t)(agent.Market(t.Context(), arn, first.ETag)); !again.Unchanged {
+		t.Error("the client: not unchanged")
+	}
+	if res, _ := raw(t, h.URL, "GET", nopsapi.PathWhoAmI(), adminKey, map[string]string{"Accept-Encoding": "gzip"}, nil); res.Header.Get("Content-Encoding") != "" {
+		t.Error("a small answer is packed")
+	}
+}
+
 func TestScenarioControl(t *testing.T) {
 	store, err := platform.OpenSQLite(t.Context(), filepath.Join(t.TempDir(), "platform.db"))
 	if err != nil {

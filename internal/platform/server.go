@@ -18,6 +18,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -455,9 +456,18 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, res result) {
 	w.Header().Set("Cache-Control", "no-store")
 	if r.Method == http.MethodGet || r.Method == http.MethodHead {
 		sum := sha256.Sum256(sent.data)
-		etag := `"` + hex.EncodeToString(sum[:8]) + `"`
+		name := hex.EncodeToString(sum[:8])
+		etag, zipped := `"`+name+`"`, `"`+name+`-gzip"` // a strong tag stands for bytes: packed they are others
+		same := matches(r.Header.Get("If-None-Match"), etag, zipped)
+		if len(sent.data) >= worthPacking && accepts(r.Header.Get("Accept-Encoding")) {
+			w.Header().Set("Vary", "Accept-Encoding")
+			if etag = zipped; !same {
+				w.Header().Set("Content-Encoding", "gzip")
+				sent.data = pack(sent.data)
+			}
+		}
 		w.Header().Set("ETag", etag)
-		if matches(r.Header.Get("If-None-Match"), etag) {
+		if same {
 			w.WriteHeader(http.StatusNotModified)
 			return
 		}
@@ -467,10 +477,33 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, res result) {
 	_, _ = w.Write(sent.data)
 }
 
+// worthPacking is from how many bytes on an answer is compressed: markets and inventories, which are polled or large.
+const worthPacking = 16 << 10
+
+// accepts says whether a caller takes gzip.
+func accepts(header string) bool {
+	for _, coding := range strings.Split(header, ",") {
+		name, weight, _ := strings.Cut(strings.ReplaceAll(coding, " ", ""), ";")
+		if strings.EqualFold(name, "gzip") {
+			q, err := strconv.ParseFloat(strings.TrimPrefix(weight, "q="), 64)
+			return weight == "" || err == nil && q > 0
+		}
+	}
+	return false
+}
+
+func pack(data []byte) []byte {
+	var buf bytes.Buffer
+	zip := gzip.NewWriter(&buf)
+	_, _ = zip.Write(data) // memory takes all there is
+	_ = zip.Close()
+	return buf.Bytes()
+}
+
 // matches reads a list of tags; a proxy that compresses makes them weak.
-func matches(header, etag string) bool {
+func matches(header string, etags ...string) bool {
 	for _, tag := range strings.Split(header, ",") {
-		if tag = strings.TrimPrefix(strings.TrimSpace(tag), "W/"); tag == etag || tag == "*" {
+		if tag = strings.TrimPrefix(strings.TrimSpace(tag), "W/"); tag == "*" || slices.Contains(etags, tag) {
 			return true
 		}
 	}

@@ -163,7 +163,9 @@ func TestMarketsThatAreGarbage(t *testing.T) {
 func TestCommitmentsThatAreGarbage(t *testing.T) {
 	type c = nopsapi.Commitments
 	type w = wrong[c]
-	nth := func(i int, change func(*nopsapi.Commitment)) func(*c) { return func(x *c) { change(&x.Commitments[i]) } }
+	nth := func(i int, change func(*nopsapi.Commitment)) func(*c) {
+		return func(x *c) { change(&x.Commitments[i]) }
+	}
 	first := func(change func(*nopsapi.Commitment)) func(*c) { return nth(0, change) }
 	type one = nopsapi.Commitment
 	refuses(t, goodCommitments, []w{

@@ -105,7 +105,11 @@ func Peers() []Program {
 
 // Agents lists our own programs that become images.
 func Agents() []Program {
-	return []Program{{Name: "k8s-heartbeat-agent", Module: "agents", Package: "./cmd/k8s-heartbeat-agent", LDFlags: "-X github.com/nopsctl/nopsctl/internal/version.version=0.1.0"}}
+	const version = "-X github.com/nopsctl/nopsctl/internal/version.version=0.1.0"
+	return []Program{
+		{Name: "k8s-heartbeat-agent", Module: "agents", Package: "./cmd/k8s-heartbeat-agent", LDFlags: version},
+		{Name: "karpenops", Module: "agents", Package: "./cmd/karpenops", LDFlags: version},
+	}
 }
 
 // Builder builds into a cache.

@@ -229,7 +229,11 @@ func (g *global) pushImages(ctx context.Context, b build.Builder, set build.Set,
 		return err
 	}
 	for _, p := range build.Agents() {
-		if err := b.Build(ctx, p, filepath.Join(agents, p.Name)); err != nil {
+		program := filepath.Join(agents, p.Name)
+		if !slices.ContainsFunc(specs, func(s images.Spec) bool { return s.Program == program }) {
+			continue // of an image that the chart does not have yet
+		}
+		if err := b.Build(ctx, p, program); err != nil {
 			return err //nolint:wrapcheck // names the program
 		}
 	}

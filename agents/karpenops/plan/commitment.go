@@ -279,7 +279,7 @@ func (p *planner) shareOf(s *scope, families []string) share {
 
 func clean(f float64) float64 {
 	if sane(f) {
-		return min(f, 1e9)
+		return min(f, 1<<50)
 	}
 	return 0
 }

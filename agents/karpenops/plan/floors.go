@@ -46,9 +46,14 @@ func (p *planner) count(set offering.Set, shapes []shape) *tally {
 			counts[value] = 1
 		}
 	}
-	for i, s := range shapes {
-		if fits := set.And(s.fits); !fits.IsEmpty() {
-			t.fits[i] = p.market.cat.Types(fits)
+	last := make([]*offering.Type, len(shapes)) // offerings of a type lie together
+	for o := range set.All() {
+		of := p.market.cat.Type(o)
+		for i := range shapes {
+			if last[i] != of && shapes[i].fits.Has(o) {
+				t.fits[i]++
+				last[i] = of
+			}
 		}
 	}
 	return t
@@ -240,7 +245,11 @@ func (p *planner) preferSpot(b *base) {
 		p.say(b.Name, "spot: no preferred pool can be made: %v", err)
 		return
 	}
-	reason := fmt.Sprintf("spot without %s: $%.4f instead of $%.4f per vCPU and hour, interruptions counted (%.1f %% less)", names(append(slices.Clone(gone), zones...)), after, before, saving*100)
+	change := fmt.Sprintf("%.1f %% less", saving*100)
+	if saving < 0 {
+		change = fmt.Sprintf("%.1f %% more", -saving*100)
+	}
+	reason := fmt.Sprintf("spot without %s: $%.4f instead of $%.4f per vCPU and hour, interruptions counted (%s)", names(append(slices.Clone(gone), zones...)), after, before, change)
 	b.prefer = &want{purpose: spotPurpose, list: list, set: kept, reason: reason, byGate: turned, families: gone, zones: zones}
 	p.say(b.Name, "spot: a preferred pool would have %d instance types of %d families in %d zones; %s", c.Types(kept), left.families, len(c.Values(kept, offering.LabelZone)), reason)
 }

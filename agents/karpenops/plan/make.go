@@ -81,6 +81,9 @@ type step struct {
 
 // Make decides. It changes nothing that it is given.
 func Make(in Input) Plan {
+	if err := in.Config.Validate(); err != nil {
+		return Plan{Actions: []Action{}, Findings: []nopsapi.KarpenterFinding{}, Why: map[string][]string{}, Holding: "the configuration cannot be: " + strings.ReplaceAll(err.Error(), "\n", "; "), Memory: clone(in.Memory)}
+	}
 	p := decide(in)
 	plan := Plan{Actions: p.schedule(), Findings: []nopsapi.KarpenterFinding{}, Why: p.why, Holding: p.holding, Memory: p.mem}
 	for _, id := range slices.Sorted(maps.Keys(p.findings)) {
@@ -135,9 +138,10 @@ func (p *planner) arrange() {
 	slices.SortStableFunc(p.in.Pools, func(a, b Pool) int { return strings.Compare(a.Name, b.Name) })
 	for i := range p.in.Pools {
 		pool := &p.in.Pools[i]
-		if p.pools[pool.Name] != nil {
+		if pool.Name == "" || p.pools[pool.Name] != nil {
 			continue // names are unique in a cluster
 		}
+		pool.CPUUsed, pool.MemoryUsed = clean(pool.CPUUsed), clean(pool.MemoryUsed)
 		p.pools[pool.Name], p.names[pool.Name] = pool, true
 		if pool.Weight > 0 {
 			p.weights[pool.Weight] = pool.Name
@@ -151,6 +155,7 @@ func (p *planner) arrange() {
 	slices.SortStableFunc(p.in.Nodes, func(a, b Node) int { return strings.Compare(a.Name, b.Name) })
 	for i := range p.in.Nodes {
 		n := &p.in.Nodes[i]
+		n.VCPU = clean(n.VCPU)
 		p.nodes[n.Pool] = append(p.nodes[n.Pool], n)
 	}
 }

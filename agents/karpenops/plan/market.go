@@ -60,7 +60,10 @@ func (p *planner) readMarket() {
 		}
 	}
 	slices.SortFunc(types, func(a, b offering.Type) int {
-		return cmp.Or(strings.Compare(a.Name, b.Name), cmp.Compare(a.VCPU, b.VCPU), cmp.Compare(a.MemoryMiB, b.MemoryMiB), cmp.Compare(a.MaxPods, b.MaxPods), strings.Compare(fmt.Sprint(a.Labels), fmt.Sprint(b.Labels)))
+		if c := cmp.Or(strings.Compare(a.Name, b.Name), cmp.Compare(a.VCPU, b.VCPU), cmp.Compare(a.MemoryMiB, b.MemoryMiB), cmp.Compare(a.MaxPods, b.MaxPods)); c != 0 {
+			return c
+		}
+		return strings.Compare(fmt.Sprint(a.Labels), fmt.Sprint(b.Labels))
 	})
 	read := &market{seq: m.Seq, region: m.Region, unit: offering.LabelFamily}
 	if !unit && len(others) > 0 {
@@ -95,8 +98,10 @@ func (p *planner) readMarket() {
 	}
 	// The newest row of an offering counts; where two are equally new, whichever sorts first, so that their order in the document is nothing.
 	slices.SortFunc(rows, func(a, b row) int {
-		return cmp.Or(strings.Compare(a.Type, b.Type), strings.Compare(a.Zone, b.Zone), strings.Compare(a.CapacityType, b.CapacityType), b.of.ObservedAt.Compare(a.of.ObservedAt),
-			cmp.Compare(a.of.Price, b.of.Price), cmp.Compare(a.of.OnDemandPrice, b.of.OnDemandPrice), cmp.Compare(a.of.PlacementScore, b.of.PlacementScore), strings.Compare(a.zoneID, b.zoneID),
+		if c := cmp.Or(strings.Compare(a.Type, b.Type), strings.Compare(a.Zone, b.Zone), strings.Compare(a.CapacityType, b.CapacityType)); c != 0 {
+			return c
+		}
+		return cmp.Or(b.of.ObservedAt.Compare(a.of.ObservedAt), cmp.Compare(a.of.Price, b.of.Price), cmp.Compare(a.of.OnDemandPrice, b.of.OnDemandPrice), cmp.Compare(a.of.PlacementScore, b.of.PlacementScore), strings.Compare(a.zoneID, b.zoneID),
 			cmp.Compare(a.of.Confidence, b.of.Confidence), cmp.Compare(monthly(a.of.Interruption), monthly(b.of.Interruption)))
 	})
 	rows = slices.CompactFunc(rows, func(a, b row) bool { return a.Offering == b.Offering })

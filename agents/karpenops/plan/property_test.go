@@ -3,6 +3,7 @@ package plan
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"reflect"
 	"slices"
@@ -641,5 +642,110 @@ func TestP5Idempotent(t *testing.T) {
 	})
 	if settled < 50 {
 		t.Fatalf("%d stories settled", settled)
+	}
+}
+
+// corrupt sets some leaves of a value to what nobody would send.
+func corrupt(v reflect.Value, r *rand.Rand, share float64) {
+	switch v.Kind() {
+	case reflect.Pointer, reflect.Interface:
+		if !v.IsNil() {
+			if v.Kind() == reflect.Pointer && r.Float64() < share/4 && v.CanSet() {
+				v.SetZero()
+				return
+			}
+			corrupt(v.Elem(), r, share)
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if v.Type().Field(i).IsExported() {
+				corrupt(v.Field(i), r, share)
+			}
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			corrupt(v.Index(i), r, share)
+		}
+	case reflect.Map:
+		keys := v.MapKeys()
+		slices.SortFunc(keys, func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) })
+		for _, key := range keys {
+			switch {
+			case r.Float64() < share/4:
+				v.SetMapIndex(key, reflect.Value{})
+			case v.Type().Elem().Kind() == reflect.Interface:
+				if inner := v.MapIndex(key).Elem(); inner.IsValid() && r.Float64() < share {
+					v.SetMapIndex(key, reflect.ValueOf([]any{"garbage", int64(-1), 1e300, true, nil, map[string]any{}, []any{nil, "x"}}[r.IntN(7)]))
+				} else if inner.IsValid() {
+					corrupt(inner, r, share)
+				}
+			}
+		}
+	default:
+		if !v.CanSet() || r.Float64() >= share {
+			return
+		}
+		switch v.Kind() {
+		case reflect.Int, reflect.Int64:
+			v.SetInt([]int64{-1, 0, math.MaxInt64, math.MinInt64, 7}[r.IntN(5)])
+		case reflect.Uint64:
+			v.SetUint([]uint64{0, math.MaxUint64}[r.IntN(2)])
+		case reflect.Float64:
+			v.SetFloat([]float64{math.NaN(), math.Inf(1), math.Inf(-1), -1, 0, 1e300}[r.IntN(6)])
+		case reflect.String:
+			v.SetString([]string{"", "garbage", "spot", "base-0"}[r.IntN(4)])
+		case reflect.Bool:
+			v.SetBool(!v.Bool())
+		}
+	}
+}
+
+// Whatever is in the input, nothing panics, and no sibling is made that could not be.
+func TestGarbage(t *testing.T) {
+	siblings := 0
+	rapid.Check(t, func(t *rapid.T) {
+		w, seed := genWorld().Draw(t, "world"), rapid.Uint64().Draw(t, "seed")
+		share := rapid.SampledFrom([]float64{0.001, 0.01, 0.1}).Draw(t, "share")
+		r := rand.New(rand.NewPCG(seed, 2))
+		_ = play(w, Make, func(k tick) error {
+			data, err := json.Marshal(k.in) // a copy
+			if err != nil {
+				t.Fatal(err)
+			}
+			var in Input
+			if err := json.Unmarshal(data, &in); err != nil {
+				t.Fatal(err)
+			}
+			config := in.Config
+			corrupt(reflect.ValueOf(&in).Elem(), r, share)
+			if in.Config.Validate() != nil {
+				if plan := Make(in); len(plan.Actions) > 0 || plan.Holding == "" {
+					t.Fatalf("a configuration that cannot be plans %v", plan.Actions)
+				}
+				in.Config = config
+			}
+			plan := Make(in)
+			for _, a := range plan.Actions {
+				if a.Name == "" || a.Reason == "" || a.ID == "" {
+					t.Fatalf("an action that cannot be carried out: %+v", a)
+				}
+				if a.Kind != CreateSibling {
+					continue
+				}
+				siblings++
+				cpu, ok := amount(at(a.Object, "spec", "limits", "cpu"))
+				weight, _ := amount(at(a.Object, "spec", "weight"))
+				if !ok || cpu <= 0 || weight < 1 || weight > 100 {
+					t.Fatalf("a sibling that cannot be: %s", encoded(a.Object))
+				}
+			}
+			if _, err := json.Marshal(plan.Memory); err != nil {
+				t.Fatalf("the memory cannot be kept: %v", err)
+			}
+			return nil
+		})
+	})
+	if siblings == 0 {
+		t.Fatal("nothing is ever planned")
 	}
 }

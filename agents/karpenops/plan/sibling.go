@@ -408,6 +408,8 @@ func (p *planner) keep(b *base, w *want, s *Pool, list []any, r room) {
 		p.do(step)
 	}
 	r.take(p.limits(b, w, s, r), s)
+	lim, _ := limit(s, resourceCPU)
+	p.say(b.Name, "%s: %s is there: weight %d before %d of its base, limit %s, %s in %d nodes", w.purpose, s.Name, s.Weight, b.Weight, human(resourceCPU, lim), human(resourceCPU, s.CPUUsed), max(s.Nodes, len(p.nodes[s.Name])))
 	if w.purpose == commitmentPurpose && !w.held {
 		p.cheapen(b, s)
 	}
@@ -654,7 +656,7 @@ func (p *planner) weigh(b *base, w *want) {
 		above = max(above, b.prefer.keepWeight, b.prefer.newWeight)
 	}
 	free := func(from int, own *Pool) int {
-		for n := from; n < below; n++ {
+		for n := max(from, 1); n < below && above < maxWeight; n++ {
 			if who := p.weights[n]; who == "" || own != nil && who == own.Name && p.sole(n, own) {
 				return n
 			}

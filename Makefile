@@ -70,8 +70,8 @@ test-scenarios: deps ## The long ones
 	cd lab && go test -count=1 -timeout 60m -v -run "TestScenarios|TestLabs" ./e2e
 
 .PHONY: bench
-bench: ## What the keep-list saves and how long verification takes, measured on this machine; never in CI. BENCH=-write rewrites docs/series.md and docs/verification-speed.md
-	cd lab && go run ./bench/series $(BENCH) && go run ./bench/verify $(BENCH)
+bench: ## What the keep-list saves, how long verification takes, what karpenops does over a month; measured here, never in CI. BENCH=-write rewrites docs/series.md, docs/verification-speed.md and docs/karpenops-replay.md
+	cd lab && go run ./bench/series $(BENCH) && go run ./bench/verify $(BENCH) && go run ./bench/karpenops $(BENCH)
 
 ##@ Regulations
 .PHONY: generate

@@ -16,17 +16,17 @@ import (
 	"github.com/nopsctl/nopsctl/lab/karpenter"
 )
 
-// How far a moment of the simulation may lie from the recorded one: Karpenter looks every ten seconds and validates for fifteen, and where
-// in that a change falls is chance; each move waits for the one before, so that chance adds up. What is no more apart than a slot may come in either
-// order.
+// How far a moment of the simulation may lie from the recorded one. Karpenter looks every ten seconds, waits fifteen before it acts on a
+// consolidation and drops it if anything has changed, evaluates overlays in its own time: a first move may come a round later, and each further
+// one waits for the one before. What is no further apart than a slot may come in either order.
 const (
-	liveTolerance = 12 * time.Second
-	liveEach      = 6 * time.Second // more for each move before it in the same step
+	liveTolerance = 30 * time.Second
+	liveEach      = 10 * time.Second // more for each move before it in the same step
 	liveSlot      = 6 * time.Second
 )
 
-// TestLive: the simulator brings forth what the real Karpenter was recorded to do, node by node: the same pools and capacity types, created and
-// deleted in the same order, at about the same time.
+// TestLive: the simulator brings forth what the real Karpenter was recorded to do, node by node: the same pools, capacity types and
+// instance types, created and deleted in the same order, at about the same time.
 func TestLive(t *testing.T) {
 	files, err := filepath.Glob("../testdata/live/*.json")
 	if err != nil || len(files) < 5 {
@@ -58,6 +58,9 @@ func TestLive(t *testing.T) {
 				t.Errorf("nodes being deleted at a time: %v, recorded %v", most, s.Observed.MostDeleting)
 			}
 		})
+	}
+	if compared < 5 {
+		t.Errorf("%d of %d scenarios have a recording: there were five", compared, len(files))
 	}
 	t.Logf("%d of %d scenarios have a recording", compared, len(files))
 }
@@ -255,9 +258,12 @@ func (l *live) met(u *karpenter.Until) bool {
 type moment struct {
 	at                       time.Duration
 	verb, pool, capacityType string
+	instanceType             string
 }
 
-func (m moment) kind() string { return m.verb + " " + m.pool + " " + m.capacityType }
+func (m moment) kind() string {
+	return m.verb + " " + m.pool + " " + m.capacityType + " " + m.instanceType
+}
 
 func moments(all []moment) string {
 	var b strings.Builder
@@ -284,7 +290,7 @@ func (l *live) asRecorded(t *testing.T, s karpenter.Scenario) []moment {
 	var all []moment
 	for _, e := range l.Events {
 		if e.Verb == sim.Created || e.Verb == sim.Deleting {
-			all = append(all, moment{e.At.Sub(l.began), e.Verb, e.Pool, e.CapacityType})
+			all = append(all, moment{e.At.Sub(l.began), e.Verb, e.Pool, e.CapacityType, e.Type})
 		}
 	}
 	return all
@@ -307,9 +313,9 @@ func (l *live) mostDeleting() map[string]int {
 func recorded(o *karpenter.Observed) []moment {
 	var all []moment
 	for _, n := range o.Nodes {
-		all = append(all, moment{seconds(n.Created), sim.Created, n.Pool, n.CapacityType})
+		all = append(all, moment{seconds(n.Created), sim.Created, n.Pool, n.CapacityType, n.Type})
 		if n.Deleting != nil {
-			all = append(all, moment{seconds(*n.Deleting), sim.Deleting, n.Pool, n.CapacityType})
+			all = append(all, moment{seconds(*n.Deleting), sim.Deleting, n.Pool, n.CapacityType, n.Type})
 		}
 	}
 	slices.SortStableFunc(all, func(a, b moment) int { return int(a.at - b.at) })

@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/nopsctl/nopsctl/agents/heartbeat"
+	"github.com/nopsctl/nopsctl/agents/karpenops"
 )
 
 // renders are the golden renders of the chart, which the chart's own tests hold against its templates.
@@ -93,7 +94,38 @@ func agents() map[string]entry {
 			roles: []string{"Role nops-heartbeat"},
 			least: 8,
 		},
+		"karpenops": {
+			doc:      "../../agents/karpenops/doc.go",
+			commands: ofKarpenops(),
+			roles: []string{
+				"ClusterRole nops-karpenops", "ClusterRole nops-karpenops-node-classes", "ClusterRole nops-karpenops-overlays", "Role nops-karpenops", "Role nops-karpenops-facts",
+			},
+			least: 25,
+		},
 	}
+}
+
+// ofKarpenops are its commands: the one that runs, and those that Jobs run once with the same pod.
+func ofKarpenops() map[string]command {
+	all := map[string]command{"run": {
+		bind: func(fs *pflag.FlagSet, env func(string) string) told {
+			o := &karpenops.Options{}
+			o.BindFlags(fs, env)
+			return o
+		},
+		needs: []string{"NOPS_API_KEY", "NOPS_HOST", "NOPS_CLUSTER_ARN", "POD_NAMESPACE", "NOPS_RELEASE", "NOPS_CHART_VERSION", "NOPS_CLUSTER_ID", karpenops.EnvMode, karpenops.EnvFacts},
+		ports: []int32{8080},
+	}}
+	for _, c := range karpenops.Program().Commands {
+		if c.Name != "run" {
+			all[c.Name] = command{bind: func(fs *pflag.FlagSet, env func(string) string) told {
+				o := &karpenops.ActOptions{}
+				o.BindFlags(fs, env)
+				return o
+			}}
+		}
+	}
+	return all
 }
 
 // ours reads the chart's list of images: the programs of the agents that are part of this release, by component.

@@ -274,7 +274,7 @@ func (w *Writer) notOwned(o map[string]any) string {
 	}
 	for _, entry := range (&unstructured.Unstructured{Object: o}).GetManagedFields() {
 		if w.ours(entry.Manager) && entry.FieldsV1 != nil {
-			if _, is := ownedAt(fieldsOf(entry), pointer("metadata", "labels", karpenstate.LabelOwned)); is {
+			if _, is := ownedAt(o, fieldsOf(entry), pointer("metadata", "labels", karpenstate.LabelOwned)); is {
 				return ""
 			}
 		}

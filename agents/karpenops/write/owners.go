@@ -87,7 +87,7 @@ func (w *Writer) Owners(o map[string]any, path string) []Owner {
 		if entry.Subresource != "" || w.ours(entry.Manager) || strings.HasPrefix(entry.Manager, "karpenter") || entry.FieldsV1 == nil {
 			continue
 		}
-		owned, is := ownedAt(fieldsOf(entry), path)
+		owned, is := ownedAt(o, fieldsOf(entry), path)
 		if !is {
 			continue
 		}
@@ -122,21 +122,23 @@ func fieldsOf(entry metav1.ManagedFieldsEntry) map[string]any {
 	return m
 }
 
-// ownedAt says whether a set of fields has a path, something below it, or something whole that it lies in.
-func ownedAt(fields map[string]any, path string) (string, bool) {
-	var walked []string
-	for _, part := range split(path) {
+// ownedAt says whether a set of fields of an object has a path, something below it, or something whole that it lies in.
+func ownedAt(o, fields map[string]any, path string) (string, bool) {
+	parts := split(path)
+	for i, part := range parts {
 		next, is := fields["f:"+part].(map[string]any)
 		if !is {
 			return "", false
 		}
-		walked = append(walked, part)
-		if len(next) == 0 { // the value as a whole, lists of requirements for one
-			return pointer(walked...), true
+		if here := parts[:i+1]; len(next) == 0 && len(here) < len(parts) {
+			// Either all of a value that is one, a list of requirements for one, or that a map is there, whoever has its members.
+			v, _ := at(o, here...)
+			_, members := v.(map[string]any)
+			return pointer(here...), !members || pointer(here...) == "/spec/template/metadata/labels"
 		}
 		fields = next
 	}
-	return pointer(walked...), true
+	return path, true
 }
 
 // conflicts asks the API server who would be overruled: a server-side apply of the changed fields that is neither forced nor kept. It knows

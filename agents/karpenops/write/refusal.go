@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 )
 
 // Code says why nothing was written.
@@ -63,9 +64,19 @@ func refusalOf(err error, object string) error {
 	case http.StatusConflict:
 		return refuse(Conflict, object, "", "%v", err)
 	case http.StatusUnprocessableEntity, http.StatusBadRequest, http.StatusForbidden, http.StatusRequestEntityTooLarge:
-		return refuse(RejectedByServer, object, "", "%v", err)
+		return refuse(RejectedByServer, object, "", "%s", told(err))
 	case http.StatusNotFound:
 		return refuse(ChangedSincePlan, object, "", "it is not there any more: %v", err)
 	}
 	return err
+}
+
+// told is what the server said, without the object that it repeats in the middle.
+func told(err error) string {
+	const head, tail = 160, 400
+	s := err.Error()
+	if len(s) > head+tail {
+		s = strings.ToValidUTF8(s[:head], "") + " … " + strings.ToValidUTF8(s[len(s)-tail:], "")
+	}
+	return s
 }

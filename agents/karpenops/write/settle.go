@@ -70,22 +70,33 @@ func (w *Writer) Settle(ctx context.Context) (Settled, error) {
 // compare finds fields that do not have our value any more. The field is let go: whoever changed it wins. Twice within an hour, it is a fight.
 func (w *Writer) compare(ctx context.Context, st *state, s *Settled) error {
 	byObject := map[string][]string{}
+	lists := map[string]string{} // kind → path
 	for key := range st.journal.Written {
 		ref, path, _ := strings.Cut(key, " ")
 		byObject[ref] = append(byObject[ref], path)
+		switch kind, _, _ := strings.Cut(ref, "/"); kind {
+		case kindPool:
+			lists[kind] = poolsPath
+		case kindOverlay:
+			lists[kind] = overlaysPath
+		}
+	}
+	found := map[string]map[string]any{}
+	for kind, path := range lists {
+		items, err := w.list(ctx, path)
+		if err != nil {
+			return fmt.Errorf("comparing with what was written: %w", err)
+		}
+		for _, o := range items {
+			found[refOf(kind, nameOf(o))] = o
+		}
 	}
 	for _, ref := range slices.Sorted(maps.Keys(byObject)) {
-		kind, name, _ := strings.Cut(ref, "/")
-		api := w.pathOf(st, kind, name)
-		if api == "" {
-			continue
+		kind, _, _ := strings.Cut(ref, "/")
+		if lists[kind] == "" {
+			continue // a node class, which its watch sees; nobody fights over it
 		}
-		live, err := w.get(ctx, api)
-		if apiCode(err) == http.StatusNotFound {
-			live = nil
-		} else if err != nil {
-			return fmt.Errorf("comparing %s: %w", ref, err)
-		}
+		live := found[ref]
 		sort.Strings(byObject[ref])
 		for _, path := range byObject[ref] {
 			written := st.journal.Written[ref+" "+path]
@@ -98,22 +109,6 @@ func (w *Writer) compare(ctx context.Context, st *state, s *Settled) error {
 		}
 	}
 	return nil
-}
-
-// pathOf finds the API's path of an object that was written.
-func (w *Writer) pathOf(st *state, kind, name string) string {
-	switch kind {
-	case kindPool:
-		return poolsPath + "/" + name
-	case kindOverlay:
-		return overlaysPath + "/" + name
-	}
-	for _, a := range st.journal.Watches {
-		if a.ObjectKind == kind && a.Name == name {
-			return a.Path
-		}
-	}
-	return "" // a node class that has proved itself: nobody fights over it
 }
 
 func (w *Writer) stands(live map[string]any, path string, written Written) bool {
@@ -205,7 +200,7 @@ func (w *Writer) hand(live map[string]any, path string) string {
 		if entry.Subresource != "" || w.ours(entry.Manager) || entry.FieldsV1 == nil {
 			continue
 		}
-		if _, is := ownedAt(fieldsOf(entry), path); !is {
+		if _, is := ownedAt(live, fieldsOf(entry), path); !is {
 			continue
 		}
 		if name == "" || entry.Time != nil && entry.Time.After(last) {
@@ -280,25 +275,25 @@ func (w *Writer) judge(ctx context.Context, st *state, s *Settled) error {
 	if err != nil {
 		return err
 	}
+	var problems []error // of one write are nothing that another has to wait for
 	for _, a := range st.journal.Watches {
 		live, err := w.get(ctx, a.Path)
 		if apiCode(err) == http.StatusNotFound {
-			live = nil
-		} else if err != nil {
-			return fmt.Errorf("looking at %s: %w", refOf(a.ObjectKind, a.Name), err)
+			live, err = nil, nil
 		}
-		v := w.verdictOf(a, live, c, events)
-		switch {
-		case v.ill != "":
-			err = w.undo(ctx, a, live, v, s)
-		case v.over:
-			err = w.settled(ctx, a, v, s)
+		if err == nil {
+			switch v := w.verdictOf(a, live, c, events); {
+			case v.ill != "":
+				err = w.undo(ctx, a, live, v, s)
+			case v.over:
+				err = w.settled(ctx, a, v, s)
+			}
 		}
 		if err != nil {
-			return err
+			problems = append(problems, fmt.Errorf("judging %s of %s: %w", a.Kind, refOf(a.ObjectKind, a.Name), err))
 		}
 	}
-	return nil
+	return errors.Join(problems...)
 }
 
 // settled ends a watch that went well.
@@ -454,7 +449,7 @@ func (w *Writer) verdictOf(a Attempt, live map[string]any, c *cluster, events []
 	}
 	for _, ch := range a.Changes { // whose value is gone already has nothing to prove
 		if sum(value(live, ch.Path)) != ch.AfterSum && !strings.HasPrefix(ch.Path, "/metadata/") {
-			v.over, v.note = true, "somebody changed it since"
+			v.over, v.note = true, "it was changed since"
 			return v
 		}
 	}
@@ -536,7 +531,7 @@ func conditions(a Attempt, live map[string]any, now time.Time, grace time.Durati
 // complaint is an event of Karpenter's.
 type complaint struct {
 	reason, kind, name, message string
-	at                          time.Time
+	first, at                   time.Time
 }
 
 // complaints are what Karpenter says about NodePools, pods and NodeClaims that bears on a write.
@@ -548,7 +543,7 @@ func (w *Writer) complaints(ctx context.Context) ([]complaint, error) {
 			return nil, fmt.Errorf("listing events: %w", err)
 		}
 		for _, e := range items {
-			c := complaint{reason: reason, kind: text(e, "involvedObject", "kind"), name: text(e, "involvedObject", "name"), message: text(e, "message")}
+			c := complaint{first: moment(e, "firstTimestamp"), reason: reason, kind: text(e, "involvedObject", "kind"), name: text(e, "involvedObject", "name"), message: text(e, "message")}
 			for _, t := range []time.Time{moment(e, "lastTimestamp"), moment(e, "series", "lastObservedTime"), moment(e, "eventTime"), moment(e, "firstTimestamp")} {
 				if t.After(c.at) {
 					c.at = t
@@ -576,8 +571,8 @@ func complained(a Attempt, events []complaint, c *cluster) string {
 				return "Karpenter can launch nothing for it: " + e.message
 			}
 		case "FailedScheduling":
-			// Pods that nothing fits are nobody's fault; those that this pool is named for, after it was narrowed, are ours.
-			if (a.Kind == plan.Narrow || a.Kind == actionApprove) && e.kind == "Pod" && blames(e.message, a.Pool) {
+			// A sibling takes nothing away. After a NodePool was narrowed, pods that failed before are nobody's fault.
+			if (a.Kind == plan.Narrow || a.Kind == actionApprove) && e.kind == "Pod" && e.first.After(a.At) && blames(e.message, a.Pool, a.keys()) {
 				return fmt.Sprintf("pod %s cannot be scheduled: %s", e.name, e.message)
 			}
 		case "InsufficientCapacityError":
@@ -598,14 +593,41 @@ func complained(a Attempt, events []complaint, c *cluster) string {
 	return fmt.Sprintf("there is no capacity: %d launches failed and none succeeded", insufficient)
 }
 
-// blames finds, in what Karpenter says about a pod, that this pool's requirements leave nothing. It goes through the pools one after the other.
-func blames(message, pool string) bool {
-	_, after, found := strings.Cut(message, fmt.Sprintf("incompatible with nodepool %q", pool))
-	if !found {
-		return false
+// blames finds, in what Karpenter says about a pod, that a NodePool's requirements are why. Karpenter goes through the NodePools one after the other
+// and seldom names them: by their label among the requirements that no instance type met, or not at all where a label of the pod's and one of
+// the NodePool's exclude each other. Taints and limits are other reasons.
+func blames(message, pool string, keys []string) bool {
+	if strings.Contains(message, filtered) {
+		return true
 	}
-	after, _, _ = strings.Cut(after, "incompatible with nodepool ")
-	return strings.Contains(after, filtered)
+	for part := range strings.SplitSeq(message, "; ") {
+		if strings.Contains(part, "no instance type") && strings.Contains(part, labelPool+" In ["+pool+"]") {
+			return true
+		}
+		for _, key := range keys {
+			if strings.Contains(part, "key "+key+", ") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// keys are the labels that an attempt's requirements are about, as far as they are in the journal.
+func (a Attempt) keys() []string {
+	var keys []string
+	for _, c := range a.Changes {
+		for _, raw := range []json.RawMessage{c.Before, c.After} {
+			v, err := decode(raw)
+			all, _ := v.([]any)
+			for _, r := range all {
+				if key := text(mapOf(r), "key"); err == nil && key != "" {
+					keys = append(keys, key)
+				}
+			}
+		}
+	}
+	return keys
 }
 
 // claimOf says whether a NodeClaim, which may be gone, was of a pool: its name is the pool's and five letters.

@@ -73,15 +73,27 @@ func testJudgement(w *world) {
 		}, "", "base"},
 		{"a pod does not fit any more", "and our pool is named for it", narrowed, func() {
 			w.ready("base", 2)
-			w.says("Pod", "p", "FailedScheduling", `Failed to schedule pod, incompatible with nodepool "x", incompatible requirements; incompatible with nodepool "base", daemonset overhead={}, nodepool requirements filtered out all available instance types`)
+			w.says("Pod", "p", "FailedScheduling", "Failed to schedule pod, did not tolerate taint (taint=a:NoSchedule); incompatible requirements, key karpenter.k8s.aws/instance-family, karpenter.k8s.aws/instance-family In [c5] not in karpenter.k8s.aws/instance-family In [m5 r5]")
 		}, "pod p cannot be scheduled", "base"},
-		{"a pod does not fit another", "our pool is named for something else", narrowed, func() {
+		{"a pod finds no instance type", "among those of our pool", narrowed, func() {
 			w.ready("base", 2)
-			w.says("Pod", "p", "FailedScheduling", `Failed to schedule pod, incompatible with nodepool "base", did not tolerate taint; incompatible with nodepool "x", nodepool requirements filtered out all available instance types`)
+			w.says("Pod", "p", "FailedScheduling", "Failed to schedule pod, no instance type has enough resources, requirements=karpenter.k8s.aws/instance-family In [m5 r5], karpenter.sh/nodepool In [base], resources={\"cpu\":\"400\"}")
+		}, "pod p cannot be scheduled", "base"},
+		{"no NodePool has anything left", "Karpenter names none then", narrowed, func() {
+			w.ready("base", 2)
+			w.says("Pod", "p", "FailedScheduling", "Failed to schedule pod, nodepool requirements filtered out all available instance types")
+		}, "pod p cannot be scheduled", "base"},
+		{"a pod does not fit for other reasons", "taints, limits, another label, another pool", narrowed, func() {
+			w.ready("base", 2)
+			w.says("Pod", "p", "FailedScheduling", "Failed to schedule pod, did not tolerate taint (taint=a:NoSchedule); all available instance types exceed limits for nodepool (NodePool=base); incompatible requirements, key example.com/team, example.com/team In [a] not in ; no instance type has enough resources, requirements=karpenter.sh/nodepool In [other], resources={}")
+		}, "", "base"},
+		{"a pod has not fitted for long", "since before", narrowed, func() {
+			w.ready("base", 2)
+			w.says("Pod", "p", "FailedScheduling", "Failed to schedule pod, nodepool requirements filtered out all available instance types", time.Hour)
 		}, "", "base"},
 		{"a pod does not fit, beside a sibling", "the base is as it was", made, func() {
 			w.ready("base-nops", 0)
-			w.says("Pod", "p", "FailedScheduling", `Failed to schedule pod, incompatible with nodepool "base-nops", nodepool requirements filtered out all available instance types`)
+			w.says("Pod", "p", "FailedScheduling", "Failed to schedule pod, nodepool requirements filtered out all available instance types")
 		}, "", "base-nops"},
 		{"a sibling that is not ready", "after a while", made, func() { w.clock.pass(3 * time.Minute); falseOf("base-nops", "Ready") }, "Ready is False", "base-nops"},
 		{"a sibling that is not ready yet", "its node class may be new", made, func() { falseOf("base-nops", "Ready"); w.settle(); w.ready("base-nops", 0) }, "", "base-nops"},
@@ -112,7 +124,7 @@ func testJudgement(w *world) {
 			w.condition("base-nops-aaaaa", "Launched", "Unknown", "AwaitingReconciliation")
 		}, "", "base-nops"},
 	}
-	const least = 20
+	const least = 24
 	if len(cases) < least {
 		w.Fatalf("%d cases, at least %d were expected", len(cases), least)
 	}

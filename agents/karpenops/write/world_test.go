@@ -276,12 +276,16 @@ func (w *world) unclaim(name string) {
 	}
 }
 
-// says is an event of Karpenter's, a moment from now.
-func (w *world) says(kind, name, reason, message string) {
+// says is an event of Karpenter's, a moment from now; since is how long it has been saying so.
+func (w *world) says(kind, name, reason, message string, since ...time.Duration) {
 	w.Helper()
-	at := w.Now().Add(2 * time.Second).UTC().Format(time.RFC3339)
+	last := w.Now().Add(2 * time.Second).UTC()
+	first := last
+	for _, d := range since {
+		first = last.Add(-d)
+	}
 	e := object(w, `{"apiVersion":"v1","kind":"Event","metadata":{"generateName":"e-","namespace":"default"},"involvedObject":{"kind":%q,"name":%q},"reason":%q,"type":"Warning","firstTimestamp":%q,"lastTimestamp":%q}`,
-		kind, name, reason, at, at)
+		kind, name, reason, first.Format(time.RFC3339), last.Format(time.RFC3339))
 	e["message"] = message
 	if _, err := w.call(w.ctx, http.MethodPost, "/api/v1/namespaces/default/events", plainJSON, e); err != nil {
 		w.Fatal(err)

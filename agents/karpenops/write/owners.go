@@ -145,13 +145,13 @@ func ownedAt(o, fields map[string]any, path string) (string, bool) {
 // more than the object's managed fields tell (defaults, and how the server merges), and less: it cannot take a field away.
 func (w *Writer) conflicts(ctx context.Context, path string, o map[string]any, changes []plan.Change) ([]Owner, error) {
 	body := map[string]any{"apiVersion": text(o, "apiVersion"), "kind": text(o, "kind"), "metadata": map[string]any{"name": nameOf(o)}}
-	any := false
+	some := false
 	for _, c := range changes {
 		if c.After != nil && !strings.HasPrefix(c.Path, "/metadata/") {
-			body, any = with(body, []plan.Change{c}), true
+			body, some = with(body, []plan.Change{c}), true
 		}
 	}
-	if !any {
+	if !some {
 		return nil, nil
 	}
 	_, err := w.call(ctx, http.MethodPatch, path, applyPatch, body, "fieldManager", w.Who.Name(), "dryRun", "All", "force", "false")

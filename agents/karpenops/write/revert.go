@@ -25,12 +25,12 @@ type Selection struct {
 
 // Reverted is what came of it. What is in Waiting goes on when Revert is called again: all that it needs is in the cluster.
 type Reverted struct {
-	Records  []nopsapi.KarpenterRecord
-	Restored []string // "NodePool/default"
-	Released []string // "NodePool/default /spec/…": somebody else changed it, and that stays
-	Deleted  []string
-	Waiting  []string // siblings that still have nodes
-	Problems []string
+	Records  []nopsapi.KarpenterRecord `json:"records,omitempty"`
+	Restored []string                  `json:"restored,omitempty"` // "NodePool/default"
+	Released []string                  `json:"released,omitempty"` // "NodePool/default /spec/…": somebody else changed it, and that stays
+	Deleted  []string                  `json:"deleted,omitempty"`
+	Waiting  []string                  `json:"waiting,omitempty"` // siblings that still have nodes
+	Problems []string                  `json:"problems,omitempty"`
 }
 
 // Progress is told how a revert goes on, in sentences.

@@ -144,10 +144,8 @@ func (w *Writer) readState(ctx context.Context) (*state, error) {
 		return nil, fmt.Errorf("reading the state: %w", err)
 	}
 	st.exists, st.version = true, text(o, "metadata", "resourceVersion")
-	if all, is := at(o, "metadata", "annotations"); is {
-		for k, v := range all.(map[string]any) {
-			st.meta[k], _ = v.(string)
-		}
+	for k, v := range annotationsOf(o) {
+		st.meta[k] = v
 	}
 	for _, part := range []string{"data", "binaryData"} {
 		v, _ := at(o, part)

@@ -222,6 +222,55 @@ func TestPrices(t *testing.T) {
 	})
 }
 
+// small is a scenario of one instance type in one zone.
+func small(t *testing.T, more string) *scenario.Player {
+	t.Helper()
+	s, err := scenario.Decode([]byte("name: small\nzones: [{id: z}]\ntypes: [{name: a, vcpu: 1, memory_mib: 1024, on_demand: 1, spot: 0.3, score: 5}]\n" + more))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.Player(start)
+}
+
+func TestSpotIsNeverDearerThanOnDemand(t *testing.T) {
+	p := small(t, "noise: {price: 0.5}\nsteps: [{at: 0s, price_factor: 50}]")
+	for i := range 50 {
+		if o := p.At(scenario.Market, start.Add(time.Duration(i)*time.Hour)).Market.Offerings[0]; o.Price != 1 || o.OnDemandPrice != 1 {
+			t.Fatalf("after %d h: %+v", i, o)
+		}
+	}
+}
+
+// TestNoiseFromDocumentToDocument: within a period prices are not all the same, and not far from each other either.
+func TestNoiseFromDocumentToDocument(t *testing.T) {
+	p := small(t, "noise: {price: 0.2, period: 3000d}")
+	prices := map[float64]bool{}
+	low, high := 1.0, 0.0
+	for i := range 40 {
+		price := p.At(scenario.Market, start.Add(time.Duration(i)*5*time.Minute)).Market.Offerings[0].Price
+		prices[price], low, high = true, min(low, price), max(high, price)
+	}
+	if len(prices) < 10 || high-low > 0.3*0.2*0.5+0.001 {
+		t.Errorf("%d prices from %v to %v", len(prices), low, high)
+	}
+}
+
+// TestAFaultLeavesNothingBehind: a document is the same before and after it was played with other times.
+func TestAFaultLeavesNothingBehind(t *testing.T) {
+	p := small(t, "commitments: [{id: sp, kind: ComputeSP, unit: vcpu, total: 4, vcpu: 3}]\nsteps: [{at: 1m, for: 1m, fault: stale}, {at: 2m, for: 1m, fault: schema}]")
+	for _, kind := range []scenario.Kind{scenario.Market, scenario.Commitments} {
+		before := p.At(kind, start).Body()
+		for _, at := range []time.Duration{time.Minute, 2 * time.Minute} {
+			if bytes.Equal(p.At(kind, start.Add(at)).Body(), before) {
+				t.Errorf("%s at %s: no fault", kind, at)
+			}
+		}
+		if after := p.At(kind, start.Add(3*time.Minute)).Body(); !bytes.Equal(after, before) {
+			t.Errorf("%s is another after the faults:\n%s\n%s", kind, before, after)
+		}
+	}
+}
+
 func TestCommitmentsOverTime(t *testing.T) {
 	const day = 24 * time.Hour
 	one := func(t *testing.T, p *scenario.Player, at time.Duration, id string) *nopsapi.Commitment {

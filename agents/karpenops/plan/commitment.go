@@ -179,6 +179,15 @@ func (s *scope) rated() []string {
 	return all
 }
 
+// sold are those of the families that the region has, as far as that is known: the others have rates, and nobody can launch them.
+func (p *planner) sold(families []string) []string {
+	if families == nil || p.market == nil {
+		return families
+	}
+	known := p.market.cat.Values(p.market.cat.All(), p.market.unit)
+	return slices.DeleteFunc(families, func(f string) bool { return !slices.Contains(known, f) })
+}
+
 // fits says whether a node is covered by the scope.
 func (s *scope) fits(n *Node, unit string, zones map[string]string, rated []string) bool {
 	if ct := n.Labels[offering.LabelCapacityType]; ct != nopsapi.CapacityOnDemand && ct != nopsapi.CapacityReserved {
@@ -318,7 +327,7 @@ func (p *planner) shareCommitments() {
 	}
 	done := map[*Pool]bool{}
 	for _, s := range p.scopes() {
-		rated := s.rated()
+		rated := p.sold(s.rated())
 		at, current := p.baseFor(s, rated, siblings, done)
 		s.live = 0
 		var own []*Node
@@ -337,7 +346,11 @@ func (p *planner) shareCommitments() {
 			families = []string{s.family}
 		}
 		if at != nil {
-			families = slices.DeleteFunc(slices.Clone(families), func(f string) bool { return !offering.Compile(at.Requirements).Allows(p.unitLabel(), f) })
+			allowed := offering.Compile(at.Requirements)
+			if current != nil && p.market == nil {
+				allowed = offering.Compile(current.Requirements)
+			}
+			families = slices.DeleteFunc(slices.Clone(families), func(f string) bool { return !allowed.Allows(p.unitLabel(), f) })
 		}
 		share := p.shareOf(s, families)
 		p.cover(s, share.whole, own, rest, rated)

@@ -109,6 +109,7 @@ func decide(in Input) *planner {
 		p.unit = p.units()
 		p.turnGates()
 	}
+	p.fade()
 	for _, b := range p.bases {
 		p.preferSpot(b)
 	}

@@ -221,15 +221,6 @@ func (p *planner) age() {
 			p.mem.Series[key] = s
 		}
 	}
-	for key, g := range p.mem.Gates {
-		unseen := p.in.Now.Sub(time.Unix(g.Seen, 0))
-		switch {
-		case g.Excluded && unseen > gateFade*p.cfg.Dwell:
-			p.mem.Gates[key] = Gate{Since: p.in.Now.Unix(), LastSeq: g.LastSeq, Seen: g.Seen}
-		case !g.Excluded && unseen > forgetful:
-			delete(p.mem.Gates, key)
-		}
-	}
 	since := func(list []int64, d time.Duration) []int64 {
 		return slices.DeleteFunc(slices.Clone(list), func(at int64) bool { return at <= p.in.Now.Add(-d).Unix() || at > newest })
 	}
@@ -239,6 +230,19 @@ func (p *planner) age() {
 			delete(p.mem.Flips, pool)
 		} else {
 			p.mem.Flips[pool] = flips
+		}
+	}
+}
+
+// fade takes back exclusions that rest on nothing any more, and forgets gates that nobody asks for.
+func (p *planner) fade() {
+	for key, g := range p.mem.Gates {
+		unseen := p.in.Now.Sub(time.Unix(g.Seen, 0))
+		switch {
+		case g.Excluded && unseen > gateFade*max(p.cfg.Dwell, p.cfg.SampleTTL):
+			p.mem.Gates[key] = Gate{Since: p.in.Now.Unix(), LastSeq: g.LastSeq, Seen: g.Seen}
+		case !g.Excluded && unseen > forgetful:
+			delete(p.mem.Gates, key)
 		}
 	}
 }

@@ -113,6 +113,23 @@ func TestEffective(t *testing.T) {
 	}
 }
 
+func TestLabelsThatFewTypesHave(t *testing.T) {
+	const gpu = "karpenter.k8s.aws/instance-gpu-name"
+	c, _ := New([]Type{{Name: "m5.large"}, {Name: "g4dn.xlarge", Labels: map[string]string{gpu: "t4"}}}, []Offering{{"m5.large", "a", "spot"}, {"g4dn.xlarge", "a", "spot"}}, nil)
+	for _, tc := range []struct {
+		required Requirement
+		want     string
+	}{
+		{Requirement{Key: gpu, Operator: Exists}, "g4dn.xlarge"}, {Requirement{Key: gpu, Operator: DoesNotExist}, "m5.large"},
+		{Requirement{Key: gpu, Operator: NotIn, Values: []string{"t4"}}, "m5.large"}, {Requirement{Key: gpu, Operator: In, Values: []string{"v100"}}, ""},
+		{Requirement{Key: gpu, Operator: NotIn, Values: []string{"v100"}}, "g4dn.xlarge m5.large"},
+	} {
+		if got := strings.Join(c.Values(c.Matching(Compile(Requirements{tc.required})), LabelInstanceType), " "); got != tc.want {
+			t.Errorf("%v: %q, want %q", tc.required, got, tc.want)
+		}
+	}
+}
+
 // A hand-made table of what EKS leaves of EC2's sizes, by the AWS provider's rules at their defaults.
 func TestAllocatable(t *testing.T) {
 	for _, tc := range []struct {

@@ -166,3 +166,36 @@ func TestStaticDriftInWords(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// What the hash makes of the less usual, each pair both ways. Karpenter itself is asked in lab/contract.
+func TestStaticDriftOfPairs(t *testing.T) {
+	for _, tc := range []struct {
+		name, a, b string
+		changes    int
+	}{
+		{"never and at once", `"expireAfter":"Never"`, `"expireAfter":"0s"`, 1},
+		{"absent is filled in", `"expireAfter":"720h"`, `"a":1`, 0},
+		{"absent is not never", `"expireAfter":"Never"`, `"a":1`, 1},
+		{"a taint twice is none, in a list", `"taints":[{"key":"a"},{"key":"a"}]`, `"taints":[]`, 0},
+		{"a taint twice beside another", `"taints":[{"key":"a"},{"key":"b"},{"key":"a"}]`, `"taints":[{"key":"b"}]`, 0},
+		{"a taint twice is not one", `"taints":[{"key":"a"},{"key":"a"}]`, `"taints":[{"key":"a"}]`, 1},
+		{"no list and an empty one", `"a":1`, `"startupTaints":[]`, 1},
+		{"the same moment", `"taints":[{"key":"a","timeAdded":"2026-01-01T00:00:00Z"}]`, `"taints":[{"key":"a","timeAdded":"2026-01-01T01:00:00+01:00"}]`, 0},
+		{"another moment", `"taints":[{"key":"a","timeAdded":"2026-01-01T00:00:00Z"}]`, `"taints":[{"key":"a","timeAdded":"2026-01-01T00:00:01Z"}]`, 1},
+		{"a duration written otherwise", `"terminationGracePeriod":"1h"`, `"terminationGracePeriod":"60m"`, 0},
+		{"a grace of nothing and none", `"terminationGracePeriod":"0s"`, `"a":1`, 1},
+		{"requirements", `"requirements":[]`, `"requirements":[{"key":"a","operator":"Exists"}]`, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var a, b map[string]any
+			for text, into := range map[string]*map[string]any{tc.a: &a, tc.b: &b} {
+				if err := json.Unmarshal([]byte(`{"spec":{"template":{"spec":{`+text+`}}}}`), into); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if there, back := StaticDrift(a, b), StaticDrift(b, a); len(there) != tc.changes || len(back) != tc.changes {
+				t.Errorf("%v and back %v, want %d changes", there, back, tc.changes)
+			}
+		})
+	}
+}

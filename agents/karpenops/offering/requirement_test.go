@@ -1,6 +1,10 @@
 package offering
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
 
 func TestMatches(t *testing.T) {
 	node := map[string]string{LabelFamily: "m5", LabelZone: "us-east-1a", LabelCapacityType: "spot", LabelCPU: "4", LabelInstanceType: "m5.xlarge", "beta.kubernetes.io/instance-type": "m5.large"}
@@ -41,5 +45,20 @@ func TestMatches(t *testing.T) {
 				t.Errorf("misfits %v, want match %v", misfits, c.want)
 			}
 		})
+	}
+}
+
+func TestFolding(t *testing.T) {
+	for _, tc := range []struct{ list, want Requirements }{
+		{Requirements{{Key: "n", Operator: Gt, Values: []string{"4"}, MinValues: new(2)}, {Key: "n", Operator: Lte, Values: []string{"5"}, MinValues: new(3)}},
+			Requirements{{Key: "n", Operator: Gte, Values: []string{"5"}, MinValues: new(3)}, {Key: "n", Operator: Lte, Values: []string{"5"}, MinValues: new(3)}}},
+		{Requirements{{Key: "n", Operator: Gt, Values: []string{"4"}}, {Key: "n", Operator: NotIn, Values: []string{"9", "3"}}}, Requirements{{Key: "n", Operator: Gte, Values: []string{"5"}}}},
+		{Requirements{{Key: "n", Operator: Gt, Values: []string{"9223372036854775807"}, MinValues: new(2)}}, Requirements{{Key: "n", Operator: DoesNotExist}}},
+		{Requirements{{Key: "n", Operator: In, Values: []string{"4", "8", "x", "4"}}, {Key: "n", Operator: Lt, Values: []string{"8"}}}, Requirements{{Key: "n", Operator: In, Values: []string{"4"}}}},
+		{Requirements{{Key: "b", Operator: Exists}, {Key: "a", Operator: NotIn, Values: []string{"y", "x"}}}, Requirements{{Key: "a", Operator: NotIn, Values: []string{"x", "y"}}, {Key: "b", Operator: Exists}}},
+	} {
+		if diff := cmp.Diff(tc.want, Compile(tc.list).Requirements()); diff != "" {
+			t.Errorf("%v: %s", tc.list, diff)
+		}
 	}
 }

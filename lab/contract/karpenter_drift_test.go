@@ -373,7 +373,9 @@ func (c chance) edited(pool map[string]any) map[string]any {
 		}
 	}
 	for range 1 + c.IntN(2) {
-		switch c.IntN(12) {
+		switch c.IntN(15) {
+		case 12, 13, 14:
+			c.rewrite(after["spec"].(map[string]any)["template"].(map[string]any)["spec"].(map[string]any))
 		case 0, 1:
 			take("spec", "weight")
 		case 2:
@@ -399,6 +401,28 @@ func (c chance) edited(pool map[string]any) map[string]any {
 		}
 	}
 	return after
+}
+
+// rewrite says the same in other words, as far as time and order go.
+func (c chance) rewrite(spec map[string]any) {
+	for _, field := range []string{"expireAfter", "terminationGracePeriod"} {
+		if other, found := map[any]string{"720h": "43200m", "43200m": "720h", "1h": "60m", "60m": "1h0m0s", "0s": "0m"}[spec[field]]; found {
+			spec[field] = other
+		}
+	}
+	for _, field := range []string{"taints", "startupTaints"} {
+		list, _ := spec[field].([]any)
+		c.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+		for _, taint := range list {
+			taint := taint.(map[string]any)
+			if taint["timeAdded"] == "2026-01-01T00:00:00Z" {
+				taint["timeAdded"] = "2026-01-01T01:00:00+01:00"
+			}
+			if taint["value"] == "" {
+				delete(taint, "value")
+			}
+		}
+	}
 }
 
 func TestKarpenterOnNodePools(t *testing.T) {

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"encoding/json"
+	"flag"
 	"fmt"
 	"math"
 	"slices"
@@ -83,10 +84,21 @@ func families(t testing.TB, y *toy, name string) []string {
 	return y.catalogue().Values(effective(y.catalogue(), y.pools[name]).Set, offering.LabelFamily)
 }
 
+// few draws n cases instead of rapid's hundred, where each is a long story; whoever asks for another number by -rapid.checks gets that.
+func few(t *testing.T, n int, property func(*rapid.T)) {
+	t.Helper()
+	checks := flag.Lookup("rapid.checks").Value
+	if was := checks.String(); was == "100" {
+		_ = checks.Set(fmt.Sprint(n))
+		defer func() { _ = checks.Set(was) }()
+	}
+	rapid.Check(t, property)
+}
+
 // P7: between the thresholds nothing turns, and what turns faster than the dwell turns once a dwell at most.
 func TestP7Hysteresis(t *testing.T) {
 	t.Run("noise between the thresholds changes nothing", func(t *testing.T) {
-		rapid.Check(t, func(r *rapid.T) {
+		few(t, 8, func(r *rapid.T) {
 			y := plain()
 			bad := rapid.SliceOfN(rapid.IntRange(0, 11), 0, 3).Draw(r, "bad")
 			for i := range 16 { // some families are excluded, and all is settled
@@ -113,7 +125,7 @@ func TestP7Hysteresis(t *testing.T) {
 		})
 	})
 	t.Run("a square wave turns a gate once a dwell", func(t *testing.T) {
-		rapid.Check(t, func(r *rapid.T) {
+		few(t, 8, func(r *rapid.T) {
 			period := rapid.IntRange(1, 20).Draw(r, "half a period")
 			y := plain(func(w *world) { w.Config.Exclude, w.Config.Readmit, w.Config.FlipsPerDay = 1, 1, 100 })
 			f := y.Families[rapid.IntRange(0, 11).Draw(r, "family")].Name
@@ -200,7 +212,7 @@ func (y *toy) limit(t testing.TB, purpose string) float64 {
 
 // P8: with constant input a commitment's limit reaches its target, but for the dead band, in as many steps as the ramp takes.
 func TestP8Converges(t *testing.T) {
-	rapid.Check(t, func(r *rapid.T) {
+	few(t, 15, func(r *rapid.T) {
 		y := plain(committed(nopsapi.UnitVCPU, 1000, float64(rapid.IntRange(10, 300).Draw(r, "lease"))))
 		steps := func(from, to float64) int {
 			by := float64(16)
@@ -239,7 +251,7 @@ func TestP8Converges(t *testing.T) {
 
 // P11: documents that are not valid now decide nothing, whatever is in them, and an older one than was seen counts nowhere.
 func TestP11StaleDocumentsDecideNothing(t *testing.T) {
-	rapid.Check(t, func(r *rapid.T) {
+	few(t, 12, func(r *rapid.T) {
 		y := plain(committed(nopsapi.UnitVCPU, 1000, 60), func(w *world) { w.Overlay, w.Config.Mode = true, karpenstate.ModeOverlays })
 		bad := y.Families[rapid.IntRange(0, 11).Draw(r, "family")].Name
 		for range 30 {
@@ -284,7 +296,7 @@ func TestP11StaleDocumentsDecideNothing(t *testing.T) {
 // P12: what is narrowed in place is given back as it was, to the last byte; what somebody changed since is theirs.
 func TestP12Undo(t *testing.T) {
 	narrowed, released := 0, 0
-	rapid.Check(t, func(r *rapid.T) {
+	few(t, 12, func(r *rapid.T) {
 		original := poolObject("default", 100, nil, requirement(offering.LabelCapacityType, "In", "spot", "on-demand"), map[string]any{"key": offering.LabelArch, "operator": "In", "values": []any{"arm64", "amd64"}, "note": "<kept>"})
 		if rapid.Bool().Draw(r, "a list of the user's own") {
 			list := lookup(original, pathRequirements).([]any)
@@ -336,7 +348,7 @@ func TestP12Undo(t *testing.T) {
 
 // P13: before a commitment ends its limit falls, never by more than a step, and at the end the target is 0.
 func TestP13Expiry(t *testing.T) {
-	rapid.Check(t, func(r *rapid.T) {
+	few(t, 7, func(r *rapid.T) {
 		every := rapid.SampledFrom([]time.Duration{20 * time.Minute, 30 * time.Minute, time.Hour}).Draw(r, "every")
 		ends := start.Add(90 * time.Hour)
 		y := plain(committed(nopsapi.UnitVCPU, 1000, float64(rapid.IntRange(20, 150).Draw(r, "lease")), func(c *nopsapi.Commitment) { c.End = ends }), func(w *world) { w.Families = toyFamilies(5) })
@@ -397,6 +409,7 @@ func TestBrokenPlannersAreCaught(t *testing.T) {
 			list(a, func(l []any) []any { return append(l, any(requirement(offering.LabelFamily, "In", "m77"))) })
 		})},
 		{"P1", "requirements left out allow what the base does not", edit(lists, func(_ Input, a *Action) { list(a, func(l []any) []any { return l[len(l)-1:] }) })},
+		{"admission", "a weight that is none", edit([]ActionKind{CreateSibling}, func(_ Input, a *Action) { put(a.Object, "/spec/weight", int64(101)) })},
 		{"P2", "one family more than the floor lets go", edit([]ActionKind{CreateSibling}, func(_ Input, a *Action) {
 			if at(a.Object, "metadata", "annotations", karpenstate.AnnotationPurpose) == spotPurpose {
 				list(a, func(l []any) []any {

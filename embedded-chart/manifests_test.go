@@ -318,7 +318,8 @@ func TestNotes(t *testing.T) {
 		want []string
 		not  []string
 	}{
-		{"all", nil, []string{"Runs: heartbeat, vmagent, node-exporter, kube-state-metrics, dcgm-exporter\n", "Not yet part of this release, whatever their values say: container-insights-agent, karpenops, vpa, data-fetcher, image-tag-updater\n", "nopsctl status -n nops", "nopsctl test-connectivity -n nops", "stay readable in Helm's release Secrets"}, []string{"Off:", "WARNING", "global.*"}},
+		{"all", []string{"karpenops.enabled=true", "karpenops.clusterId=x"}, []string{"Runs: heartbeat, vmagent, node-exporter, kube-state-metrics, dcgm-exporter, karpenops\n", "Not yet part of this release, whatever their values say: container-insights-agent, vpa, data-fetcher, image-tag-updater\n", "nopsctl status -n nops", "nopsctl test-connectivity -n nops", "stay readable in Helm's release Secrets"}, []string{"Off:", "WARNING", "global.*"}},
+		{"as it comes", nil, []string{"Off:  karpenops (karpenops.enabled=false): NodePools are not changed"}, []string{"WARNING"}},
 		{"no heartbeat", []string{"heartbeat.enabled=false"}, []string{"Runs: vmagent", "Off:  heartbeat"}, nil},
 		{"nothing", []string{"heartbeat.enabled=false", "containerInsights.enabled=false"}, []string{"Runs: nothing\n", "Off:  heartbeat", "Off:  container insights"}, nil},
 		{"references and keys", []string{"customerManagedSecrets.enabled=true", "customerManagedSecrets.apiSecretName=s", "customerManagedSecrets.apiSecretKey=k", "customerManagedSecrets.ampAccessName=s", "customerManagedSecrets.ampAccessKey=k", "customerManagedSecrets.ampSecretName=s", "customerManagedSecrets.ampSecretKey=k"}, []string{"The references win"}, []string{"stay readable"}},

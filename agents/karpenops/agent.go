@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"runtime/debug"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -346,6 +347,8 @@ func (a *Agent) round(ctx context.Context) {
 	a.latest.Store(&r)
 	a.counters.show(r)
 	a.keep(ctx, r)
+	// A round makes garbage of several times what is kept, and then there is a minute without any: the memory is somebody else's meanwhile.
+	debug.FreeOSMemory()
 }
 
 // settle looks after what was written.

@@ -86,7 +86,7 @@ func (w *world) upgraded(ts *testscript.TestScript, _ bool, _ []string) {
 		}
 		running[component]++
 	}
-	for _, component := range []string{"heartbeat", "vmagent", "node-exporter", "kube-state-metrics"} {
+	for _, component := range []string{"heartbeat", "vmagent", "node-exporter", "kube-state-metrics", "karpenops"} {
 		if running[component] != 1 {
 			ts.Fatalf("%d pods of %s: %v", running[component], component, running)
 		}
@@ -96,7 +96,7 @@ func (w *world) upgraded(ts *testscript.TestScript, _ bool, _ []string) {
 	var old []string
 	for _, object := range strings.Fields(string(out)) {
 		_, name, _ := strings.Cut(object, "/")
-		if slices.Contains([]string{"nops-prometheus-server", "nops-prometheus-kube-state-metrics", "nops-prometheus-node-exporter", "nops-cost", "nops-karpenops", "nops-data-fetcher", "nops-auto-updater",
+		if slices.Contains([]string{"nops-prometheus-server", "nops-prometheus-kube-state-metrics", "nops-prometheus-node-exporter", "nops-cost", "nops-data-fetcher", "nops-auto-updater",
 			"nops-kubernetes-agent-high", "nops-agent-secrets", "mem-limit-range", "nops-kubernetes-agent-configmap", "exporter-metrics-config-map"}, name) {
 			old = append(old, object)
 		}

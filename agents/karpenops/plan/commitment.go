@@ -293,117 +293,131 @@ func clean(f float64) float64 {
 	return 0
 }
 
+// ledger is what shareCommitments keeps account of.
+type ledger struct {
+	siblings map[*Pool]*base   // for commitments
+	done     map[*Pool]bool    // those that belong to a scope
+	rest     map[*Node]float64 // on-demand vCPU that no commitment is taken to cover yet
+}
+
 // shareCommitments finds a base for each scope and says what sibling it should have there.
 func (p *planner) shareCommitments() {
-	siblings := map[*Pool]*base{}
+	l := ledger{siblings: map[*Pool]*base{}, done: map[*Pool]bool{}, rest: map[*Node]float64{}}
 	for _, b := range p.bases {
+		if !p.plans(b) {
+			continue
+		}
 		for _, s := range b.siblings {
-			if s.Purpose == commitmentPurpose && p.plans(b) {
-				siblings[s] = b
+			if s.Purpose == commitmentPurpose {
+				l.siblings[s] = b
 			}
 		}
-	}
-	stays := func(b *base, s *Pool, why string) {
-		p.say(b.Name, "commitments: %s stays as it is: %s", s.Name, why)
-		lim, _ := limit(s, resourceCPU)
-		b.committed = append(b.committed, &want{purpose: commitmentPurpose, list: listOf(s), current: s, fate: exact, ids: s.Commitments, lease: lim, target: lim, held: true, reason: why})
-	}
-	if p.in.Commitments == nil {
-		for _, b := range p.bases {
-			if p.plans(b) {
-				p.say(b.Name, "commitments: held, for there is no list of them that is valid now")
-			}
+		if p.in.Commitments == nil {
+			p.say(b.Name, "commitments: held, for there is no list of them that is valid now")
 		}
-		for _, s := range p.sortedPools() {
-			if b := siblings[s]; b != nil && !closed(s) {
-				stays(b, s, "nothing is known of commitments now")
-			}
-		}
-		return
 	}
-	rest := map[*Node]float64{} // on-demand vCPU that no commitment is taken to cover yet
-	for i := range p.in.Nodes {
-		rest[&p.in.Nodes[i]] = p.in.Nodes[i].VCPU
-	}
-	done := map[*Pool]bool{}
-	for _, s := range p.scopes() {
-		rated := p.sold(s.rated())
-		at, current := p.baseFor(s, rated, siblings, done)
-		s.live = 0
-		var own []*Node
+	if p.in.Commitments != nil {
 		for i := range p.in.Nodes {
-			n := &p.in.Nodes[i]
-			switch {
-			case !s.fits(n, p.unitLabel(), p.in.Zones, rated):
-			case current != nil && n.Pool == current.Name:
-				own = append(own, n)
-			default:
-				s.live += rest[n]
-			}
+			l.rest[&p.in.Nodes[i]] = p.in.Nodes[i].VCPU
 		}
-		families := rated
-		if s.family != "" {
-			families = []string{s.family}
+		for _, s := range p.scopes() {
+			p.shareScope(s, l)
 		}
-		if at != nil {
-			allowed := offering.Compile(at.Requirements)
-			if current != nil && p.market == nil {
-				allowed = offering.Compile(current.Requirements)
-			}
-			families = slices.DeleteFunc(slices.Clone(families), func(f string) bool { return !allowed.Allows(p.unitLabel(), f) })
-		}
-		share := p.shareOf(s, families)
-		p.cover(s, share.whole, own, rest, rated)
-		if at == nil {
-			if len(p.bases) > 0 && p.market != nil {
-				for _, id := range s.ids() {
-					p.find("commitment-no-pool", "Commitment/"+id, "", "no managed NodePool may launch on demand what it pays for ("+s.String()+"): what this cluster does not use of it is lost", nil, 0)
-				}
-			}
-			continue
-		}
-		for _, line := range share.why {
-			p.say(at.Name, "commitments: %s", line)
-		}
-		if current != nil {
-			done[current] = true
-		}
-		if !share.known {
-			if current != nil && !closed(current) {
-				stays(at, current, "what it pays for is not known")
-			}
-			continue
-		}
-		p.say(at.Name, "commitments: %s: %.0f vCPU are worth keeping in use here (%.0f %% of what is left)", s, share.target, p.cfg.Headroom*100)
-		w := &want{purpose: commitmentPurpose, ids: s.ids(), key: s.key, target: share.target, lease: share.lease, frozen: share.frozen, current: current,
-			reason: fmt.Sprintf("%.0f vCPU of %s for this cluster", share.target, s)}
-		switch {
-		case current == nil && share.target < 1:
-			continue
-		case current != nil && closed(current) && share.target < 1:
-			continue // it goes
-		case p.market == nil:
-			w.list = listOf(current)
-			w.fate = exact
-		default:
-			list, _, err := offering.Narrow(at.original, p.scopeEdits(s, rated)...)
-			if err != nil {
-				p.say(at.Name, "commitments: %s: no pool can be made for it: %v", s, err)
-				continue
-			}
-			w.list, w.set = list, p.launches(at, list).Set
-			if current != nil {
-				_, w.fate = p.match(at, list, []*Pool{current})
-			}
-		}
-		at.committed = append(at.committed, w)
 	}
-	for _, s := range p.sortedPools() { // those whose commitments are gone step down
-		if b := siblings[s]; b != nil && !done[s] && !closed(s) {
+	for _, s := range p.sortedPools() {
+		b := l.siblings[s]
+		switch {
+		case b == nil || l.done[s] || closed(s):
+		case p.in.Commitments == nil:
+			p.stays(b, s, "nothing is known of commitments now")
+		default:
 			p.say(b.Name, "commitments: %s has none any more (%s): its limit falls by %d vCPU a run", s.Name, strings.Join(s.Commitments, ", "), p.cfg.RampDown)
 			b.committed = append(b.committed, &want{purpose: commitmentPurpose, list: listOf(s), current: s, fate: exact, ids: s.Commitments, reason: "its commitments are gone"})
 		}
 	}
+}
+
+// stays holds a sibling as it is.
+func (p *planner) stays(b *base, s *Pool, why string) {
+	p.say(b.Name, "commitments: %s stays as it is: %s", s.Name, why)
+	now, _ := limit(s, resourceCPU)
+	b.committed = append(b.committed, &want{purpose: commitmentPurpose, list: listOf(s), current: s, fate: exact, ids: s.Commitments, lease: now, target: now, held: true, reason: why})
+}
+
+// shareScope decides about one scope.
+func (p *planner) shareScope(s *scope, l ledger) {
+	rated := p.sold(s.rated())
+	at, current := p.baseFor(s, rated, l)
+	own := p.inScope(s, rated, current, l)
+	families := rated
+	if s.family != "" {
+		families = []string{s.family}
+	}
+	if at != nil {
+		allowed := offering.Compile(at.Requirements)
+		if current != nil && p.market == nil {
+			allowed = offering.Compile(current.Requirements)
+		}
+		families = slices.DeleteFunc(slices.Clone(families), func(f string) bool { return !allowed.Allows(p.unitLabel(), f) })
+	}
+	share := p.shareOf(s, families)
+	p.cover(s, share.whole, own, l.rest, rated)
+	if at == nil {
+		if len(p.bases) > 0 && p.market != nil {
+			for _, id := range s.ids() {
+				p.find("commitment-no-pool", "Commitment/"+id, "", "no managed NodePool may launch on demand what it pays for ("+s.String()+"): what this cluster does not use of it is lost", nil, 0)
+			}
+		}
+		return
+	}
+	for _, line := range share.why {
+		p.say(at.Name, "commitments: %s", line)
+	}
+	if current != nil {
+		l.done[current] = true
+	}
+	if !share.known {
+		if current != nil && !closed(current) {
+			p.stays(at, current, "what it pays for is not known")
+		}
+		return
+	}
+	p.say(at.Name, "commitments: %s: %.0f vCPU are worth keeping in use here (%.0f %% of what is left)", s, share.target, p.cfg.Headroom*100)
+	if share.target < 1 && (current == nil || closed(current)) {
+		return // there is none to make, or it goes
+	}
+	w := &want{
+		purpose: commitmentPurpose, ids: s.ids(), key: s.key, target: share.target, lease: share.lease, frozen: share.frozen, current: current,
+		reason: fmt.Sprintf("%.0f vCPU of %s for this cluster", share.target, s),
+	}
+	if p.market == nil {
+		w.list, w.fate = listOf(current), exact
+	} else {
+		list, _, err := offering.Narrow(at.original, p.scopeEdits(s, rated)...)
+		if err != nil {
+			p.say(at.Name, "commitments: %s: no pool can be made for it: %v", s, err)
+			return
+		}
+		w.list, w.set = list, p.launches(at, list).Set
+		if current != nil {
+			_, w.fate = p.match(at, list, []*Pool{current})
+		}
+	}
+	at.committed = append(at.committed, w)
+}
+
+// inScope sums up what runs on demand in a scope outside its sibling, as far as nothing covers it yet, and gives the nodes inside.
+func (p *planner) inScope(s *scope, rated []string, current *Pool, l ledger) (own []*Node) {
+	for i := range p.in.Nodes {
+		switch n := &p.in.Nodes[i]; {
+		case !s.fits(n, p.unitLabel(), p.in.Zones, rated):
+		case current != nil && n.Pool == current.Name:
+			own = append(own, n)
+		default:
+			s.live += l.rest[n]
+		}
+	}
+	return own
 }
 
 // cover takes what a scope pays for off the nodes in it, so that what comes later in AWS's order does not count them again.
@@ -422,7 +436,7 @@ func (p *planner) cover(s *scope, whole float64, own []*Node, rest map[*Node]flo
 }
 
 // baseFor finds the base that a scope's sibling is beside: where there is one already, or the one with the most vCPU that may use it.
-func (p *planner) baseFor(s *scope, rated []string, siblings map[*Pool]*base, done map[*Pool]bool) (*base, *Pool) {
+func (p *planner) baseFor(s *scope, rated []string, l ledger) (*base, *Pool) {
 	lists := map[*base][]any{}
 	var best *base
 	var most float64
@@ -447,8 +461,8 @@ func (p *planner) baseFor(s *scope, rated []string, siblings map[*Pool]*base, do
 	for _, exactly := range []bool{true, false} {
 		for _, open := range []bool{true, false} {
 			for _, pool := range p.sortedPools() {
-				b := siblings[pool]
-				if b == nil || done[pool] || closed(pool) == open || p.market != nil && lists[b] == nil {
+				b := l.siblings[pool]
+				if b == nil || l.done[pool] || closed(pool) == open || p.market != nil && lists[b] == nil {
 					continue
 				}
 				if exactly && (lists[b] == nil || !same(listOf(pool), lists[b])) {
@@ -464,7 +478,7 @@ func (p *planner) baseFor(s *scope, rated []string, siblings map[*Pool]*base, do
 		}
 	}
 	if found != nil {
-		return siblings[found], found
+		return l.siblings[found], found
 	}
 	return best, nil
 }

@@ -183,42 +183,13 @@ func (p *planner) preferSpot(b *base) {
 		p.find("floors-not-met", object, "", fmt.Sprintf("with all that its requirements allow on spot it has only %s: the fewer kinds of instances, the more of them are interrupted together. Allow more of them.", missing), nil, 0)
 		return
 	}
-	if unmet := c.Unmet(b.spot, b.effective.Required, c.Reach(b.Zones)); len(unmet) > 0 {
-		p.say(b.Name, "spot: nothing is excluded, for spot alone does not meet its minValues: %s has %d values of %d", unmet[0].Key, unmet[0].Have, unmet[0].Want)
+	if unmet := p.unmet(b, b.spot); unmet != "" {
+		p.say(b.Name, "spot: nothing is excluded, for spot alone has only %s", unmet)
 		return
 	}
 	p.markDear(families, have)
-	candidates := slices.DeleteFunc(slices.Clone(families), func(f *family) bool { return f.name == "" || !f.excluded && !f.dear })
-	slices.SortFunc(candidates, func(x, y *family) int {
-		return cmp.Or(boolean(y.excluded)-boolean(x.excluded), cmp.Compare(y.cost, x.cost), strings.Compare(x.name, y.name))
-	})
-	left, kept := newTally(len(shapes)), b.spot
-	left.add(all, 1)
-	var gone []string
-	turned := false
+	gone, left, kept, turned := p.leaveOut(b, families, all, floor, shapes)
 	strict := len(b.effective.Required.MinValues()) > 0
-	for _, f := range candidates {
-		why := fmt.Sprintf("spot costs $%.4f per vCPU and hour with interruptions", f.cost)
-		if f.excluded {
-			why = fmt.Sprintf("placement score %.1f, and its gate excludes it since %s", f.score, stamp(unix(p.mem.Gates[f.name].Since)))
-		}
-		left.add(f.tally, -1)
-		trial := kept.Minus(f.set)
-		missing := floor.missing(left, shapes)
-		if missing == "" && strict {
-			if unmet := c.Unmet(trial, b.effective.Required, c.Reach(b.Zones)); len(unmet) > 0 {
-				missing = fmt.Sprintf("%d values of %s, and minValues asks for %d", unmet[0].Have, unmet[0].Key, unmet[0].Want)
-			}
-		}
-		if missing != "" {
-			left.add(f.tally, 1)
-			p.say(b.Name, "spot: %s stays (%s): without it there would be %s", f.name, why, missing)
-			continue
-		}
-		kept, turned = trial, turned || f.excluded
-		gone = append(gone, f.name)
-		p.say(b.Name, "spot: %s is left out: %s", f.name, why)
-	}
 	zones := p.badZones(b, families, gone, kept, floor, shapes, strict)
 	for _, zone := range zones {
 		kept, turned = kept.Minus(c.Where(offering.LabelZone, zone)), true
@@ -252,6 +223,47 @@ func (p *planner) preferSpot(b *base) {
 	reason := fmt.Sprintf("spot without %s: $%.4f instead of $%.4f per vCPU and hour, interruptions counted (%s)", names(append(slices.Clone(gone), zones...)), after, before, change)
 	b.prefer = &want{purpose: spotPurpose, list: list, set: kept, reason: reason, byGate: turned, families: gone, zones: zones}
 	p.say(b.Name, "spot: a preferred pool would have %d instance types of %d families in %d zones; %s", c.Types(kept), left.families, len(c.Values(kept, offering.LabelZone)), reason)
+}
+
+// leaveOut takes families out, the worst first, as long as what is left keeps the floor.
+func (p *planner) leaveOut(b *base, families []*family, all *tally, floor floor, shapes []shape) (gone []string, left *tally, kept offering.Set, turned bool) {
+	candidates := slices.DeleteFunc(slices.Clone(families), func(f *family) bool { return f.name == "" || !f.excluded && !f.dear })
+	slices.SortFunc(candidates, func(x, y *family) int {
+		return cmp.Or(boolean(y.excluded)-boolean(x.excluded), cmp.Compare(y.cost, x.cost), strings.Compare(x.name, y.name))
+	})
+	left, kept = newTally(len(shapes)), b.spot
+	left.add(all, 1)
+	strict := len(b.effective.Required.MinValues()) > 0
+	for _, f := range candidates {
+		why := fmt.Sprintf("spot costs $%.4f per vCPU and hour with interruptions", f.cost)
+		if f.excluded {
+			why = fmt.Sprintf("placement score %.1f, and its gate excludes it since %s", f.score, stamp(unix(p.mem.Gates[f.name].Since)))
+		}
+		left.add(f.tally, -1)
+		trial := kept.Minus(f.set)
+		missing := floor.missing(left, shapes)
+		if missing == "" && strict {
+			missing = p.unmet(b, trial)
+		}
+		if missing != "" {
+			left.add(f.tally, 1)
+			p.say(b.Name, "spot: %s stays (%s): without it there would be %s", f.name, why, missing)
+			continue
+		}
+		kept, turned = trial, turned || f.excluded
+		gone = append(gone, f.name)
+		p.say(b.Name, "spot: %s is left out: %s", f.name, why)
+	}
+	return gone, left, kept, turned
+}
+
+// unmet says what minValues of a base a set does not meet, "" if it meets all.
+func (p *planner) unmet(b *base, set offering.Set) string {
+	unmet := p.market.cat.Unmet(set, b.effective.Required, p.market.cat.Reach(b.Zones))
+	if len(unmet) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d values of %s, and minValues asks for %d", unmet[0].Have, unmet[0].Key, unmet[0].Want)
 }
 
 func edits(unit string, families, zones []string) []offering.Edit {
@@ -331,9 +343,7 @@ func (p *planner) badZones(b *base, families []*family, gone []string, kept offe
 		}
 		missing := floor.missing(left, shapes)
 		if missing == "" && strict {
-			if unmet := c.Unmet(trial, b.effective.Required, c.Reach(b.Zones)); len(unmet) > 0 {
-				missing = fmt.Sprintf("%d values of %s, and minValues asks for %d", unmet[0].Have, unmet[0].Key, unmet[0].Want)
-			}
+			missing = p.unmet(b, trial)
 		}
 		if missing != "" {
 			p.say(b.Name, "spot: zone %s stays although %d families are scarce there: without it there would be %s", zone, excluded, missing)

@@ -48,7 +48,7 @@ func fingerprint(v any) string {
 	var data bytes.Buffer
 	e := json.NewEncoder(&data)
 	e.SetEscapeHTML(false)
-	if e.Encode(v) != nil {
+	if err := e.Encode(v); err != nil {
 		return ""
 	}
 	sum := sha256.Sum256(bytes.TrimSuffix(data.Bytes(), []byte("\n")))

@@ -69,11 +69,64 @@ func (p *planner) readMarket() {
 	if !unit && len(others) > 0 {
 		read.unit = slices.Min(slices.Collect(maps.Keys(others)))
 	}
-	type row struct {
-		offering.Offering
-		zoneID string
-		of     nopsapi.MarketOffering
+	rows := p.rows(m)
+	offerings, zones := make([]offering.Offering, len(rows)), maps.Clone(p.in.Zones)
+	if zones == nil {
+		zones = map[string]string{}
 	}
+	for i, r := range rows {
+		offerings[i] = r.Offering
+		if _, known := zones[r.zoneID]; !known && r.of.ZoneID != "" {
+			zones[r.zoneID] = r.Zone
+		}
+	}
+	cat, left := offering.New(types, offerings, zones)
+	if len(left) > 0 {
+		slices.Sort(left)
+		p.notes = append(p.notes, fmt.Sprintf("%d entries of the market were left out, the first: %s", len(left), left[0]))
+	}
+	n := cat.Len()
+	read.cat, read.price, read.cost, read.observed, read.zoneID = cat, make([]float64, n), make([]float64, n), make([]time.Time, n), make([]string, n)
+	read.score = make([]float64, n)
+	for _, r := range rows {
+		i, found := cat.Number(r.Offering)
+		if !found {
+			continue
+		}
+		read.zoneID[i] = r.zoneID
+		if age := p.in.Now.Sub(r.of.ObservedAt); r.of.ObservedAt.IsZero() || age <= p.cfg.SampleTTL && age >= -ahead {
+			read.take(i, r, p.cfg.RestartCost)
+		}
+	}
+	p.market = read
+}
+
+// take takes in what a row tells about an offering.
+func (m *market) take(i int, r row, restart float64) {
+	m.observed[i] = r.of.ObservedAt
+	if sane(r.of.Price) {
+		m.price[i] = r.of.Price
+		if vcpu := float64(m.cat.Type(i).VCPU); vcpu > 0 {
+			m.cost[i] = r.of.Price / vcpu
+			if r.CapacityType == nopsapi.CapacitySpot {
+				m.cost[i] += hazard(r.of) * restart
+			}
+		}
+	}
+	if r.CapacityType == nopsapi.CapacitySpot && r.of.PlacementScore >= 1 && r.of.PlacementScore <= 10 {
+		m.score[i] = float64(r.of.PlacementScore)
+	}
+}
+
+// row is an offering of the market.
+type row struct {
+	offering.Offering
+	zoneID string
+	of     nopsapi.MarketOffering
+}
+
+// rows are the offerings of the market, each once.
+func (p *planner) rows(m *nopsapi.Market) []row {
 	rows, nameless := make([]row, 0, len(m.Offerings)), 0
 	for _, o := range m.Offerings {
 		zone := cmp.Or(o.Zone, p.in.Zones[o.ZoneID])
@@ -105,48 +158,7 @@ func (p *planner) readMarket() {
 			cmp.Compare(a.of.Confidence, b.of.Confidence), cmp.Compare(monthly(a.of.Interruption), monthly(b.of.Interruption)))
 	})
 	rows = slices.CompactFunc(rows, func(a, b row) bool { return a.Offering == b.Offering })
-	offerings, zones := make([]offering.Offering, len(rows)), maps.Clone(p.in.Zones)
-	if zones == nil {
-		zones = map[string]string{}
-	}
-	for i, r := range rows {
-		offerings[i] = r.Offering
-		if _, known := zones[r.zoneID]; !known && r.of.ZoneID != "" {
-			zones[r.zoneID] = r.Zone
-		}
-	}
-	cat, left := offering.New(types, offerings, zones)
-	if len(left) > 0 {
-		slices.Sort(left)
-		p.notes = append(p.notes, fmt.Sprintf("%d entries of the market were left out, the first: %s", len(left), left[0]))
-	}
-	n := cat.Len()
-	read.cat, read.price, read.cost, read.observed, read.zoneID = cat, make([]float64, n), make([]float64, n), make([]time.Time, n), make([]string, n)
-	read.score = make([]float64, n)
-	for _, r := range rows {
-		i, found := cat.Number(r.Offering)
-		if !found {
-			continue
-		}
-		read.zoneID[i] = r.zoneID
-		if age := p.in.Now.Sub(r.of.ObservedAt); !r.of.ObservedAt.IsZero() && (age > p.cfg.SampleTTL || age < -ahead) {
-			continue
-		}
-		read.observed[i] = r.of.ObservedAt
-		if sane(r.of.Price) {
-			read.price[i] = r.of.Price
-			if vcpu := float64(cat.Type(i).VCPU); vcpu > 0 {
-				read.cost[i] = r.of.Price / vcpu
-				if r.CapacityType == nopsapi.CapacitySpot {
-					read.cost[i] += hazard(r.of) * p.cfg.RestartCost
-				}
-			}
-		}
-		if r.CapacityType == nopsapi.CapacitySpot && r.of.PlacementScore >= 1 && r.of.PlacementScore <= 10 {
-			read.score[i] = float64(r.of.PlacementScore)
-		}
-	}
-	p.market = read
+	return rows
 }
 
 func monthly(i *nopsapi.Interruption) float64 {
@@ -327,38 +339,48 @@ func (p *planner) turnGates() {
 	}
 }
 
-// turn is one sample of one gate. A sample between the thresholds breaks both counts; what is not known leaves them as they are.
+// sample is what a market says of a family: for it, against it, neither, or nothing at all.
+type sample struct{ good, bad, dear, silent bool }
+
+// judge weighs what is known. A score decides where there is one. Spot that costs as much as on demand counts against a family whatever the score is;
+// where there is no score, cost alone may only take back what cost alone has done.
+func (p *planner) judge(g Gate, score, cost, onDemand float64) sample {
+	priced := cost > 0 && onDemand > 0
+	cheap := priced && cost <= onDemand*0.9
+	s := sample{dear: priced && cost >= onDemand}
+	s.bad = s.dear || score > 0 && score <= float64(p.cfg.Lo)
+	if score > 0 {
+		s.good = !s.bad && score >= float64(p.cfg.Hi) && (cheap || !priced)
+		return s
+	}
+	s.good = !s.bad && g.Excluded && g.Cost && cheap
+	s.silent = !s.good && !s.bad
+	return s
+}
+
+// turn is one sample of one gate. One between the thresholds breaks both counts; what is not known leaves them as they are.
 func (p *planner) turn(key string, score, cost, onDemand float64, seen time.Time) {
 	g := p.mem.Gates[key]
 	if p.market.seq <= g.LastSeq || seen.IsZero() || seen.Unix() <= g.Seen {
 		return
 	}
-	dear := cost > 0 && onDemand > 0 && cost >= onDemand
-	cheap := cost > 0 && onDemand > 0 && cost <= onDemand*0.9
-	bad := score > 0 && score <= float64(p.cfg.Lo) || dear
-	good := !bad && score >= float64(p.cfg.Hi) && (cheap || cost == 0 || onDemand == 0)
-	if score == 0 {
-		good = !bad && g.Excluded && g.Cost && cheap
-		if !good && !bad {
-			g.LastSeq, g.Seen = p.market.seq, seen.Unix()
-			p.mem.Gates[key] = g
-			return
-		}
-	}
+	s := p.judge(g, score, cost, onDemand)
 	g.LastSeq, g.Seen = p.market.seq, seen.Unix()
 	switch {
-	case bad:
+	case s.silent:
+	case s.bad:
 		g.Bad, g.Good = min(g.Bad+1, p.cfg.Exclude), 0
-	case good:
+	case s.good:
 		g.Bad, g.Good = 0, min(g.Good+1, p.cfg.Readmit)
 	default:
 		g.Bad, g.Good = 0, 0
 	}
 	settled := g.Since == 0 || p.in.Now.Sub(time.Unix(g.Since, 0)) >= p.cfg.Dwell
 	switch {
-	case !g.Excluded && g.Bad >= p.cfg.Exclude && settled:
-		g.Excluded, g.Cost, g.Since, g.Bad, g.Good = true, dear && (score == 0 || score > float64(p.cfg.Lo)), p.in.Now.Unix(), 0, 0
-	case g.Excluded && g.Good >= p.cfg.Readmit && settled:
+	case s.silent || !settled:
+	case !g.Excluded && g.Bad >= p.cfg.Exclude:
+		g.Excluded, g.Cost, g.Since, g.Bad, g.Good = true, s.dear && (score == 0 || score > float64(p.cfg.Lo)), p.in.Now.Unix(), 0, 0
+	case g.Excluded && g.Good >= p.cfg.Readmit:
 		g = Gate{Since: p.in.Now.Unix(), LastSeq: g.LastSeq, Seen: g.Seen}
 	}
 	p.mem.Gates[key] = g

@@ -106,10 +106,7 @@ const (
 
 // round is as much of a resource as a limit of ours may name: whole vCPU, whole MiB, whole numbers of anything else, and never more.
 func round(name string, v float64) float64 {
-	if !(v > 0) { //nolint:staticcheck // also not a number
-		return 0
-	}
-	v = min(v, 1<<50)
+	v = clean(v)
 	if name == resourceMemory || name == "ephemeral-storage" {
 		return math.Floor(v/mebi) * mebi
 	}

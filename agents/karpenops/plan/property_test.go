@@ -15,6 +15,7 @@ import (
 
 	"github.com/nopsctl/nopsctl/agents/karpenops/offering"
 	"github.com/nopsctl/nopsctl/internal/karpenstate"
+	"github.com/nopsctl/nopsctl/pkg/nopsapi"
 )
 
 // checks are the properties that hold at each tick of each story, by name. Each returns what is wrong.
@@ -563,10 +564,9 @@ func TestP4LessToSpareNeverRaisesALimit(t *testing.T) {
 	compared, differ := 0, 0
 	rapid.Check(t, func(t *rapid.T) {
 		w := genWorld().Draw(t, "world")
-		if len(w.Commits) == 0 {
-			return
-		}
-		w.Commits = w.Commits[:1] // of several, what one does not take another may
+		// One alone: of several, what one does not take another may.
+		w.Commits = []nopsapi.Commitment{genCommitment(w.Families).Draw(t, "commitment")}
+		w.Commits[0].ID = "sp-0"
 		share := rapid.Float64Range(0, 1).Draw(t, "share")
 		what := rapid.IntRange(0, 2).Draw(t, "what")
 		err := play(w, Make, func(k tick) error {

@@ -357,8 +357,8 @@ func (p *planner) realize(b *base, w *want, r room) {
 		}
 		return
 	}
-	s := step{rank: rankCreate, otherwise: old()}
-	s.actions = append(handover, Action{Kind: CreateSibling, ObjectKind: "NodePool", Name: nameOf(o), Base: b.Name, Object: o, Reason: w.reason})
+	s := step{rank: rankCreate, otherwise: old(), actions: handover}
+	s.actions = append(s.actions, Action{Kind: CreateSibling, ObjectKind: "NodePool", Name: nameOf(o), Base: b.Name, Object: o, Reason: w.reason})
 	if w.purpose == spotPurpose && w.byGate && w.current != nil && !outside {
 		s.flip = b.Name
 	}
@@ -548,7 +548,8 @@ func (p *planner) orphans() {
 		if !s.Owned {
 			continue
 		}
-		b, why := p.pools[s.Base], ""
+		var why string
+		b := p.pools[s.Base]
 		switch {
 		case s.Base == "":
 			p.find("sibling-without-base", "NodePool/"+s.Name, "", fmt.Sprintf("it has the label %s and no annotation %s, so whose sibling it is cannot be told, and it is left alone", karpenstate.LabelOwned, karpenstate.AnnotationBase), nil, 0)

@@ -489,20 +489,22 @@ func ruled(w *world, c *cluster, commitment int, name string, limit float64) err
 			weight = max(weight, p.Weight)
 		}
 		object["metadata"] = map[string]any{"name": name}
-		spec2, _ := object["spec"].(map[string]any)
-		spec2["weight"] = int64(min(weight+5, 100))
-		template, _ := sim.Field(spec2, "template", "spec").(map[string]any)
+		pool, _ := object["spec"].(map[string]any)
+		pool["weight"] = int64(min(weight+5, 100))
+		template, _ := sim.Field(pool, "template", "spec").(map[string]any)
 		var list []any
 		requirements, _ := template["requirements"].([]any)
 		for _, r := range requirements {
-			if key := sim.Field(r.(map[string]any), "key"); key != sim.LabelFamily && key != sim.LabelCapacityType {
+			entry, _ := r.(map[string]any)
+			if key := entry["key"]; key != sim.LabelFamily && key != sim.LabelCapacityType {
 				list = append(list, r)
 			}
 		}
 		template["requirements"] = append(list, map[string]any{"key": sim.LabelFamily, "operator": "In", "values": []any{spec.Family}},
 			map[string]any{"key": sim.LabelCapacityType, "operator": "In", "values": []any{sim.OnDemand}})
 	}
-	object["spec"].(map[string]any)["limits"] = map[string]any{"cpu": text}
+	pool, _ := object["spec"].(map[string]any)
+	pool["limits"] = map[string]any{"cpu": text}
 	c.owned[name] = commitment
 	w.wrote(kind, 0)
 	return c.Apply(object)

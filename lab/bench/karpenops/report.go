@@ -15,6 +15,7 @@ import (
 type report struct {
 	when     time.Time
 	machine  string
+	load     string // before it began
 	scenario *scenario
 	days     int
 	results  []*result // as policies has them
@@ -178,10 +179,11 @@ func (r report) markdown() string {
 		r.worse(),
 		"## The policies\n\n" + thePolicies,
 		"## The scenario\n\n" + r.scenario.events(),
-		fmt.Sprintf("## How long a plan takes\n\n%d offerings, %d NodePools, %d nodes, 40 shapes of pods, 20 commitments; %d plans in a row, each with other scores and the memory of the one before. `make bench` fails beyond %s or %d MiB.\nMeasured on %s (UTC) on %s.\n\n"+
-			"| | median | slowest | allocated by a plan, at most |\n|---|--:|--:|--:|\n| plan.Make | %.1f ms | %.1f ms | %.1f MiB |\n",
-			largeOfferings, largePools, largeNodes, planRounds, mostTime, mostMemory>>20, r.when.Format("2006-01-02 15:04"), r.machine,
-			milliseconds(r.speed.median), milliseconds(r.speed.worst), float64(r.speed.allocated)/(1<<20)),
+		"## Claims\n\n" + claims(r.check()),
+		fmt.Sprintf("## How long a plan takes\n\n%d offerings, %d NodePools, %d nodes, 40 shapes of pods, 20 commitments; %d plans in a row, each with other scores and the memory of the one before. `make bench` fails beyond %s or %d MiB.\nMeasured on %s (UTC) on %s. Load average before: %s.\n\n"+
+			"| | median | slowest | processor time, mean | allocated by a plan, at most |\n|---|--:|--:|--:|--:|\n| plan.Make | %.1f ms | %.1f ms | %.1f ms | %.1f MiB |\n",
+			largeOfferings, largePools, largeNodes, planRounds, mostTime, mostMemory>>20, r.when.Format("2006-01-02 15:04"), r.machine, r.load,
+			milliseconds(r.speed.median), milliseconds(r.speed.worst), milliseconds(r.speed.computing), float64(r.speed.allocated)/(1<<20)),
 		"## How it is simulated\n\n" + howItIsSimulated,
 	} {
 		text.WriteString(part + "\n")
@@ -197,6 +199,15 @@ func than(a, b float64) string {
 		return fmt.Sprintf("%.1f %% less than", 100*(1-a/b))
 	}
 	return fmt.Sprintf("**%.1f %% more than**", 100*(a/b-1))
+}
+
+// claims says what is held by the program, and what of it does not hold.
+func claims(problem error) string {
+	text := "`make bench` fails unless karpenops oversubscribes no commitment, neither by nodes nor by limits, takes no node past its owner's budgets, writes less than the rules, and no node drifts that was not predicted.\n"
+	if problem == nil {
+		return text + "All of it holds.\n"
+	}
+	return text + "**Missed:**\n\n- " + strings.ReplaceAll(problem.Error(), "\n", "\n- ") + "\n"
 }
 
 // worse says where ours is not the best.
@@ -262,7 +273,8 @@ const thePolicies = `- **Karpenter untouched**: the owners' NodePools and nothin
 - **karpenops, overlays**: the same with NodeOverlays scoped to its own NodePools, for clusters with that feature gate.
 `
 
-const howItIsSimulated = `- **Karpenter** is a simulator of ours (` + "`lab/bench/karpenops/sim`" + `), written from v1.14.1 and held by tests against what the real one was seen to do: weight order, limits with their fallback just below them, one decision at a time, replacement before deletion,
+const howItIsSimulated = `- **Karpenter** is a simulator of ours (` + "`lab/bench/karpenops/sim`" + `), written from v1.14.1. A test replays all recordings of the real one in it (` + "`testdata/live`" + `): every node comes and goes in the same
+  order, of the same pool, capacity type and instance type, within 15 s and 5 s more for each move before it. It knows weight order, limits with their fallback just below them, one decision at a time, replacement before deletion,
   budgets with percentages, reasons and schedules, consolidation by deletion and by one cheaper node, spot never moved to spot, overlays scoped to a NodePool, drift by requirements and by hash, the cascade of a deleted NodePool. It has requirements of its own,
   apart from the planner's, so that drift predicted and drift that came are two opinions.
 - **Steps** are of a minute. A node is ready a minute after its launch and gone a minute after its deletion; prices reach Karpenter every 12 hours; a launch without capacity is not tried again for three minutes.

@@ -33,6 +33,7 @@ type Config struct {
 	Drain      time.Duration // from deletion to gone
 	Validate   time.Duration // that a decision to consolidate waits before it is carried out
 	Poll       time.Duration // between two looks for something to disrupt
+	Phase      time.Duration // until the first look
 	Reprice    time.Duration // how old the prices that Karpenter decides by may be; 0: none
 	SpotToSpot bool          // gate
 	Overlays   bool          // gate
@@ -71,7 +72,6 @@ type Cluster struct {
 	base        []float64 // prices as last fetched
 	looked      int       // the version at the last look that found nothing
 	lookedAt    time.Time
-	candidates  int // at that look
 	version     int
 	count       int
 }
@@ -148,7 +148,7 @@ type command struct {
 
 // New makes an empty cluster.
 func New(config Config, catalogue *Catalogue, market Market, at time.Time) *Cluster {
-	return &Cluster{Config: config, Now: at, Catalogue: catalogue, Market: market, Disrupted: map[string]int{}, Evicted: map[string]int{}, objects: map[string]map[string]any{}, unavailable: map[int32]time.Time{}}
+	return &Cluster{Config: config, Now: at, nextLook: at.Add(config.Phase), Catalogue: catalogue, Market: market, Disrupted: map[string]int{}, Evicted: map[string]int{}, objects: map[string]map[string]any{}, unavailable: map[int32]time.Time{}}
 }
 
 // Apply creates or replaces a NodePool or a NodeOverlay. What it leaves drifts at the next step.
@@ -417,8 +417,13 @@ func (c *Cluster) record(n *Node, verb, reason string) {
 	c.Events = append(c.Events, Event{At: c.Now, Verb: verb, Node: n.Name, Pool: n.Pool, CapacityType: o.CapacityType, Type: o.Type.Name, Zone: o.Zone, Reason: reason})
 }
 
-// finish removes nodes that are drained.
+// finish removes nodes that are drained, and notices those that have become ready.
 func (c *Cluster) finish() {
+	for _, n := range c.Nodes {
+		if !n.Ready.After(c.Now) && n.Ready.After(c.Now.Add(-c.Config.Step)) {
+			c.version++
+		}
+	}
 	c.Nodes = slices.DeleteFunc(c.Nodes, func(n *Node) bool {
 		if n.Deleting == "" || n.gone.After(c.Now) {
 			return false

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"cmp"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -156,24 +157,32 @@ func (c *Cluster) decide() *command {
 			candidates = append(candidates, n)
 		}
 	}
-	if c.looked == c.version && c.candidates == len(candidates) && c.Now.Sub(c.lookedAt) < relook {
+	// Where there was something to look at and nothing to do, the cluster counts as consolidated until something changes. That a node has been
+	// left alone for long enough is no change, so those that were too new then are passed over.
+	if len(candidates) == 0 || c.looked == c.version && c.Now.Sub(c.lookedAt) < relook {
 		return nil
 	}
 	// Those that cost most for what moving them disturbs come first.
 	ratio := func(n *Node) float64 { return c.price(n, pools) / float64(1+len(n.Pods)) }
 	slices.SortStableFunc(candidates, func(a, b *Node) int { return cmp.Compare(ratio(b), ratio(a)) })
-	if cmd := c.several(candidates, room[Underutilized]); cmd != nil {
+	constrained := false
+	for _, n := range candidates {
+		constrained = constrained || room[Underutilized][n.Pool] == 0
+	}
+	if cmd := c.several(candidates, maps.Clone(room[Underutilized])); cmd != nil {
 		return cmd
 	}
 	for _, n := range c.interweave(candidates) {
-		if c.Allowed(n.Pool, Underutilized) == 0 {
+		if room[Underutilized][n.Pool] == 0 {
 			continue
 		}
 		if cmd := c.consolidate([]*Node{n}); cmd != nil {
 			return cmd
 		}
 	}
-	c.looked, c.lookedAt, c.candidates = c.version, c.Now, len(candidates)
+	if !constrained {
+		c.looked, c.lookedAt = c.version, c.Now
+	}
 	return nil
 }
 

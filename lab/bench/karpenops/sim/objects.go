@@ -70,12 +70,13 @@ func parseRequirements(list any) ([]requirement, error) {
 		r.key, _ = o["key"].(string)
 		r.operator, _ = o["operator"].(string)
 		values, _ := o["values"].([]any)
+		last := ""
 		for _, v := range values {
 			text, ok := v.(string)
 			if !ok {
 				return nil, fmt.Errorf("requirement on %s: the value %v is no string", r.key, v)
 			}
-			r.values[text] = true
+			r.values[text], last = true, text
 		}
 		switch r.operator {
 		case "In", "NotIn", "Exists", "DoesNotExist":
@@ -83,7 +84,7 @@ func parseRequirements(list any) ([]requirement, error) {
 			if len(values) != 1 {
 				return nil, fmt.Errorf("requirement on %s: %s takes one value, not %d", r.key, r.operator, len(values))
 			}
-			n, err := strconv.Atoi(values[0].(string))
+			n, err := strconv.Atoi(last)
 			if err != nil {
 				return nil, fmt.Errorf("requirement on %s: %w", r.key, err)
 			}

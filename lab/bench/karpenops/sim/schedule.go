@@ -26,6 +26,9 @@ type solution struct {
 	failed   []*Pod
 }
 
+// A rest is what a pool's limits leave.
+type rest struct{ cpu, mem, nodes int64 }
+
 // solve places pods as Karpenter's scheduler does: the largest first, on what exists, then on what is being made up, then on a new
 // NodeClaim of the first pool that has something that fits and is not at its limits. Nodes marked without do not exist.
 // displaced are pods of a simulated consolidation, which does not use nodes that lately got or lost a pod.
@@ -35,7 +38,6 @@ func (c *Cluster) solve(pods []*Pod, displaced bool) solution {
 	slices.SortStableFunc(pods, func(a, b *Pod) int {
 		return cmp.Or(cmp.Compare(b.CPU, a.CPU), cmp.Compare(b.MemoryMiB, a.MemoryMiB))
 	})
-	type rest struct{ cpu, mem, nodes int64 }
 	left := make([]rest, len(c.Pools))
 	byName := make(map[string]*Pool, len(c.Pools))
 	for i, p := range c.Pools {
@@ -76,48 +78,58 @@ func (c *Cluster) solve(pods []*Pod, displaced bool) solution {
 			continue
 		}
 		made := false
-		for i, pool := range c.Pools {
-			l := left[i]
-			if l.nodes <= 0 {
-				continue
+		for i := 0; i < len(c.Pools) && !made; i++ {
+			if cl := c.makeUp(p, c.Pools[i], &left[i]); cl != nil {
+				s.claims = append(s.claims, cl)
+				made = true
 			}
-			cl := &claim{pool: pool}
-			for _, o := range pool.offerings {
-				t := c.Catalogue.Offerings[o].Type
-				if int64(t.VCPU)*1000 <= l.cpu && int64(t.MemoryMiB) <= l.mem && !c.unavailable[o].After(c.Now) {
-					cl.options = append(cl.options, o)
-				}
-			}
-			if p.Spread {
-				cl.zone = c.emptiest(p)
-			}
-			if !c.join(cl, p) && (cl.zone == "" || !func() bool { cl.zone = ""; return c.join(cl, p) }()) {
-				continue
-			}
-			// Karpenter takes the largest of its options off the limits, as if that were what is launched.
-			var cpu, mem int64
-			for _, o := range cl.options {
-				t := c.Catalogue.Offerings[o].Type
-				cpu, mem = max(cpu, int64(t.VCPU)*1000), max(mem, int64(t.MemoryMiB))
-			}
-			if pool.cpuLimit != math.MaxInt64 {
-				left[i].cpu -= cpu
-			}
-			if pool.memoryLimit != math.MaxInt64 {
-				left[i].mem -= mem
-			}
-			if pool.nodeLimit != math.MaxInt64 {
-				left[i].nodes--
-			}
-			s.claims = append(s.claims, cl)
-			made = true
-			break
 		}
 		if !made {
 			s.failed = append(s.failed, p)
 		}
 	}
 	return s
+}
+
+// makeUp is a new claim of a pool for a pod, within what the limits leave, or nil. It takes it off them.
+func (c *Cluster) makeUp(p *Pod, pool *Pool, left *rest) *claim {
+	if left.nodes <= 0 {
+		return nil
+	}
+	cl := &claim{pool: pool}
+	for _, o := range pool.offerings {
+		t := c.Catalogue.Offerings[o].Type
+		if int64(t.VCPU)*1000 <= left.cpu && int64(t.MemoryMiB) <= left.mem && !c.unavailable[o].After(c.Now) {
+			cl.options = append(cl.options, o)
+		}
+	}
+	if p.Spread {
+		cl.zone = c.emptiest(p)
+	}
+	if !c.join(cl, p) {
+		if cl.zone == "" {
+			return nil
+		}
+		if cl.zone = ""; !c.join(cl, p) { // spreading is a preference
+			return nil
+		}
+	}
+	// Karpenter takes the largest of its options off the limits, as if that were what is launched.
+	var cpu, mem int64
+	for _, o := range cl.options {
+		t := c.Catalogue.Offerings[o].Type
+		cpu, mem = max(cpu, int64(t.VCPU)*1000), max(mem, int64(t.MemoryMiB))
+	}
+	if pool.cpuLimit != math.MaxInt64 {
+		left.cpu -= cpu
+	}
+	if pool.memoryLimit != math.MaxInt64 {
+		left.mem -= mem
+	}
+	if pool.nodeLimit != math.MaxInt64 {
+		left.nodes--
+	}
+	return cl
 }
 
 func btoi(b bool) int {

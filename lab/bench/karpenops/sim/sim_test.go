@@ -38,9 +38,11 @@ func cheap(pool, percent string) map[string]any {
 }
 
 // small is a cluster of Karpenter's kwok provider: two families, spot at 30 % of on demand.
-func small(overlays bool) *Cluster {
+func small(overlays bool) *Cluster { return made(overlays, "c5", "m5") }
+
+func made(overlays bool, families ...string) *Cluster {
 	var types []*Type
-	for _, family := range []string{"c5", "m5"} {
+	for _, family := range families {
 		for size, vcpu := range []int{1, 2, 4} {
 			types = append(types, &Type{Name: fmt.Sprintf("%s.%d", family, size), VCPU: vcpu, MemoryMiB: vcpu * 4096, Labels: map[string]string{LabelFamily: family}})
 		}
@@ -49,7 +51,7 @@ func small(overlays bool) *Cluster {
 	var prices Fixed
 	for _, o := range catalogue.Offerings {
 		price := 0.04 * float64(o.Type.VCPU)
-		if o.Labels()[LabelFamily] == "m5" {
+		if o.Labels()[LabelFamily] != "c5" {
 			price *= 1.2
 		}
 		if o.CapacityType == Spot {
@@ -233,6 +235,35 @@ func TestBehaviour(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestSpotToSpot: spot nodes are replaced by spot ones only with the gate, and only where fifteen types are cheaper.
+func TestSpotToSpot(t *testing.T) {
+	dear := cheap("base", "+2000%")
+	dear["spec"].(map[string]any)["requirements"] = []any{map[string]any{"key": LabelFamily, "operator": "In", "values": []any{"c5"}}}
+	for _, tt := range []struct {
+		name     string
+		gate     bool
+		families []string
+		want     int
+	}{
+		{"gate off", false, []string{"c5", "m1", "m2", "m3", "m4", "m5"}, 0},
+		{"gate on, fifteen types", true, []string{"c5", "m1", "m2", "m3", "m4", "m5"}, 3},
+		{"gate on, twelve types", true, []string{"c5", "m1", "m2", "m3", "m4"}, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := made(true, tt.families...)
+			c.SpotToSpot = tt.gate
+			c.apply(t, pool("base", 0, "", "1", []string{LabelCapacityType, "In", Spot}))
+			c.scale(3, 900)
+			c.run(30)
+			c.apply(t, dear)
+			c.run(120)
+			if got := c.Disrupted[Underutilized]; got != tt.want {
+				t.Errorf("%d replaced, want %d", got, tt.want)
+			}
+		})
+	}
 }
 
 // TestBudgets: the least of those that are active, rounded up, at most what is not busy.

@@ -283,7 +283,9 @@ func TestMemoryFits(t *testing.T) {
 // TestOutbox: in order, the last word on each, the oldest give way.
 func TestOutbox(t *testing.T) {
 	o := newOutbox(3)
-	r := func(id, outcome string) nopsapi.KarpenterRecord { return nopsapi.KarpenterRecord{ID: id, Outcome: outcome} }
+	r := func(id, outcome string) nopsapi.KarpenterRecord {
+		return nopsapi.KarpenterRecord{ID: id, Outcome: outcome}
+	}
 	o.push(r("1", "applied"), r("2", "applied"))
 	told := o.peek(10)
 	o.push(r("2", "undone")) // while they are told

@@ -3,7 +3,6 @@ package karpenops
 import (
 	"bytes"
 	"context"
-	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -318,22 +317,22 @@ func testPolicy(t *testing.T, p *place) {
 		return err
 	}
 	remove := func(name string) error { return pools.Delete(t.Context(), name, metav1.DeleteOptions{}) }
-	make := func(name string, labels map[string]any) error {
+	create := func(name string, labels map[string]any) error {
 		_, err := pools.Create(t.Context(), object(name, labels), metav1.CreateOptions{})
 		return err
 	}
 	// The policy takes a moment to come into force.
 	eventually(t, "the policy", 30*time.Second, func() bool {
-		return remove("users-not-there") != nil && strings.Contains(fmt.Sprint(make("early", nil)), "karpenops creates only")
+		return remove("users-not-there") != nil && strings.Contains(fmt.Sprint(create("early", nil)), "karpenops creates only")
 	})
 	for _, tt := range []struct {
 		name    string
 		do      func() error
 		refusal string
 	}{
-		{"create without the label", func() error { return make("a", nil) }, "creates only what carries the label"},
-		{"create with another value", func() error { return make("a", map[string]any{karpenstate.LabelOwned: "yes"}) }, "creates only"},
-		{"create its own", func() error { return make("mine", owned) }, ""},
+		{"create without the label", func() error { return create("a", nil) }, "creates only what carries the label"},
+		{"create with another value", func() error { return create("a", map[string]any{karpenstate.LabelOwned: "yes"}) }, "creates only"},
+		{"create its own", func() error { return create("mine", owned) }, ""},
 		{"delete the user's", func() error { return remove("users") }, "deletes only what carries the label"},
 		{"label the user's", func() error { return patch("users", `{"metadata":{"labels":{"karpenops.nops.io/owned":"true"}}}`) }, "neither gives nor takes the label"},
 		{"unlabel its own", func() error { return patch("mine", `{"metadata":{"labels":{"karpenops.nops.io/owned":null}}}`) }, "neither gives nor takes the label"},
@@ -552,7 +551,7 @@ func testMemory(t *testing.T, p *place) {
 	}
 	server := httptest.NewTLSServer(platform)
 	defer server.Close()
-	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: (*x509.Certificate)(server.Certificate()).Raw})
+	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
 	logs := &agenttest.Buffer{}
 	cmd := exec.CommandContext(t.Context(), binary, "run", "--host", server.URL, "--listen-address", "127.0.0.1:0")
 	cmd.Stderr = logs

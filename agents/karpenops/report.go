@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"runtime/debug"
 	"time"
 
 	"github.com/nopsctl/nopsctl/agents/internal/agent"
@@ -121,6 +122,7 @@ func (a *Agent) report(ctx context.Context) error {
 		if err == nil {
 			soon.Reset()
 			told, toldNodes, last, lastOfNodes = sum, nodes, now, now
+			debug.FreeOSMemory() // of thousands of nodes as JSON
 			continue
 		}
 		if ctx.Err() != nil {
@@ -152,6 +154,8 @@ func (a *Agent) send(ctx context.Context, inv nopsapi.KarpenterInventory) error 
 
 func digest(v any) [sha256.Size]byte {
 	h := sha256.New()
-	_ = json.NewEncoder(h).Encode(v) // what the contract holds encodes
+	if err := json.NewEncoder(h).Encode(v); err != nil { // what the contract holds encodes
+		return [sha256.Size]byte{}
+	}
 	return [sha256.Size]byte(h.Sum(nil))
 }

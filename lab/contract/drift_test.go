@@ -156,11 +156,6 @@ func ours(t *testing.T) map[string]string {
 	return programs
 }
 
-// alone are programs that are part of no component: people run them by themselves.
-func alone(program string) bool {
-	return program == "karpenops-feeder" // makes facts for karpenops where there is no platform, wherever there are credentials of AWS
-}
-
 // missing says which agents one of the three places knows and another does not: this table, the chart's list of images, the
 // folders of the programs.
 func missing(table map[string]entry, programs map[string]string, folders []string) []string {
@@ -179,7 +174,7 @@ func missing(table map[string]entry, programs map[string]string, folders []strin
 		}
 	}
 	for _, folder := range folders {
-		if !slices.Contains(slices.Collect(maps.Values(programs)), folder) && !alone(folder) {
+		if !slices.Contains(slices.Collect(maps.Values(programs)), folder) {
 			all = append(all, "agents/cmd/"+folder+" is the program of no component that is ours and available in images.yaml")
 		}
 	}

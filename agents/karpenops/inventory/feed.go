@@ -66,13 +66,6 @@ func (f *feed[T]) each(do func(key string, item T)) {
 	}
 }
 
-func (f *feed[T]) get(key string) (T, bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	v, is := f.items[key]
-	return v, is
-}
-
 // run keeps the feed until the context ends. It outlives every trouble of the API server, and says since when it is behind.
 func (f *feed[T]) run(ctx context.Context) {
 	backoff := agent.Backoff{Base: time.Second, Max: 30 * time.Second, Rand: f.rnd}

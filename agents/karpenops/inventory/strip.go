@@ -137,9 +137,10 @@ func (p *pool) where(o runtime.Object) (zone, bool) {
 
 // shape is what pods of a kind ask for.
 type shape struct {
-	CPU, Memory float64 // vCPU, bytes
-	Selector    offering.Requirements
-	Tolerations []corev1.Toleration
+	CPU         float64               `json:"cpu"`    // vCPU
+	Memory      float64               `json:"memory"` // bytes
+	Selector    offering.Requirements `json:"selector"`
+	Tolerations []corev1.Toleration   `json:"tolerations"`
 }
 
 // pod is what is kept of one.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	embeddedchart "github.com/nopsctl/nopsctl/embedded-chart"
 	"github.com/nopsctl/nopsctl/internal/kube"
@@ -501,10 +502,25 @@ func (in *installer) request() (install.Request, error) {
 		return install.Request{}, err
 	}
 	return install.Request{
-		Operation: "install", Values: overlay(values, in.given), Credentials: credentials, ClusterARN: in.arn,
+		Operation: "install", Values: overlay(values, in.given), Fresh: in.session.fresh(), Credentials: credentials, ClusterARN: in.arn,
 		Images: resolver(in.source, in.admit.mirrored), Admission: in.admission, AllowDowngrade: in.admit.allowDowngrade, Unverified: in.admit.asked == "off", Lock: in.admit.lock, ChartArtifact: in.chartArtifact,
 		OwnImages: own, Wait: in.wait, Timeout: in.timeout, Adopt: in.adopt, Recover: in.recover,
 	}, nil
+}
+
+// fresh are the values that a new release begins with in this cluster: karpenops where there is a Karpenter that it can work with. It
+// touches no NodePool that did not opt in. Where the API server cannot be asked, preflight says so.
+func (s *session) fresh() map[string]any {
+	mapper, err := s.cluster.ToRESTMapper()
+	if err != nil {
+		return nil
+	}
+	if _, err := mapper.RESTMapping(schema.GroupKind{Group: "karpenter.sh", Kind: "NodePool"}, "v1"); err != nil {
+		return nil
+	}
+	values := map[string]any{}
+	setPath(values, "karpenops.enabled", true)
+	return values
 }
 
 // ownImages names the images that must be our builds, whether this release has their programs or not: what a registry has

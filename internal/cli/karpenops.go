@@ -40,12 +40,12 @@ the agent is switched off and while the platform cannot be reached. pause and re
   nopsctl karpenops explain default
   nopsctl karpenops pause --why "load test until Friday"
   nopsctl karpenops revert --all`,
-		Args: noSuchCommand,
+		Args: noSuchCommand, SuggestionsMinimumDistance: 2,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(
 		newKarpenopsStatusCommand(f, nil), newKarpenopsExplainCommand(f, nil), newKarpenopsPlanCommand(f, nil), newKarpenopsPauseCommand(f, nil), newKarpenopsResumeCommand(f, nil),
-		newKarpenopsRevertCommand(f, nil), newKarpenopsApproveCommand(f, nil),
+		newKarpenopsRevertCommand(f, nil), newKarpenopsApproveCommand(f, nil), newKarpenopsRetryCommand(f, nil),
 	)
 	return cmd
 }
@@ -60,6 +60,7 @@ const karpenopsSafety = `What karpenops never does, and how to stop it
   how far it goes     value karpenops.mode, or the annotation karpenops.nops.io/mode on one NodePool: observe, advise, siblings, overlays, in-place
   stop now            nopsctl karpenops pause --why REASON, for all or for one NodePool; nodes that are there stay
   stop at times       annotation karpenops.nops.io/freeze: "CRON DURATION; …" in UTC, as in disruption budgets
+  go on after a fight nopsctl karpenops retry, once whoever set its fields back has been found; status says who
   undo                nopsctl karpenops revert --all, or NODEPOOL…: siblings are drained within their disruption budgets, then deleted; what was
                       changed in place gets its former value back where it still is what karpenops wrote
   switch off          nopsctl disable karpenops --revert; without reverting, siblings go on launching nodes with nobody to tend them

@@ -15,7 +15,7 @@ import (
 	"github.com/nopsctl/nopsctl/pkg/event"
 )
 
-// karpenActOptions are those of plan, revert and approve, which run the agent in the cluster.
+// karpenActOptions are those of plan, revert and approve, which run the agent in the cluster, and of resume where it does.
 type karpenActOptions struct {
 	karpenFlags
 	show    faceFlags
@@ -31,7 +31,7 @@ type karpenActOptions struct {
 // karpenActAnswer is the JSON of karpenops plan, revert and approve.
 type karpenActAnswer struct {
 	SchemaVersion int    `json:"schema_version"`
-	Command       string `json:"command"` // "plan", "revert" or "approve"
+	Command       string `json:"command"` // "plan", "revert", "approve" or "resume"
 	// Output are the lines that the agent's program wrote. Of plan there are none where it answered with a document.
 	Output []string `json:"output,omitempty"`
 	// Plan is the document that the agent's program answers plan with; its fields are the agent's.
@@ -43,7 +43,7 @@ type karpenActAnswer struct {
 func (o *karpenActOptions) bind(cmd *cobra.Command, asks bool, timeout time.Duration, runF func(context.Context, *karpenActOptions) error) *cobra.Command {
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		switch o.verb {
-		case "revert":
+		case "revert", "resume":
 			o.pools = args
 		case "approve":
 			o.id = args[0]
@@ -87,7 +87,8 @@ func newKarpenopsRevertCommand(f *Factory, runF func(context.Context, *karpenAct
 		Use: "revert [NODEPOOL...]", Short: "Take back what karpenops did, to some NodePools or to all",
 		Long: `Takes back what karpenops did for these NodePools, or with --all for every one. NodePools that it made get a limit of 0 vCPU, Karpenter moves their
 pods within their disruption budgets, and once they have no nodes they are deleted, never before. What it changed in place gets its former
-value back where it still is what karpenops wrote; what a person has changed since stays.
+value back where it still is what karpenops wrote; what a person has changed since stays. karpenops is paused first and stays so, or it would begin
+again: nopsctl karpenops resume lets it.
 
 ` + byJob,
 		Example: `  nopsctl karpenops revert default
@@ -128,21 +129,38 @@ func karpenActRun(ctx context.Context, o *karpenActOptions) error {
 		return usage("--timeout %s: expected a duration such as 30m", o.timeout)
 	}
 	answer := karpenActAnswer{SchemaVersion: 1, Command: o.verb}
-	op := o.f.operation("karpenops "+o.verb, o.cluster, o.output, o.f.face(o.output, o.show, false))
+	op := o.f.operation("karpenops "+map[bool]string{true: "retry", false: o.verb}[o.verb == "resume"], o.cluster, o.output, o.f.face(o.output, o.show, false))
 	return op.run(func() error { return o.act(ctx, op, &answer) },
 		func(failed *answerError) any { answer.Error = failed; return answer },
 		func(error) {})
 }
 
-func (o *karpenActOptions) act(ctx context.Context, op *operation, answer *karpenActAnswer) error {
+// job prepares the run of the agent: by whom it must be signed, and where what it says goes.
+func (o *karpenActOptions) job(op *operation, answer *karpenActAnswer) (agentJob, error) {
 	if err := o.admit.read(o.f, nil); err != nil {
-		return err
+		return agentJob{}, err
 	}
 	source, err := o.f.source(&o.admit.trustFlags)
 	if err != nil {
-		return err
+		return agentJob{}, err
 	}
 	admission, err := o.f.admission(&o.admit, source, op)
+	if err != nil {
+		return agentJob{}, err
+	}
+	return agentJob{
+		args: []string{o.verb, "--timeout=" + o.timeout.String()}, patience: o.timeout, observe: op.Observe, admission: admission, unverified: o.admit.asked == "off", log: o.logLine,
+		line: func(line string) {
+			answer.Output = append(answer.Output, line)
+			if o.output == "text" {
+				fmt.Fprintln(o.f.IO.Out, line)
+			}
+		},
+	}, nil
+}
+
+func (o *karpenActOptions) act(ctx context.Context, op *operation, answer *karpenActAnswer) error {
+	job, err := o.job(op, answer)
 	if err != nil {
 		return err
 	}
@@ -155,25 +173,21 @@ func (o *karpenActOptions) act(ctx context.Context, op *operation, answer *karpe
 	if err != nil {
 		return err
 	}
-	job := agentJob{args: []string{o.verb}, patience: o.timeout, observe: op.Observe, admission: admission, unverified: o.admit.asked == "off", log: o.logLine}
-	job.line = func(line string) {
-		answer.Output = append(answer.Output, line)
-		if o.output == "text" {
-			fmt.Fprintln(o.f.IO.Out, line)
-		}
-	}
 	switch o.verb {
 	case "plan":
 		return o.plan(ctx, k, job, answer)
 	case "approve":
 		return o.approve(ctx, k, job)
+	case "resume":
+		return o.resume(ctx, k, job)
 	}
 	before, err := k.leftovers(ctx)
 	if err != nil {
 		return err
 	}
 	o.f.announce("About to take back what karpenops did", s.facts, op.closing.Target)
-	fmt.Fprintf(o.f.IO.ErrOut, "  %-10s %s\n  %-10s %s\n", "of", first(strings.Join(o.pools, ", "), "all NodePools"), "there is", before)
+	fmt.Fprintf(o.f.IO.ErrOut, "  %-10s %s\n  %-10s %s\n  %-10s %s\n", "of", first(strings.Join(o.pools, ", "), "all NodePools"), "there is", before,
+		"meanwhile", "karpenops is paused, and stays so: nopsctl karpenops resume lets it begin again")
 	if err := o.f.confirm(ctx, o.yes, true, "karpenops revert"); err != nil {
 		return err
 	}
@@ -195,7 +209,7 @@ func (k *karpenSession) revert(ctx context.Context, job agentJob, pools []string
 		job.args = append([]string{"revert"}, pools...)
 		again = "nopsctl karpenops revert " + strings.Join(pools, " ")
 	}
-	job.args = append(job.args, "--by="+k.whoami(ctx), "--timeout="+job.patience.String())
+	job.args = append(job.args, "--timeout="+job.patience.String(), "--by="+k.whoami(ctx))
 	for _, s := range there.Siblings {
 		if len(pools) == 0 || slices.Contains(pools, s.Base) || slices.Contains(pools, s.Name) {
 			job.avoid = append(job.avoid, s.Name)
@@ -241,6 +255,24 @@ func (o *karpenActOptions) approve(ctx context.Context, k *karpenSession, job ag
 	}
 	job.args = append(job.args, o.id, "--by="+k.whoami(ctx))
 	job.half, job.goOn = "whether it was carried out is in the ledger", "nopsctl karpenops status shows the ledger; what was done goes back with nopsctl karpenops revert"
+	return k.run(ctx, job)
+}
+
+func newKarpenopsRetryCommand(f *Factory, runF func(context.Context, *karpenActOptions) error) *cobra.Command {
+	o := &karpenActOptions{karpenFlags: karpenFlags{f: f}, verb: "resume"}
+	return o.bind(&cobra.Command{
+		Use: "retry [NODEPOOL]", Short: "Let karpenops write again where it had stopped by itself",
+		Long: `karpenops stops writing by itself to a field that somebody sets back, twice within an hour, and for a while to a NodePool on which a write went ill.
+This lets go of that, for one NodePool or for all, once somebody has looked, and ends a pause of it as resume does.
+
+` + byJob,
+		Args: atMostOneArg("a NodePool"), ValidArgsFunction: o.completePools(false),
+	}, false, 5*time.Minute, runF)
+}
+
+func (o *karpenActOptions) resume(ctx context.Context, k *karpenSession, job agentJob) error {
+	job.args = append(job.args, o.pools...)
+	job.half, job.goOn = "whether it was let go of is not known", "run it again: twice does no harm"
 	return k.run(ctx, job)
 }
 

@@ -62,6 +62,7 @@ type agentRun struct {
 	evicted bool   // the first pod is, before it ends; the next one ends well
 	noPod   string // the Job's controller makes none: the reason in its Event
 	expired bool   // the Job's deadline passes while it runs
+	long    bool   // it ran as long as it may
 	cut     int    // connections to the log that break after that many lines
 	act     func() // what it does to the cluster
 }
@@ -359,7 +360,10 @@ func (s *apiServer) end(ctx context.Context, pod *corev1.Pod, run agentRun) {
 	if run.code != 0 {
 		live.Status.Phase, reason = corev1.PodFailed, "Error"
 	}
-	live.Status.ContainerStatuses[0].State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: run.code, Reason: reason, FinishedAt: metav1.Now()}}
+	live.Status.ContainerStatuses[0].State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: run.code, Reason: reason, StartedAt: *live.Status.StartTime, FinishedAt: metav1.Now()}}
+	if run.long {
+		live.Status.ContainerStatuses[0].State.Terminated.FinishedAt = metav1.NewTime(live.Status.StartTime.Add(2 * time.Hour))
+	}
 	_, _ = s.client.CoreV1().Pods(pod.Namespace).UpdateStatus(ctx, live, metav1.UpdateOptions{})
 	s.finish(pod)
 }
@@ -518,6 +522,15 @@ func (k *karpenWorld) clean() {
 	must(k.t, err)
 	for _, j := range jobs.Items {
 		k.t.Errorf("Job %s is left", j.Name)
+	}
+	for _, resource := range []string{"validatingadmissionpolicies", "validatingadmissionpolicybindings"} {
+		list, err := k.dynamic.Resource(schema.GroupVersionResource{Group: "admissionregistration.k8s.io", Version: "v1", Resource: resource}).List(ctx, metav1.ListOptions{})
+		must(k.t, err)
+		for i := range list.Items {
+			if list.Items[i].GetAnnotations()[jobAnnotation] != "" {
+				k.t.Errorf("%s %s is left", resource, list.Items[i].GetName())
+			}
+		}
 	}
 	for _, o := range k.permissions() {
 		if _, made := o.GetAnnotations()[jobAnnotation]; made {

@@ -32,7 +32,7 @@ import (
 const (
 	agentJobPrefix = "nops-karpenops-"
 	agentJobName   = "karpenops-job" // of the label app.kubernetes.io/name: no Service, policy or Deployment selects it
-	jobAnnotation  = "nops.io/for-job"
+	jobAnnotation  = install.ForJobAnnotation
 	nodePoolLabel  = "karpenter.sh/nodepool"
 	jobStart       = 3 * time.Minute // that a pod may take to start: a node may have to be launched for it
 	jobPoll        = 500 * time.Millisecond
@@ -78,7 +78,8 @@ func (k *karpenSession) run(ctx context.Context, a agentJob) (err error) {
 	if r.sleep == nil {
 		r.sleep = pauseFor
 	}
-	title := "Running karpenops " + strings.Join(a.args, " ") + " in the cluster"
+	said := slices.DeleteFunc(slices.Clone(a.args), func(s string) bool { return strings.HasPrefix(s, "--") && s != "--all" })
+	title := "Running karpenops " + strings.Join(said, " ") + " in the cluster"
 	a.observe.Emit(event.StepStarted{Step: "job", Title: title})
 	defer func() {
 		outcome, message := event.OK, ""
@@ -478,11 +479,11 @@ func (r *jobRun) ended(job *batchv1.Job, pod *corev1.Pod) (bool, error) {
 
 // failed is the error of a program that ended badly: its own exit code says of which class.
 func (r *jobRun) failed(pod *corev1.Pod, otherwise string) error {
-	code, how := int32(-1), otherwise
+	code, how, long := int32(-1), otherwise, false
 	if pod != nil {
 		for _, s := range pod.Status.ContainerStatuses {
 			if t := s.State.Terminated; s.Name == karpenops && t != nil {
-				code = t.ExitCode
+				code, long = t.ExitCode, t.FinishedAt.Sub(t.StartedAt.Time) >= r.patience
 				if how = first(t.Message, t.Reason); how == "Error" {
 					how = ""
 				}
@@ -494,9 +495,12 @@ func (r *jobRun) failed(pod *corev1.Pod, otherwise string) error {
 	}
 	class := "failed"
 	for _, e := range exitCodes() {
-		if e.Class != "" && int32(e.Code) == code {
+		if e.Class != "" && int64(e.Code) == int64(code) {
 			class = e.Class
 		}
+	}
+	if long && code == int32(CodeFailed) { // it was told how long it may take, and keeps to that by itself
+		class = "timeout"
 	}
 	reason := r.reason
 	if reason == "" {
@@ -554,56 +558,71 @@ func (r *jobRun) refused(ctx context.Context) string {
 // logs passes a pod's log on until it has ended. Connections break where nothing is said for minutes, and draining takes longer: then it goes on where it
 // was. False: it could not be read to its end, and may be tried again.
 func (r *jobRun) logs(ctx context.Context, pod *corev1.Pod) bool {
-	var last time.Time // of what was passed on
-	seen := map[string]bool{}
-	// The API server ends a log that broke like one that is at its end: what ended is read once more.
-	final := false
+	pods := r.k.client.CoreV1().Pods(pod.Namespace)
+	t := tail{seen: map[string]bool{}, pass: r.pass}
 	for failures := 0; failures < 10; failures++ {
-		options := &corev1.PodLogOptions{Container: karpenops, Follow: !final, Timestamps: true}
-		if !last.IsZero() {
-			options.SinceTime = &metav1.Time{Time: last}
+		options := &corev1.PodLogOptions{Container: karpenops, Follow: !t.final, Timestamps: true}
+		if !t.last.IsZero() {
+			options.SinceTime = &metav1.Time{Time: t.last}
 		}
-		stream, err := r.k.client.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, options).Stream(ctx)
+		stream, err := pods.GetLogs(pod.Name, options).Stream(ctx)
 		if err == nil {
-			lines := bufio.NewReader(stream)
-			for {
-				text, readErr := lines.ReadString('\n')
-				whole := strings.HasSuffix(text, "\n") || final && errors.Is(readErr, io.EOF) // half a line comes again, whole
-				if stamp, line, _ := strings.Cut(strings.TrimRight(text, "\r\n"), " "); whole && stamp != "" {
-					at, err := time.Parse(time.RFC3339Nano, stamp)
-					if err != nil {
-						at, line = last, strings.TrimRight(text, "\r\n")
-					}
-					// SinceTime counts in seconds: what was passed on of that second comes again.
-					if !at.Before(last) && !seen[text] {
-						if at.Truncate(time.Second).After(last.Truncate(time.Second)) {
-							clear(seen)
-						}
-						seen[text], last, failures = true, at, 0
-						r.pass(line)
-					}
-				}
-				if readErr != nil {
-					err = readErr
-					break
-				}
+			var some bool
+			if some, err = t.read(stream); some {
+				failures = 0
 			}
-			stream.Close()
 		}
 		if ctx.Err() != nil {
 			return false
 		}
-		now, getErr := r.k.client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
-		if apierrors.IsNotFound(getErr) || final && errors.Is(err, io.EOF) {
+		now, getErr := pods.Get(ctx, pod.Name, metav1.GetOptions{})
+		if apierrors.IsNotFound(getErr) || t.final && errors.Is(err, io.EOF) {
 			return true
 		}
-		final = getErr == nil && containerEnded(now)
+		t.final = getErr == nil && containerEnded(now)
 		if r.sleep(ctx, jobPoll) != nil {
 			return false
 		}
 	}
 	r.observe.Emit(event.Warning{Message: "the log of Pod " + pod.Namespace + "/" + pod.Name + " cannot be followed", Hint: "kubectl --namespace " + pod.Namespace + " logs " + pod.Name})
 	return true
+}
+
+// tail puts one log together from several connections. Each is asked for from a second on, so what was passed on of that second comes again.
+type tail struct {
+	last time.Time // of what was passed on
+	seen map[string]bool
+	// final: the program has ended. The API server ends a log that broke like one that is at its end, so it is read once more then.
+	final bool
+	pass  func(line string)
+}
+
+// read reads one connection to its end, which is an error, and says whether there was anything new.
+func (t *tail) read(stream io.ReadCloser) (some bool, err error) {
+	defer stream.Close()
+	lines := bufio.NewReader(stream)
+	for err == nil {
+		var text string
+		text, err = lines.ReadString('\n')
+		line := strings.TrimRight(text, "\r\n")
+		if line == "" || !strings.HasSuffix(text, "\n") && !(t.final && errors.Is(err, io.EOF)) { // half a line comes again, whole
+			continue
+		}
+		stamp, rest, _ := strings.Cut(line, " ")
+		at, notTime := time.Parse(time.RFC3339Nano, stamp)
+		if notTime != nil {
+			at, rest = t.last, line
+		}
+		if at.Before(t.last) || t.seen[text] {
+			continue
+		}
+		if at.Truncate(time.Second).After(t.last.Truncate(time.Second)) {
+			clear(t.seen)
+		}
+		t.seen[text], t.last, some = true, at, true
+		t.pass(rest)
+	}
+	return some, err
 }
 
 func containerEnded(p *corev1.Pod) bool {
@@ -616,7 +635,8 @@ func containerEnded(p *corev1.Pod) bool {
 // pass sorts a line: the program's log is JSON, its last word on a failure begins with its name, everything else is its answer.
 func (r *jobRun) pass(line string) {
 	var entry struct {
-		Time, Level, Msg string
+		Level string `json:"level"`
+		Msg   string `json:"msg"`
 	}
 	switch why, failed := strings.CutPrefix(line, karpenops+": "); {
 	case failed:

@@ -48,7 +48,8 @@ restarts and upgrades. Whoever looks at status sees who paused it and why.`
 func newKarpenopsResumeCommand(f *Factory, runF func(context.Context, *karpenPauseOptions) error) *cobra.Command {
 	o := &karpenPauseOptions{karpenFlags: karpenFlags{f: f}}
 	cmd := o.command("resume [NODEPOOL]", "Let karpenops work again after a pause", runF)
-	cmd.Long = "Takes a pause back: of one NodePool, or without a name the pause of all. NodePools that are paused by themselves stay so."
+	cmd.Long = "Takes a pause back: of one NodePool, or without a name the pause of all. NodePools that are paused by themselves stay so.\n" +
+		"Where karpenops stopped by itself, because somebody sets back what it writes, nopsctl karpenops retry lets it go on."
 	return cmd
 }
 

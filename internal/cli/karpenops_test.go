@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"regexp"
 	"slices"
 	"strings"
@@ -287,12 +288,14 @@ func TestKarpenopsPause(t *testing.T) {
 func (k *karpenWorld) installed(values map[string]any) {
 	k.t.Helper()
 	chart := withKarpenops(k.t)
-	real := func(o install.Options) (Engine, error) {
-		o.Chart, o.PollInterval = chart, 20*time.Millisecond
-		return install.New(o)
-	}
 	factory := k.change
-	k.change = func(f *Factory) { factory(f); f.Engine = real }
+	k.change = func(f *Factory) {
+		factory(f)
+		f.Engine = func(o install.Options) (Engine, error) {
+			o.Chart, o.PollInterval = chart, 20*time.Millisecond
+			return install.New(o)
+		}
+	}
 	engine, err := install.New(install.Options{Getter: k.getter(), Namespace: k.namespace, Release: defaultRelease, Chart: chart, PollInterval: 20 * time.Millisecond})
 	must(k.t, err)
 	k.real = engine
@@ -451,6 +454,7 @@ func TestKarpenopsJobsThatFail(t *testing.T) {
 		{name: "no node", reason: "it is bounded", run: agentRun{waiting: "ContainerCreating"}, fast: true, code: CodeFailed, says: []string{"did not start within 3m"}},
 		{name: "no pod", reason: "quota, Pod Security: what the Job's controller was told", run: agentRun{noPod: `pods "x" is forbidden: exceeded quota`}, fast: true, code: CodeFailed, says: []string{"no pod was made", "exceeded quota"}},
 		{name: "too long", reason: "what may be half done, and how to go on", run: agentRun{expired: true, lines: []string{"draining default-spot"}}, args: []string{"karpenops", "revert", "--all", "--yes"}, code: CodeTimedOut, says: []string{"stay at a limit of 0 vCPU", "nopsctl karpenops revert --all goes on"}},
+		{name: "slow", reason: "it keeps to the time by itself", run: agentRun{code: 1, long: true, lines: []string{"karpenops: reverting: default-spot still has nodes"}}, args: []string{"karpenops", "revert", "--all", "--yes"}, code: CodeTimedOut, says: []string{"still has nodes", "goes on from there"}},
 		{name: "half", reason: "it says that it is done, and the cluster says otherwise", run: agentRun{lines: []string{"done"}}, args: []string{"karpenops", "revert", "--all", "--yes"}, code: CodeFailed, says: []string{"there still is", "default-spot (2 nodes)"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -483,12 +487,12 @@ func TestKarpenopsCancelled(t *testing.T) {
 	k := newKarpenWorld(t)
 	k.installed(releaseOf(false))
 	k.pool("default-spot", "default", 2)
+	withRelease := k.change
 	for _, tt := range []struct {
-		name  string
-		args  []string
-		run   agentRun
-		says  string
-		never string
+		name string
+		args []string
+		run  agentRun
+		says string
 	}{
 		{name: "revert", args: []string{"karpenops", "revert", "default", "--yes"}, run: agentRun{hold: true, lines: []string{"draining default-spot"}}, says: "nopsctl karpenops revert default goes on from there"},
 		{name: "plan", args: []string{"karpenops", "plan"}, run: agentRun{hold: true, lines: []string{"looking"}}, says: "a plan changes nothing"},
@@ -498,14 +502,14 @@ func TestKarpenopsCancelled(t *testing.T) {
 			k.t = t
 			ctx, cancel := context.WithCancel(t.Context())
 			jobs := k.program(tt.run)
-			go func() {
-				for ctx.Err() == nil {
-					if len(tt.run.lines) > 0 && k.out != nil && strings.Contains(k.out.String(), tt.run.lines[0]) || tt.run.waiting != "" && k.errOut != nil && strings.Contains(k.errOut.String(), tt.run.waiting) {
-						cancel()
-					}
-					time.Sleep(10 * time.Millisecond)
-				}
-			}()
+			waits := tt.run.waiting
+			if waits == "" {
+				waits = tt.run.lines[0]
+			}
+			k.change = func(f *Factory) {
+				withRelease(f)
+				f.IO.Out, f.IO.ErrOut = &trigger{f.IO.Out, waits, cancel}, &trigger{f.IO.ErrOut, waits, cancel}
+			}
 			if code := k.runContext(ctx, k.args(tt.args...)...); code != int(CodeCancelled) {
 				t.Errorf("exit %d\n%s%s", code, k.out, k.errOut)
 			}
@@ -517,6 +521,21 @@ func TestKarpenopsCancelled(t *testing.T) {
 			cancel()
 		})
 	}
+}
+
+// trigger is a stream on which a text makes somebody press Ctrl-C.
+type trigger struct {
+	io.Writer
+	text   string
+	cancel func()
+}
+
+// Write implements io.Writer.
+func (w *trigger) Write(p []byte) (int, error) {
+	if strings.Contains(string(p), w.text) {
+		w.cancel()
+	}
+	return w.Writer.Write(p)
 }
 
 // TestKarpenopsAct: who reverts and approves, what they see before they say yes, and where the Job may run.
@@ -542,7 +561,7 @@ func TestKarpenopsAct(t *testing.T) {
 	k.fits("karpenops-act")
 	golden(t, "karpenops-revert.json", k.shown(k.out.String()))
 	spec := (*jobs)[0].Spec.Template.Spec
-	if diff := cmp.Diff([]string{"revert", "default", "--by=jane", "--timeout=1h0m0s"}, spec.Containers[0].Args); diff != "" {
+	if diff := cmp.Diff([]string{"revert", "default", "--timeout=1h0m0s", "--by=jane"}, spec.Containers[0].Args); diff != "" {
 		t.Error(diff)
 	}
 	want := []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{{Key: "karpenter.sh/nodepool", Operator: corev1.NodeSelectorOpNotIn, Values: []string{"default-spot"}}}}}
@@ -558,7 +577,7 @@ func TestKarpenopsAct(t *testing.T) {
 	k.want(CodeOK, k.args("karpenops", "approve", "c0ffee")...)
 	k.contains(k.out, "narrow NodePool/default: applied")
 	k.tty = false
-	if diff := cmp.Diff([]string{"approve", "c0ffee", "--by=jane"}, (*jobs)[0].Spec.Template.Spec.Containers[0].Args); diff != "" || len(*jobs) != 1 {
+	if diff := cmp.Diff([]string{"approve", "--timeout=10m0s", "c0ffee", "--by=jane"}, (*jobs)[0].Spec.Template.Spec.Containers[0].Args); diff != "" || len(*jobs) != 1 {
 		t.Errorf("%d Jobs\n%s", len(*jobs), diff)
 	}
 	k.want(CodeOK, k.args("karpenops", "approve", "f-77", "--yes")...)
@@ -567,6 +586,11 @@ func TestKarpenopsAct(t *testing.T) {
 	k.contains(k.errOut, "nothing that could be approved")
 	k.want(CodeOK, k.args("karpenops", "approve", "0000", "--yes")...)
 	k.contains(k.errOut, "its record does not have it")
+	jobs = k.program(agentRun{lines: []string{"NodePool default is not paused any more"}})
+	k.want(CodeOK, k.args("karpenops", "retry", "default")...)
+	if diff := cmp.Diff([]string{"resume", "--timeout=5m0s", "default"}, (*jobs)[0].Spec.Template.Spec.Containers[0].Args); diff != "" {
+		t.Error(diff)
+	}
 	k.clean()
 }
 
@@ -657,7 +681,7 @@ func TestKarpenopsWithoutARelease(t *testing.T) {
 func TestDisableKarpenops(t *testing.T) {
 	k := newKarpenWorld(t)
 	k.installed(releaseOf(true))
-	real := k.change
+	withRelease := k.change
 	for _, tt := range []struct {
 		name, reason string
 		pools        bool
@@ -688,7 +712,7 @@ func TestDisableKarpenops(t *testing.T) {
 			// The real engine switches it off where nothing else is tested, the stand-in for it counts.
 			k.engine.applied = 0
 			k.change = func(f *Factory) {
-				real(f)
+				withRelease(f)
 				if !tt.real {
 					f.Engine = func(o install.Options) (Engine, error) { k.engine.options = o; return rendering{k.engine, k.real}, nil }
 				}

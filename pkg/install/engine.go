@@ -33,6 +33,8 @@ const (
 	CredentialsSecret = "nops-agent-credentials" // keys API_KEY, AMP_ACCESS_KEY, AMP_SECRET_KEY, DD_KEY
 	IdentityConfigMap = "nops-cluster-identity"  // keys cluster_arn, kube_system_uid
 	HeartbeatState    = "nops-heartbeat-state"   // ConfigMap the heartbeat agent keeps
+	// ForJobAnnotation marks what was made for the time of a Job, "NAMESPACE/NAME": accounts and permissions that the release does not have.
+	ForJobAnnotation = "nops.io/for-job"
 	// CreatedByAnnotation marks a namespace that an install made, which uninstall may therefore remove.
 	CreatedByAnnotation = "nops.io/created-by"
 )

@@ -39,6 +39,9 @@ type Request struct {
 	Operation string
 	// Values are this command's. They are laid over what the release has stored. A null removes a default.
 	Values map[string]any
+	// Fresh are values that a release begins with where this command does not say otherwise: what suits this cluster. A release that is there
+	// already keeps what it has.
+	Fresh map[string]any
 	// Credentials are laid over what the credentials Secret holds; nil leaves it as it is, an empty value removes a key.
 	// They are ignored, with a warning, when the values say that the customer keeps the Secrets.
 	Credentials map[string][]byte
@@ -425,6 +428,9 @@ func (p *planner) mergeValues() error {
 		if _, before := lookupBool(p.stored, c.Toggle); misspelt && !spelt && before {
 			set(given, c.Toggle, alias)
 		}
+	}
+	if p.fresh {
+		given = merge(p.request.Fresh, given)
 	}
 	p.values = merge(p.stored, given)
 	deprecated := k.deprecated(p.values)

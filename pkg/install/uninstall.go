@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/dynamic"
 
 	"github.com/nopsctl/nopsctl/pkg/event"
 )
@@ -348,7 +349,41 @@ func (r *remover) support() (string, error) {
 			}
 		}
 	}
-	return strings.Join(names, ", "), nil
+	return strings.Join(append(names, r.forJobs()...), ", "), nil
+}
+
+// forJobs removes what was made for the time of a Job whose nopsctl was killed. Nobody needs it, so what cannot be seen or removed stops nothing.
+func (r *remover) forJobs() (names []string) {
+	const rbac, admission = "rbac.authorization.k8s.io", "admissionregistration.k8s.io"
+	options := metav1.ListOptions{LabelSelector: labelManagedBy + "=" + managerName + "," + labelPartOf + "=" + partOf}
+	for _, kind := range []struct {
+		gvr        schema.GroupVersionResource
+		namespaced bool
+	}{
+		{schema.GroupVersionResource{Group: rbac, Version: "v1", Resource: "clusterrolebindings"}, false}, {schema.GroupVersionResource{Group: rbac, Version: "v1", Resource: "clusterroles"}, false},
+		{schema.GroupVersionResource{Group: rbac, Version: "v1", Resource: "rolebindings"}, true}, {schema.GroupVersionResource{Group: rbac, Version: "v1", Resource: "roles"}, true},
+		{schema.GroupVersionResource{Version: "v1", Resource: "serviceaccounts"}, true},
+		{schema.GroupVersionResource{Group: admission, Version: "v1", Resource: "validatingadmissionpolicybindings"}, false},
+		{schema.GroupVersionResource{Group: admission, Version: "v1", Resource: "validatingadmissionpolicies"}, false},
+	} {
+		var client dynamic.ResourceInterface = r.dynamic.Resource(kind.gvr)
+		if kind.namespaced {
+			client = r.dynamic.Resource(kind.gvr).Namespace(r.Namespace)
+		}
+		list, err := client.List(r.ctx, options)
+		if err != nil {
+			continue
+		}
+		for i := range list.Items {
+			o := &list.Items[i]
+			namespace, _, made := strings.Cut(o.GetAnnotations()[ForJobAnnotation], "/")
+			if made && namespace == r.Namespace && client.Delete(r.ctx, o.GetName(), metav1.DeleteOptions{}) == nil {
+				r.removed++
+				names = append(names, kind.gvr.Resource+"/"+o.GetName())
+			}
+		}
+	}
+	return names
 }
 
 // namespace removes the namespace when an install made it and nobody else has anything in it.

@@ -366,8 +366,8 @@ func pods(t *testing.T, o object, images map[string]embeddedchart.Image, all boo
 // changes are what may be written by whom, besides Events. Nobody else writes anything.
 var changes = map[string][]string{
 	"Role/nops-heartbeat":                       {"create configmaps", "update configmaps nops-heartbeat-state"},
-	"ClusterRole/nops-karpenops":                {"create nodepools", "patch nodepools", "delete nodepools"},
-	"ClusterRole/nops-karpenops-overlays":       {"create nodeoverlays", "patch nodeoverlays", "delete nodeoverlays"},
+	"ClusterRole/nops-karpenops":                {"create nodepools", "patch nodepools", "delete nodepools", "delete nodeoverlays"},
+	"ClusterRole/nops-karpenops-overlays":       {"create nodeoverlays", "patch nodeoverlays"},
 	"ClusterRole/nops-karpenops-node-classes":   {"patch ec2nodeclasses", "patch nodeclasses"},
 	"Role/nops-karpenops":                       {"create configmaps", "patch configmaps nops-karpenops-state", "create leases", "update leases nops-karpenops"},
 	"Role/nops-image-tag-updater":               {"patch deployments", "patch daemonsets", "patch cronjobs", "create configmaps", "update configmaps nops-image-state", "patch configmaps nops-image-state"},

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"helm.sh/helm/v3/pkg/chartutil"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
@@ -349,5 +350,26 @@ func TestNotes(t *testing.T) {
 				t.Errorf("a credential in:\n%s", notes)
 			}
 		})
+	}
+}
+
+// TestPolicyByVersion: the API server holds karpenops to what it owns where it can, and where it cannot people are told.
+func TestPolicyByVersion(t *testing.T) {
+	for minor := 28; minor <= 36; minor++ {
+		caps := eks()
+		caps.KubeVersion = chartutil.KubeVersion{Version: fmt.Sprintf("v1.%d.4-eks-595af52", minor), Major: "1", Minor: fmt.Sprint(minor)}
+		manifests, notes, err := renderWith(t, load(t), base("karpenops.enabled=true", "karpenops.clusterId=x"), caps)
+		if err != nil {
+			t.Fatalf("1.%d: %v", minor, err)
+		}
+		found := 0
+		for _, o := range manifests {
+			if strings.HasPrefix(text(o, "kind"), "ValidatingAdmissionPolicy") {
+				found++
+			}
+		}
+		if can := minor >= 30; (found == 2) != can || (found == 0) == can || strings.Contains(notes, "has no ValidatingAdmissionPolicy") == can {
+			t.Errorf("1.%d: %d objects of the policy, and NOTES:\n%s", minor, found, notes)
+		}
 	}
 }

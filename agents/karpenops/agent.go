@@ -398,7 +398,10 @@ func (a *Agent) think(ctx context.Context) round {
 	r.plan = plan.Make(r.input)
 	r.holding = r.plan.Holding
 	a.memory.Plan = r.plan.Memory
-	r.counts = a.offerings(r.input)
+	r.counts, r.owners = a.offerings(r.input), map[string][]string{}
+	for _, o := range s.Pools {
+		r.owners[inventory.Name(o)] = write.GitOps(o)
+	}
 	return r
 }
 

@@ -36,19 +36,19 @@
 //	|-------------------|------------------------|-------|-----------------------------------------|
 //	| karpenter.sh      | nodepools              |       | get, list, watch, create, patch, delete |
 //	| karpenter.sh      | nodeclaims             |       | list, watch                             |
-//	| karpenter.sh      | nodeoverlays           |       | list, watch                             |
+//	| karpenter.sh      | nodeoverlays           |       | get, list, watch, delete                |
 //	| karpenter.k8s.aws | ec2nodeclasses         |       | list, watch                             |
 //	| eks.amazonaws.com | nodeclasses            |       | list, watch                             |
 //	|                   | nodes, pods            |       | list, watch                             |
 //	|                   | events                 |       | create, list                            |
 //
-// With karpenops.mode overlays or in-place:
+// With karpenops.mode overlays or in-place (deleting is always granted: what is its own must be taken back after the mode was lowered, too):
 //
 // ClusterRole nops-karpenops-overlays:
 //
 //	| API group         | resources              | names | verbs                                   |
 //	|-------------------|------------------------|-------|-----------------------------------------|
-//	| karpenter.sh      | nodeoverlays           |       | get, create, patch, delete              |
+//	| karpenter.sh      | nodeoverlays           |       | create, patch                           |
 //
 // With karpenops.allowNodeClassApproval:
 //

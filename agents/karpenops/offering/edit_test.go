@@ -45,6 +45,10 @@ func TestNarrow(t *testing.T) {
 		{name: "no value", reason: "an empty list is a mistake", edits: []Edit{{Key: LabelFamily, Only: []string{}}}, err: "nothing could be launched"},
 		{name: "all excluded", reason: "both at once", edits: []Edit{{Key: LabelFamily, Only: []string{"m5"}, Without: []string{"m5"}}}, err: "nothing could be launched"},
 		{name: "minValues of the list", reason: "the API server would refuse it", list: Requirements{least(family(In, "m5", "c5"), 2)}, edits: []Edit{{Key: LabelFamily, Without: []string{"m5"}}}, err: "minValues asks for 2"},
+		{
+			name: "minValues of a list that another entry has shortened", reason: "nothing was launched before, and now the API server would refuse it", list: Requirements{least(family(In, "m5", "c5"), 2), family(In, "m5", "r5")},
+			edits: []Edit{{Key: LabelFamily, Without: []string{"c5"}}}, err: "minValues asks for 2",
+		},
 		{name: "minValues of another entry", reason: "nothing would be launched", list: Requirements{least(family(Exists), 3)}, edits: []Edit{{Key: LabelFamily, Only: []string{"m5", "c5"}}}, err: "minValues asks for 3"},
 		{name: "full", reason: "the API server takes 100", list: append(make(Requirements, 0), repeated(Requirement{Key: "a", Operator: Exists}, 100)...), edits: []Edit{{Key: LabelFamily, Only: []string{"m5"}}}, err: "100 entries already"},
 		{

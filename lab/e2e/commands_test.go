@@ -61,6 +61,7 @@ func (w *world) commands() map[string]command {
 		"drifted":             w.drifted,
 		"at-most":             w.atMost,
 		"launched":            w.launched,
+		"sibling":             w.sibling,
 		"timeline":            w.printTimeline,
 	}
 }

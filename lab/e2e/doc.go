@@ -40,5 +40,6 @@
 //	drifted POOL N within TIME              waits until exactly so many of its nodes carry Karpenter's mark Drifted
 //	at-most N deleting POOL   no more of its nodes were ever being deleted at once, since Karpenter was turned on
 //	launched POOL N           so many nodes it has had, those that are gone included, since then
+//	sibling VARIABLE within TIME            waits until exactly one NodePool of karpenops launches nodes; the variable is its name
 //	timeline                  prints each node since then, one JSON object a line: karpenter.Node of lab/karpenter
 package e2e

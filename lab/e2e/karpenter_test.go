@@ -14,6 +14,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/nopsctl/nopsctl/internal/karpenstate"
 	"github.com/nopsctl/nopsctl/lab/karpenter"
 )
 
@@ -218,4 +219,24 @@ func TestRecordings(t *testing.T) {
 			}
 		})
 	}
+}
+
+// sibling waits until exactly one NodePool of karpenops's own launches nodes, and puts its name into a variable.
+func (w *world) sibling(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 || args[1] != "within" {
+		ts.Fatalf("usage: sibling VARIABLE within TIME")
+	}
+	within, err := time.ParseDuration(args[2])
+	ts.Check(err)
+	var names []string
+	for began := time.Now(); time.Since(began) < within; time.Sleep(500 * time.Millisecond) {
+		out, err := w.inside("kubectl", "get", "nodepools", "-l", karpenstate.LabelOwned+"=true", "-o", `jsonpath={range .items[?(@.spec.limits.cpu!="0")]}{.metadata.name} {end}`).Output()
+		ts.Check(err)
+		if names = strings.Fields(string(out)); len(names) == 1 {
+			ts.Logf("the sibling is %s, after %s", names[0], time.Since(began).Round(time.Second))
+			ts.Setenv(args[0], names[0])
+			return
+		}
+	}
+	ts.Fatalf("there are %d siblings, want one, within %s: %s", len(names), within, names)
 }

@@ -161,6 +161,13 @@ func judge(v validator.Validator, path string, text []byte) string {
 	return schemaName.ReplaceAllString(result.Err.Error(), "")
 }
 
+// younger says whether the chart leaves an object of this kind out for a Kubernetes that old. The golden renders are of one version; the chart's own
+// tests (TestPolicyByVersion) show that it does.
+func younger(id, version string) bool {
+	kind, _, _ := strings.Cut(id, "/")
+	return strings.HasPrefix(kind, "ValidatingAdmissionPolicy") && (strings.HasPrefix(version, "v1.28.") || strings.HasPrefix(version, "v1.29."))
+}
+
 // TestKubeconform holds every object of every render against every minor release.
 func TestKubeconform(t *testing.T) {
 	all := renders(t)
@@ -172,7 +179,7 @@ func TestKubeconform(t *testing.T) {
 		t.Fatalf("only %d objects in %d renders", objects, len(all))
 	}
 	where := map[string][]string{} // by what is wrong, as the same mistake is in many renders
-	judged := map[string]int{}
+	judged, left := map[string]int{}, 0
 	for _, r := range releases(t) {
 		v := r.kubeconform(t)
 		known := map[string]string{} // what was said of the same text in another render
@@ -183,6 +190,13 @@ func TestKubeconform(t *testing.T) {
 				if !ok {
 					wrong = judge(v, render.path, o.Text)
 					known[string(o.Text)] = wrong
+				}
+				if wrong != "" && younger(o.ID(), r.version) {
+					if !strings.Contains(wrong, "serves no stable version") {
+						t.Errorf("%s: %s is taken for younger than that, and is served: %s", r.version, o.ID(), wrong)
+					}
+					left++
+					continue
 				}
 				if wrong != "" {
 					where[o.ID()+": "+wrong] = append(where[o.ID()+": "+wrong], r.version+" "+render.name)
@@ -200,6 +214,9 @@ func TestKubeconform(t *testing.T) {
 	}
 	if len(judged) != 9 {
 		t.Errorf("%d versions, want 9", len(judged))
+	}
+	if left == 0 {
+		t.Error("nothing is younger than the oldest Kubernetes any more: the exception can go")
 	}
 	t.Logf("%d objects of %d renders against each of %v", objects, len(all), slices.Sorted(maps.Keys(judged)))
 }

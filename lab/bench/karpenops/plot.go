@@ -48,7 +48,7 @@ func plot(title string, panels []panel) string {
 			}
 			seen[s.class] = true
 			fmt.Fprintf(&b, "<path class=\"line %s\" d=\"M%d 14h26\"/><text x=\"%d\" y=\"18\">%s</text>\n", s.class, x, x+32, s.name)
-			x += 50 + 7*len(s.name)
+			x += 42 + 6*len(s.name)
 		}
 	}
 	for i, p := range panels {

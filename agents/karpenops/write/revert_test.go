@@ -226,6 +226,86 @@ func testRevertBeside(w *world) {
 	}
 }
 
+// hook does something before a request goes out, once.
+type hook struct {
+	http.RoundTripper
+	once  sync.Once
+	match func(*http.Request, string) bool
+	do    func()
+}
+
+func (h *hook) RoundTrip(req *http.Request) (*http.Response, error) {
+	body := ""
+	if req.Body != nil {
+		data, err := io.ReadAll(req.Body)
+		if err != nil {
+			return nil, err
+		}
+		body = string(data)
+		req.Body = io.NopCloser(strings.NewReader(body))
+	}
+	if h.match(req, body) {
+		h.once.Do(h.do)
+	}
+	return h.RoundTripper.RoundTrip(req)
+}
+
+// testPauseBetween pauses, and reverts, at every point of a write: either the write sees the pause, or whoever paused sees the write.
+func testPauseBetween(w *world) {
+	dry := func(r *http.Request, _ string) bool {
+		return r.Method == http.MethodPatch && r.URL.Query().Get("dryRun") != ""
+	}
+	intent := func(r *http.Request, body string) bool {
+		return r.Method != http.MethodGet && strings.Contains(r.URL.Path, "/configmaps") && strings.Contains(body, `\"intents\":[{`)
+	}
+	real := func(r *http.Request, _ string) bool {
+		return r.Method == http.MethodPatch && strings.HasPrefix(r.URL.Path, poolsPath) && r.URL.Query().Get("dryRun") == ""
+	}
+	record := func(r *http.Request, body string) bool {
+		return r.Method != http.MethodGet && strings.Contains(r.URL.Path, "/configmaps") && strings.Contains(body, `\"watches\":[{`)
+	}
+	for _, c := range []struct {
+		name    string
+		match   func(*http.Request, string) bool
+		refused bool
+	}{{"before the dry run", dry, true}, {"before the intent", intent, true}, {"before the write", real, false}, {"before the record", record, false}} {
+		w.clear()
+		before := w.make("kubectl-create", w.consenting("base"))
+		reverted := make(chan error, 1)
+		revert := func() {
+			var once sync.Once
+			paused := make(chan struct{})
+			other := w.writer(w.config, w.Limits)
+			go func() {
+				r, err := other.Revert(w.ctx, Selection{All: true}, "ann", func(string) { once.Do(func() { close(paused) }) })
+				once.Do(func() { close(paused) })
+				if err != nil {
+					err = fmt.Errorf("%+v: %w", r, err)
+				}
+				reverted <- err
+			}()
+			<-paused // it is over, or it says that it waits for us
+		}
+		config := rest.CopyConfig(w.config)
+		config.WrapTransport = func(rt http.RoundTripper) http.RoundTripper {
+			return &hook{RoundTripper: rt, match: c.match, do: revert}
+		}
+		_, err := w.writer(config, w.Limits).Apply(w.ctx, w.narrow("base", narrower), Meta{})
+		if c.refused != (CodeOf(err) == Paused) || !c.refused && err != nil {
+			w.Errorf("%s: %v", c.name, err)
+		}
+		if err := <-reverted; err != nil {
+			w.Errorf("%s: %v", c.name, err)
+		}
+		if after := w.pool("base"); spec(after) != spec(before) || annotation(after, karpenstate.AnnotationOriginal) != "" {
+			w.Errorf("%s: left is %s", c.name, spec(after))
+		}
+		if st := w.state(); len(st.journal.Intents) != 0 || pausedBy(st.meta, "it") == "" {
+			w.Errorf("%s: %+v", c.name, st.journal)
+		}
+	}
+}
+
 // testApprove has a person agree to findings.
 func testApprove(w *world) {
 	class := object(w, `{"apiVersion":"karpenter.k8s.aws/v1","kind":"EC2NodeClass","metadata":{"name":"default"},"spec":{"role":"r","amiSelectorTerms":[{"alias":"al2023@latest"}],

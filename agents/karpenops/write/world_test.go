@@ -42,7 +42,7 @@ func TestAgainstKubernetes(t *testing.T) {
 			run  func(*world)
 		}{
 			{"life", testLife}, {"refusals", testRefusals}, {"in place", testInPlace}, {"gitops", testGitOps}, {"races", testRaces}, {"judgement", testJudgement}, {"undo", testUndo},
-			{"crash", testCrash}, {"bounds", testBounds}, {"revert", testRevert}, {"revert beside the agent", testRevertBeside}, {"approve", testApprove}, {"webhook", testWebhook},
+			{"crash", testCrash}, {"bounds", testBounds}, {"revert", testRevert}, {"revert beside the agent", testRevertBeside}, {"pause between", testPauseBetween}, {"approve", testApprove}, {"webhook", testWebhook},
 			{"limits", testLimits}, {"rights", testRights},
 		} {
 			t.Run(s.name, func(t *testing.T) { s.run(newWorld(t, config, client)) })

@@ -169,6 +169,7 @@ func TestWhatHappensToTheBase(t *testing.T) {
 			y.broken["default"] = true // and no other sibling can be made
 		}, SetLimits},
 		{"heavier", "the sibling has to come before it", func(y *toy) { put(y.pools["default"], "/spec/weight", int64(50)) }, SetWeight},
+		{"as heavy as its sibling", "ties go by name", func(y *toy) { put(y.pools["default"], "/spec/weight", int64(11)) }, SetWeight},
 		{"its budgets are closed", "a closed budget is meant for the sibling too", func(y *toy) { put(y.pools["default"], "/spec/disruption/budgets", []any{map[string]any{"nodes": "0"}}) }, SetDisruption},
 		{"its limit is used up", "what the base has counts against the user's limit", func(y *toy) {
 			put(y.pools["default"], "/spec/limits", map[string]any{"cpu": "8"})

@@ -280,6 +280,9 @@ func p10Limits(k tick) error {
 
 // P14: a sibling that launches has a weight from 1 to 100, above its base's, and no other NodePool has it.
 func p14Weights(k tick) error {
+	if err := standing(k); err != nil {
+		return err
+	}
 	for _, a := range k.plan.Actions {
 		if a.Waiting != "" || a.Kind != CreateSibling && a.Kind != SetWeight {
 			continue
@@ -298,6 +301,40 @@ func p14Weights(k tick) error {
 			if !p.Owned && p.Weight > int(base) && float64(p.Weight) <= w && len(k.in.Shapes) == 0 {
 				return fmt.Errorf("%s of %s: the weight %v goes before %s (%d), which goes before its base", a.Kind, a.Name, w, p.Name, p.Weight)
 			}
+		}
+	}
+	return nil
+}
+
+// standing is P14 of the siblings that are there already: what the user changes about weights is put right, where there is a weight that is.
+func standing(k tick) error {
+	settled := map[string]bool{}
+	for _, b := range k.in.Pools {
+		settled[b.Name] = !b.Owned && b.Managed && b.Paused == "" && k.in.Config.Mode.Includes(karpenstate.ModeSiblings)
+	}
+	for _, f := range k.plan.Findings {
+		if strings.HasPrefix(f.Code, "weight-") {
+			settled[strings.TrimPrefix(f.Object, "NodePool/")] = false
+		}
+	}
+	for _, a := range k.plan.Actions {
+		if a.Waiting != "" {
+			settled[a.Base] = false
+		}
+	}
+	for name, o := range k.toy.pools {
+		p := k.toy.pool(o)
+		if !p.Owned || closed(&p) || !settled[p.Base] {
+			continue
+		}
+		base, _ := amount(at(k.after(p.Base), "spec", "weight"))
+		for other, o := range k.toy.pools {
+			if w, _ := amount(at(o, "spec", "weight")); other != name && int(w) == p.Weight {
+				return fmt.Errorf("%s and %s have the weight %d", name, other, p.Weight)
+			}
+		}
+		if p.Weight <= int(base) {
+			return fmt.Errorf("%s has the weight %d, and its base %v", name, p.Weight, base)
 		}
 	}
 	return nil

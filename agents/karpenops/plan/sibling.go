@@ -175,16 +175,11 @@ func limit(pool *Pool, name string) (float64, bool) {
 type room map[string]float64
 
 func roomOf(b *base) room {
-	r := room{}
+	r, names := room{}, []string{resourceCPU, resourceMemory}
 	limits, _ := at(b.Object, "spec", "limits").(map[string]any)
-	for name := range limits {
+	for _, name := range append(names, slices.Collect(maps.Keys(limits))...) {
 		if v, ok := limit(b.Pool, name); ok {
 			r[name] = v - used(b.Pool, name)
-		}
-	}
-	for name, v := range map[string]*float64{resourceCPU: b.CPULimit, resourceMemory: b.MemoryLimit} {
-		if v != nil {
-			r[name] = *v - used(b.Pool, name)
 		}
 	}
 	return r

@@ -164,7 +164,7 @@ func genWorld() *rapid.Generator[world] {
 			list = append(list, map[string]any{"key": offering.LabelArch, "operator": "In", "values": []any{"amd64", "arm64"}, "note": "kept"})
 			var limits map[string]any
 			if rapid.Bool().Draw(t, "limited") {
-				limits = map[string]any{"cpu": fmt.Sprint(rapid.IntRange(0, 120).Draw(t, "cpu"))}
+				limits = map[string]any{"cpu": fmt.Sprint(rapid.SampledFrom([]int{60, 120, 20, 3, 0}).Draw(t, "cpu"))}
 				if rapid.Bool().Draw(t, "memory") {
 					limits["memory"] = fmt.Sprintf("%dGi", rapid.IntRange(0, 500).Draw(t, "mem"))
 				}
@@ -190,7 +190,7 @@ func genWorld() *rapid.Generator[world] {
 			w.Commits[i].ID = fmt.Sprint("sp-", i)
 		}
 		for i := range rapid.IntRange(4, 14).Draw(t, "ticks") {
-			e := event{After: rapid.SampledFrom([]time.Duration{5 * time.Minute, 30 * time.Minute, time.Hour, 3 * time.Hour}).Draw(t, "after"), Scores: map[string]int{}, Demand: rapid.IntRange(0, 60).Draw(t, "demand"), Lease: -1}
+			e := event{After: rapid.SampledFrom([]time.Duration{5 * time.Minute, 30 * time.Minute, time.Hour, 3 * time.Hour}).Draw(t, "after"), Scores: map[string]int{}, Demand: rapid.SampledFrom([]int{20, 60, 8, 40, 0}).Draw(t, "demand"), Lease: -1}
 			for range rapid.IntRange(1, 5).Draw(t, "changes") {
 				f := w.Families[rapid.IntRange(0, len(w.Families)-1).Draw(t, "family")].Name
 				if rapid.IntRange(0, 2).Draw(t, "zonal") == 0 {
@@ -216,11 +216,11 @@ func genCommitment(families []toyFamily) *rapid.Generator[nopsapi.Commitment] {
 		c := nopsapi.Commitment{
 			Kind:  rapid.SampledFrom([]string{nopsapi.CommitmentComputeSP, nopsapi.CommitmentEC2InstanceSP, nopsapi.CommitmentStandardRI, nopsapi.CommitmentConvertibleRI, nopsapi.CommitmentZonalRI}).Draw(t, "kind"),
 			Unit:  rapid.SampledFrom([]string{nopsapi.UnitVCPU, nopsapi.UnitNormalized, nopsapi.UnitUSDPerHour}).Draw(t, "unit"),
-			Total: float64(rapid.IntRange(0, 200).Draw(t, "total")), OtherUse: nopsapi.CommitmentUse{P90: float64(rapid.IntRange(0, 60).Draw(t, "p90"))},
-			Start: start.Add(-time.Hour), End: start.Add(time.Duration(rapid.IntRange(1, 200).Draw(t, "end")) * time.Hour),
+			Total: rapid.SampledFrom([]float64{100, 40, 200, 0}).Draw(t, "total"), OtherUse: nopsapi.CommitmentUse{P90: rapid.SampledFrom([]float64{0, 10, 30, 60}).Draw(t, "p90")},
+			Start: start.Add(-time.Hour), End: start.Add(time.Duration(rapid.SampledFrom([]int{1000, 100, 20, 5}).Draw(t, "end")) * time.Hour),
 			Scope: nopsapi.CommitmentScope{Region: "us-east-1", Platform: "Linux"},
 			Allocation: &nopsapi.Allocation{
-				VCPU: float64(rapid.IntRange(0, 80).Draw(t, "lease")), LeaseUntil: start.Add(time.Duration(rapid.IntRange(1, 300).Draw(t, "until")) * time.Hour),
+				VCPU: rapid.SampledFrom([]float64{40, 10, 80, 0}).Draw(t, "lease"), LeaseUntil: start.Add(time.Duration(rapid.SampledFrom([]int{900, 100, 10, 3}).Draw(t, "until")) * time.Hour),
 			},
 		}
 		f := families[rapid.IntRange(0, len(families)-1).Draw(t, "family")].Name

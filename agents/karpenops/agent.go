@@ -182,7 +182,7 @@ func (a *Agent) writing(kube rest.Interface) write.Deps {
 	c := a.opts.config
 	return write.Deps{
 		Kube: kube, Who: identity(a.opts, a.deps), Now: a.deps.Now, Log: a.deps.Log, Observe: a.counters.observe, Effective: a.effective, Predict: predict,
-		Limits: write.Limits{Mode: c.Mode, DriftCap: c.DriftCap, WritesPerHour: c.WritesPerHour},
+		Limits: write.Limits{Mode: c.Mode, DriftCap: c.DriftCap, WritesPerHour: c.WritesPerHour, Window: a.opts.Prove, PoolEvery: a.opts.PoolEvery},
 	}
 }
 

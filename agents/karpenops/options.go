@@ -24,6 +24,8 @@ const (
 	EnvOverlays      = "NOPS_KARPENOPS_NODE_OVERLAYS"
 	EnvSpotToSpot    = "NOPS_KARPENOPS_SPOT_TO_SPOT"
 	EnvTick          = "NOPS_KARPENOPS_TICK"
+	EnvProve         = "NOPS_KARPENOPS_PROVE"
+	EnvPoolEvery     = "NOPS_KARPENOPS_POOL_EVERY"
 	EnvClassApproval = "NOPS_KARPENOPS_NODE_CLASS_APPROVAL"
 )
 
@@ -51,6 +53,10 @@ type Options struct {
 	SpotToSpot bool
 	// Tick is how often it is decided.
 	Tick time.Duration
+	// Prove is how long a write has to prove itself before the next one, and before it is no longer undone.
+	Prove time.Duration
+	// PoolEvery is the least time between two changes of one NodePool.
+	PoolEvery time.Duration
 	// ClassApproval says that the chart grants patches of node classes, which approve needs.
 	ClassApproval bool
 
@@ -78,7 +84,7 @@ var (
 
 // Environment names the variables that BindFlags reads.
 func (o *Options) Environment() []string {
-	return append(append(o.PlatformOptions.Environment(), o.ProcessOptions.Environment()...), EnvClusterID, EnvMode, EnvFacts, EnvPlanner, EnvOverlays, EnvSpotToSpot, EnvTick, EnvClassApproval)
+	return append(append(o.PlatformOptions.Environment(), o.ProcessOptions.Environment()...), EnvClusterID, EnvMode, EnvFacts, EnvPlanner, EnvOverlays, EnvSpotToSpot, EnvTick, EnvProve, EnvPoolEvery, EnvClassApproval)
 }
 
 // BindFlags adds the flags; their defaults come from the environment.
@@ -93,9 +99,12 @@ func (o *Options) BindFlags(fs *pflag.FlagSet, env agent.Getenv) {
 		}
 		return b
 	}
-	tick, err := time.ParseDuration(agent.Or(env(EnvTick), "60s"))
-	if err != nil {
-		o.errs = append(o.errs, fmt.Errorf("%s: %q is no duration such as 60s", EnvTick, env(EnvTick)))
+	pace := func(name, otherwise string) time.Duration {
+		d, err := time.ParseDuration(agent.Or(env(name), otherwise))
+		if err != nil {
+			o.errs = append(o.errs, fmt.Errorf("%s: %q is no duration such as %s", name, env(name), otherwise))
+		}
+		return d
 	}
 	var settings []string
 	if s := env(EnvPlanner); s != "" {
@@ -107,7 +116,9 @@ func (o *Options) BindFlags(fs *pflag.FlagSet, env agent.Getenv) {
 	fs.StringSliceVar(&o.Planner, "planner", settings, "settings of the planner, key=value ("+EnvPlanner+")")
 	fs.StringVar(&o.Overlays, "node-overlays", agent.Or(env(EnvOverlays), "auto"), "whether Karpenter's feature gate NodeOverlay is on: auto, on, off ("+EnvOverlays+")")
 	fs.BoolVar(&o.SpotToSpot, "spot-to-spot", yes(EnvSpotToSpot), "Karpenter's feature gate SpotToSpotConsolidation is on ("+EnvSpotToSpot+")")
-	fs.DurationVar(&o.Tick, "tick", tick, "how often to decide ("+EnvTick+")")
+	fs.DurationVar(&o.Tick, "tick", pace(EnvTick, "60s"), "how often to decide ("+EnvTick+")")
+	fs.DurationVar(&o.Prove, "prove", pace(EnvProve, "5m"), "how long a write has to prove itself; until then it is undone when it does harm, and nothing else is written ("+EnvProve+")")
+	fs.DurationVar(&o.PoolEvery, "pool-every", pace(EnvPoolEvery, "30m"), "least time between two changes of one NodePool ("+EnvPoolEvery+")")
 	fs.BoolVar(&o.ClassApproval, "node-class-approval", yes(EnvClassApproval), "node classes may be patched when a person approves it ("+EnvClassApproval+")")
 }
 
@@ -129,6 +140,12 @@ func (o *Options) own() error {
 	}
 	if o.Tick < 5*time.Second || o.Tick > time.Hour {
 		errs = append(errs, fmt.Errorf("--tick (%s): %s is not between 5s and 1h", EnvTick, o.Tick))
+	}
+	if o.Prove < 10*time.Second || o.Prove > 2*time.Hour {
+		errs = append(errs, fmt.Errorf("--prove (%s): %s is not between 10s and 2h", EnvProve, o.Prove))
+	}
+	if o.PoolEvery < 10*time.Second || o.PoolEvery > 24*time.Hour {
+		errs = append(errs, fmt.Errorf("--pool-every (%s): %s is not between 10s and 24h", EnvPoolEvery, o.PoolEvery))
 	}
 	config, err := settings(o.Planner)
 	if err != nil {

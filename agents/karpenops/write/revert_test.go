@@ -258,7 +258,7 @@ func testPauseBetween(w *world) {
 	intent := func(r *http.Request, body string) bool {
 		return r.Method != http.MethodGet && strings.Contains(r.URL.Path, "/configmaps") && strings.Contains(body, `\"intents\":[{`)
 	}
-	real := func(r *http.Request, _ string) bool {
+	made := func(r *http.Request, _ string) bool {
 		return r.Method == http.MethodPatch && strings.HasPrefix(r.URL.Path, poolsPath) && r.URL.Query().Get("dryRun") == ""
 	}
 	record := func(r *http.Request, body string) bool {
@@ -268,7 +268,7 @@ func testPauseBetween(w *world) {
 		name    string
 		match   func(*http.Request, string) bool
 		refused bool
-	}{{"before the dry run", dry, true}, {"before the intent", intent, true}, {"before the write", real, false}, {"before the record", record, false}} {
+	}{{"before the dry run", dry, true}, {"before the intent", intent, true}, {"before the write", made, false}, {"before the record", record, false}} {
 		w.clear()
 		before := w.make("kubectl-create", w.consenting("base"))
 		reverted := make(chan error, 1)

@@ -164,8 +164,8 @@ func TestShapes(t *testing.T) {
 		got = append(got, fmt.Sprintf("%v×%d(%d) %v %v", sh.CPU, sh.Count, sh.Pending, sh.Selector, sh.Pools))
 	}
 	want := []string{
-		"1×2(2) [] [gpu]",                               // blue, and the one that names the NodePool
-		"1×3(1) [] [open]",                              // plain ones: the other's taint keeps them out
+		"1×2(2) [] [gpu]",  // blue, and the one that names the NodePool
+		"1×3(1) [] [open]", // plain ones: the other's taint keeps them out
 		"1×1(1) [kubernetes.io/arch In [arm64]] [open]", // what is of the type stays for the planner, what is of the pool is settled
 	}
 	for _, line := range want {

@@ -11,7 +11,7 @@ import (
 	"github.com/nopsctl/nopsctl/pkg/nopsapi"
 )
 
-// large is a cluster of the size that the agent promises to decide about quickly: 1,000 offerings, 20 NodePools, 2,000 nodes. Two of
+// large is a cluster of the size that the agent promises to decide about quickly: 1,000 offerings, 20 NodePools, 2,000 nodes, 40 shapes of pods, 20 commitments. Two of
 // the families have been excluded before, so that there is something to decide.
 func large(tb testing.TB) Input {
 	tb.Helper()
@@ -25,6 +25,9 @@ func large(tb testing.TB) Input {
 	w.Commits = []nopsapi.Commitment{
 		{ID: "sp-1", Kind: nopsapi.CommitmentComputeSP, Unit: nopsapi.UnitVCPU, Total: 2000, Start: start.Add(-time.Hour), End: start.Add(9000 * time.Hour), Scope: nopsapi.CommitmentScope{Region: "us-east-1"}, Allocation: &nopsapi.Allocation{VCPU: 1500, LeaseUntil: start.Add(5000 * time.Hour)}},
 		{ID: "sp-2", Kind: nopsapi.CommitmentEC2InstanceSP, Unit: nopsapi.UnitVCPU, Total: 500, Start: start.Add(-time.Hour), End: start.Add(9000 * time.Hour), Scope: nopsapi.CommitmentScope{Region: "us-east-1", Family: "m5"}, Allocation: &nopsapi.Allocation{VCPU: 300, LeaseUntil: start.Add(5000 * time.Hour)}},
+	}
+	for i := range 18 {
+		w.Commits = append(w.Commits, nopsapi.Commitment{ID: fmt.Sprint("ri-", i), Kind: nopsapi.CommitmentStandardRI, Unit: nopsapi.UnitNormalized, Total: 400, Start: start.Add(-time.Hour), End: start.Add(9000 * time.Hour), Scope: nopsapi.CommitmentScope{Region: "us-east-1", Family: w.Families[i].Name}, Allocation: &nopsapi.Allocation{VCPU: 100, LeaseUntil: start.Add(5000 * time.Hour)}})
 	}
 	y := newToy(w)
 	cat := y.catalogue()

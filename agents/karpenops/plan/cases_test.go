@@ -442,6 +442,54 @@ func TestOverlay(t *testing.T) {
 	}
 }
 
+// At the discount nothing is cheaper than the sibling, so what its limit does not cover any more would stay: the overlay is neutral while it gives back.
+func TestOverlayLetsGo(t *testing.T) {
+	y := plain(committed(nopsapi.UnitVCPU, 1000, 40), func(w *world) { w.Overlay, w.Config.Mode = true, karpenstate.ModeOverlays })
+	adjustment := func() any { return at(y.over[y.siblings(commitmentPurpose)[0]], "spec", "priceAdjustment") }
+	for i := range 8 {
+		y.run(t, event{After: 30 * time.Minute, Demand: i / 6 * 36, Lease: -1})
+	}
+	if _, cpu, _ := y.usage(y.siblings(commitmentPurpose)[0]); adjustment() != discount || cpu != 36 {
+		t.Fatalf("%v with %v vCPU in it", adjustment(), cpu)
+	}
+	changes := 0
+	for i, lease := range []float64{30, 30, 10, 10, 10, 10, 40, 40, 40, 40} {
+		was := adjustment()
+		plan := y.run(t, event{After: 30 * time.Minute, Demand: 36, Lease: lease})
+		if adjustment() != was {
+			changes++
+		}
+		s := y.pool(y.pools[y.siblings(commitmentPurpose)[0]])
+		if i == 2 && adjustment() != neutral || i == 9 && adjustment() != discount {
+			t.Fatalf("run %d: %v at a limit of %v and %v vCPU: %v", i, adjustment(), *s.CPULimit, s.CPUUsed, did(plan))
+		}
+	}
+	if changes != 2 {
+		t.Fatalf("%d changes, want one each way", changes)
+	}
+}
+
+func TestSiblingIsKeptWhileGatesAreRestless(t *testing.T) {
+	y, name := preferred(t)
+	closedAt := time.Duration(0)
+	var readmitted time.Time
+	for range 100 {
+		y.run(t, event{After: 30 * time.Minute, Scores: map[string]int{"m5": 9}, Demand: 24, Lease: -1})
+		if readmitted.IsZero() && !y.memory.Gates["m5"].Excluded {
+			readmitted = y.now
+			if !slices.Contains(families(t, y, name), "m5") {
+				t.Fatal("m5 is good again, and the sibling does not allow it")
+			}
+		}
+		if p, there := y.pools[name]; closedAt == 0 && (!there || at(p, "spec", "limits", "cpu") == "0") {
+			closedAt = y.now.Sub(readmitted)
+		}
+	}
+	if readmitted.IsZero() || closedAt < 24*time.Hour || closedAt > 25*time.Hour {
+		t.Fatalf("readmitted at %v, closed %v after", readmitted, closedAt)
+	}
+}
+
 func TestMissingIsNotBad(t *testing.T) {
 	y := plain()
 	y.exclude(t, "m5", 0)

@@ -28,6 +28,7 @@ import (
 const (
 	perNormalized = 2         // normalisation factors of a vCPU: a large has 4, and two vCPUs
 	leaseGrace    = time.Hour // after a lease, in which it is held and not raised
+	taperMargin   = 12        // the taper reaches 0 this part of itself before the end: limits take no node away, and consolidation takes its time
 )
 
 // scope is what several commitments have in common, and one sibling is for.
@@ -46,7 +47,10 @@ func (p *planner) scopes() []*scope {
 	by := map[string]*scope{}
 	list := slices.Clone(p.in.Commitments.Commitments)
 	slices.SortStableFunc(list, func(a, b nopsapi.Commitment) int {
-		return cmp.Or(strings.Compare(a.ID, b.ID), strings.Compare(digest(a), digest(b)))
+		if c := strings.Compare(a.ID, b.ID); c != 0 {
+			return c
+		}
+		return strings.Compare(digest(a), digest(b))
 	})
 	list = slices.CompactFunc(list, func(a, b nopsapi.Commitment) bool { return a.ID == b.ID })
 	for _, c := range list {
@@ -188,11 +192,14 @@ func (p *planner) sold(families []string) []string {
 	return slices.DeleteFunc(families, func(f string) bool { return !slices.Contains(known, f) })
 }
 
-// fits says whether a node is covered by the scope.
+// onDemand says whether a commitment may cover a node at all.
+func onDemand(n *Node) bool {
+	ct := n.Labels[offering.LabelCapacityType]
+	return ct == nopsapi.CapacityOnDemand || ct == nopsapi.CapacityReserved
+}
+
+// fits says whether an on-demand node is covered by the scope.
 func (s *scope) fits(n *Node, unit string, zones map[string]string, rated []string) bool {
-	if ct := n.Labels[offering.LabelCapacityType]; ct != nopsapi.CapacityOnDemand && ct != nopsapi.CapacityReserved {
-		return false
-	}
 	family := n.Labels[unit]
 	if family == "" {
 		family, _, _ = strings.Cut(n.Labels[offering.LabelInstanceType], ".")
@@ -271,7 +278,8 @@ func (p *planner) shareOf(s *scope, families []string) share {
 		part := min(lease, free)
 		words := fmt.Sprintf("%s: lease %.0f vCPU, %.0f left by others (%s less their 90th percentile %s, in %s)", c.ID, lease, free, number(clean(c.Total)), number(clean(c.OtherUse.P90)), c.Unit)
 		if left := c.End.Sub(p.in.Now); !c.End.IsZero() && left < p.cfg.ExpiryTaper {
-			part *= float64(left) / float64(p.cfg.ExpiryTaper)
+			margin := p.cfg.ExpiryTaper / taperMargin
+			part *= max(0, float64(left-margin)/float64(p.cfg.ExpiryTaper-margin))
 			words += fmt.Sprintf(", of which %.0f, for it ends in %s", part, left.Round(time.Minute))
 		}
 		out.why = append(out.why, words)
@@ -297,7 +305,8 @@ func clean(f float64) float64 {
 type ledger struct {
 	siblings map[*Pool]*base   // for commitments
 	done     map[*Pool]bool    // those that belong to a scope
-	rest     map[*Node]float64 // on-demand vCPU that no commitment is taken to cover yet
+	nodes    []*Node           // on demand
+	rest     map[*Node]float64 // of their vCPU what no commitment is taken to cover yet
 }
 
 // shareCommitments finds a base for each scope and says what sibling it should have there.
@@ -318,7 +327,9 @@ func (p *planner) shareCommitments() {
 	}
 	if p.in.Commitments != nil {
 		for i := range p.in.Nodes {
-			l.rest[&p.in.Nodes[i]] = p.in.Nodes[i].VCPU
+			if n := &p.in.Nodes[i]; onDemand(n) {
+				l.nodes, l.rest[n] = append(l.nodes, n), n.VCPU
+			}
 		}
 		for _, s := range p.scopes() {
 			p.shareScope(s, l)
@@ -361,7 +372,7 @@ func (p *planner) shareScope(s *scope, l ledger) {
 		families = slices.DeleteFunc(slices.Clone(families), func(f string) bool { return !allowed.Allows(p.unitLabel(), f) })
 	}
 	share := p.shareOf(s, families)
-	p.cover(s, share.whole, own, l.rest, rated)
+	p.cover(s, share.whole, own, l, rated)
 	if at == nil {
 		if len(p.bases) > 0 && p.market != nil {
 			for _, id := range s.ids() {
@@ -408,8 +419,8 @@ func (p *planner) shareScope(s *scope, l ledger) {
 
 // inScope sums up what runs on demand in a scope outside its sibling, as far as nothing covers it yet, and gives the nodes inside.
 func (p *planner) inScope(s *scope, rated []string, current *Pool, l ledger) (own []*Node) {
-	for i := range p.in.Nodes {
-		switch n := &p.in.Nodes[i]; {
+	for _, n := range l.nodes {
+		switch {
 		case !s.fits(n, p.unitLabel(), p.in.Zones, rated):
 		case current != nil && n.Pool == current.Name:
 			own = append(own, n)
@@ -421,57 +432,39 @@ func (p *planner) inScope(s *scope, rated []string, current *Pool, l ledger) (ow
 }
 
 // cover takes what a scope pays for off the nodes in it, so that what comes later in AWS's order does not count them again.
-func (p *planner) cover(s *scope, whole float64, own []*Node, rest map[*Node]float64, rated []string) {
-	for i := range p.in.Nodes {
-		n := &p.in.Nodes[i]
-		if s.fits(n, p.unitLabel(), p.in.Zones, rated) && !slices.Contains(own, n) {
-			take := min(rest[n], whole)
-			rest[n], whole = rest[n]-take, whole-take
+func (p *planner) cover(s *scope, whole float64, own []*Node, l ledger, rated []string) {
+	for _, inside := range []bool{false, true} { // what runs anyway first
+		for _, n := range l.nodes {
+			if s.fits(n, p.unitLabel(), p.in.Zones, rated) && slices.Contains(own, n) == inside {
+				take := min(l.rest[n], whole)
+				l.rest[n], whole = l.rest[n]-take, whole-take
+			}
 		}
-	}
-	for _, n := range own {
-		take := min(rest[n], whole)
-		rest[n], whole = rest[n]-take, whole-take
 	}
 }
 
 // baseFor finds the base that a scope's sibling is beside: where there is one already, or the one with the most vCPU that may use it.
 func (p *planner) baseFor(s *scope, rated []string, l ledger) (*base, *Pool) {
 	lists := map[*base][]any{}
-	var best *base
-	var most float64
-	for _, b := range p.bases {
-		if !p.plans(b) || p.market == nil {
-			continue
+	list := func(b *base) []any { // nil: it is not for this scope
+		if known, asked := lists[b]; asked || p.market == nil {
+			return known
 		}
-		list, _, err := offering.Narrow(b.original, p.scopeEdits(s, rated)...)
-		if err != nil || !p.sound(b, list) {
-			continue
+		narrowed, _, err := offering.Narrow(b.original, p.scopeEdits(s, rated)...)
+		if err != nil || !p.sound(b, narrowed) {
+			narrowed = nil
 		}
-		lists[b] = list
-		total := b.CPUUsed
-		for _, sibling := range b.siblings {
-			total += sibling.CPUUsed
-		}
-		if best == nil || total > most {
-			best, most = b, total
-		}
+		lists[b] = narrowed
+		return narrowed
 	}
 	var found *Pool
 	for _, exactly := range []bool{true, false} {
 		for _, open := range []bool{true, false} {
 			for _, pool := range p.sortedPools() {
 				b := l.siblings[pool]
-				if b == nil || l.done[pool] || closed(pool) == open || p.market != nil && lists[b] == nil {
-					continue
-				}
-				if exactly && (lists[b] == nil || !same(listOf(pool), lists[b])) {
-					continue
-				}
-				if !exactly && (closed(pool) || !slices.ContainsFunc(s.ids(), func(id string) bool { return slices.Contains(pool.Commitments, id) })) {
-					continue
-				}
-				if found == nil {
+				switch {
+				case found != nil || b == nil || l.done[pool] || closed(pool) == open || p.market != nil && list(b) == nil:
+				case exactly && list(b) != nil && same(listOf(pool), list(b)), !exactly && !closed(pool) && slices.ContainsFunc(s.ids(), func(id string) bool { return slices.Contains(pool.Commitments, id) }):
 					found = pool
 				}
 			}
@@ -480,7 +473,26 @@ func (p *planner) baseFor(s *scope, rated []string, l ledger) (*base, *Pool) {
 	if found != nil {
 		return l.siblings[found], found
 	}
-	return best, nil
+	if p.market == nil {
+		return nil, nil
+	}
+	var bases []*base
+	total := map[*base]float64{}
+	for _, b := range p.bases {
+		if p.plans(b) {
+			bases, total[b] = append(bases, b), b.CPUUsed
+			for _, sibling := range b.siblings {
+				total[b] += sibling.CPUUsed
+			}
+		}
+	}
+	slices.SortStableFunc(bases, func(x, y *base) int { return cmp.Compare(total[y], total[x]) })
+	for _, b := range bases {
+		if list(b) != nil {
+			return b, nil
+		}
+	}
+	return nil, nil
 }
 
 // ramp is the limit of a commitment's sibling now, on its way to the target. Up and down go by steps; below the dead band nothing moves. What the

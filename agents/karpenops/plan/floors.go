@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/nopsctl/nopsctl/agents/karpenops/offering"
 	"github.com/nopsctl/nopsctl/pkg/nopsapi"
@@ -206,9 +207,11 @@ func (p *planner) preferSpot(b *base) {
 	switch {
 	case len(gone)+len(zones) == 0:
 		p.say(b.Name, "spot: all %d families are as good as the rest, so there is nothing to prefer", all.families)
+		p.idle(b, families, have)
 		return
 	case !turned && saving < enough:
 		p.say(b.Name, "spot: without them a vCPU and hour would cost $%.4f instead of $%.4f: %.1f %% are not worth a NodePool, which takes %.1f %%", after, before, saving*100, enough*100)
+		p.idle(b, families, have)
 		return
 	}
 	list, _, err := offering.Narrow(b.original, edits(p.market.unit, gone, zones)...)
@@ -264,6 +267,28 @@ func (p *planner) unmet(b *base, set offering.Set) string {
 		return ""
 	}
 	return fmt.Sprintf("%d values of %s, and minValues asks for %d", unmet[0].Have, unmet[0].Key, unmet[0].Want)
+}
+
+// idle keeps a sibling that there is nothing to prefer by, open to all that its base may launch on spot, until the gates have been quiet for a
+// while: what turned today turns again tomorrow, and a sibling that goes and comes back is two NodePools and a handover for nothing.
+func (p *planner) idle(b *base, families []*family, have *offering.Compiled) {
+	if have == nil {
+		return
+	}
+	var last int64
+	for _, f := range families {
+		last = max(last, p.mem.Gates[f.name].Since)
+	}
+	until := unix(last).Add(quiet * p.cfg.Dwell)
+	if !p.in.Now.Before(until) {
+		return
+	}
+	list, _, err := offering.Narrow(b.original, edits(p.market.unit, nil, nil)...)
+	if err != nil {
+		return
+	}
+	b.prefer = &want{purpose: spotPurpose, list: list, set: b.spot, reason: "all of its base's spot, for nothing is excluded now", byGate: true}
+	p.say(b.Name, "spot: its sibling stays, open to all of them, until the gates have been quiet for %s: %s", time.Duration(quiet)*p.cfg.Dwell, stamp(until))
 }
 
 func edits(unit string, families, zones []string) []offering.Edit {

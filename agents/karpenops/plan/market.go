@@ -21,6 +21,7 @@ const (
 	spread    = 60 // cheapest instance types that Karpenter offers EC2 in one request
 	hoursOf   = 720.0
 	gateFade  = 4 // dwells without any observation after which an exclusion is taken back
+	quiet     = 4 // dwells after the last turn of a gate in which a sibling is kept that nothing asks for
 	forgetful = 7 * 24 * time.Hour
 	ahead     = 5 * time.Minute // that a sender's clock may be fast
 )

@@ -11,12 +11,19 @@ import (
 // discount is what an overlay takes off the price of a commitment's sibling. What is committed is paid whether it is used or not, so a
 // launch within the share costs nothing more: the price must lie below that of spot, or Karpenter's consolidation will not move what runs there
 // already. It is a share and not a price, and not all of it: NodeOverlays have one price for whatever they match, and under one price, or
-// none, the largest machine would be as cheap as the smallest. And it never changes, because each change of an overlay makes Karpenter look at
-// every node of the cluster again.
-const discount = "-95%"
+// none, the largest machine would be as cheap as the smallest.
+//
+// A limit that falls below what its nodes have gives the rest back, and there the discount would hold them: nothing is cheaper. So the overlay is
+// made neutral then, and cheap again when there is room to fill once more; in between it stays as it is, because each change makes Karpenter look
+// at every node of the cluster again. At its true price a sibling gives back no more than what is over its limit: what Karpenter would move
+// falls back to it by weight. A closed sibling has nothing to fill, so its overlay goes.
+const (
+	discount = "-95%"
+	neutral  = "+0%"
+)
 
-// cheapen plans the overlay of a commitment's sibling. It is made once and goes with its NodePool: taking it away before would move nodes for nothing.
-func (p *planner) cheapen(b *base, s *Pool) {
+// cheapen plans the overlay of a commitment's sibling, given what its limit will be.
+func (p *planner) cheapen(b *base, s *Pool, w *want, next float64) {
 	if !p.in.Karpenter.NodeOverlay {
 		p.say(b.Name, "commitments: what runs already is not moved to %s: that takes Karpenter's feature gate NodeOverlay, which is off", s.Name)
 		return
@@ -24,7 +31,23 @@ func (p *planner) cheapen(b *base, s *Pool) {
 	if closed(s) {
 		return
 	}
+	adjustment := discount
+	if s.Overlay != nil && s.Overlay.Adjustment != "" {
+		adjustment = s.Overlay.Adjustment
+	}
+	switch {
+	case next < s.CPUUsed:
+		adjustment = neutral
+	case w.target >= next && next-s.CPUUsed >= p.band(s, resourceCPU, next), adjustment != neutral && adjustment != discount:
+		adjustment = discount
+	}
+	if s.Overlay == nil && adjustment == neutral {
+		return // it costs what it costs
+	}
 	reason := fmt.Sprintf("what is committed is paid already: %s on the prices of %s alone, so that running nodes move there, as its budgets allow, until its limit", discount, s.Name)
+	if adjustment == neutral {
+		reason = fmt.Sprintf("%s is to give back %s: at its true price, for at the discount nothing is cheaper", s.Name, human(resourceCPU, s.CPUUsed-next))
+	}
 	switch o := s.Overlay; {
 	case o == nil:
 		p.do(step{rank: rankOverlay, actions: []Action{{Kind: CreateOverlay, ObjectKind: "NodeOverlay", Name: s.Name, Base: b.Name, Reason: reason, Object: map[string]any{
@@ -41,18 +64,18 @@ func (p *planner) cheapen(b *base, s *Pool) {
 				"priceAdjustment": discount,
 			},
 		}}}})
-	case o.Price == "" && o.Adjustment == "" || o.Price == "" && o.Adjustment == discount:
+	case o.Price == "" && o.Adjustment == "" || o.Price == "" && o.Adjustment == adjustment:
 	default:
 		var changes []Change
 		if o.Price != "" {
 			changes = append(changes, Change{Path: "/spec/price", Before: o.Price})
 		}
-		if o.Adjustment != discount {
+		if o.Adjustment != adjustment {
 			var before any
 			if o.Adjustment != "" {
 				before = o.Adjustment
 			}
-			changes = append(changes, Change{Path: "/spec/priceAdjustment", Before: before, After: discount})
+			changes = append(changes, Change{Path: "/spec/priceAdjustment", Before: before, After: adjustment})
 		}
 		p.do(step{rank: rankOverlay, actions: []Action{{Kind: SetOverlay, ObjectKind: "NodeOverlay", Name: o.Name, Base: b.Name, Reason: reason, Changes: changes}}})
 	}

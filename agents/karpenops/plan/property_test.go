@@ -514,9 +514,10 @@ func TestP4Monotone(t *testing.T) {
 		w := genWorld().Draw(t, "world")
 		f := w.Families[rapid.IntRange(0, len(w.Families)-1).Draw(t, "family")].Name
 		size := rapid.SampledFrom(sizes).Draw(t, "size").name
-		low := rapid.IntRange(1, 10).Draw(t, "low")
-		high := rapid.IntRange(low, 10).Draw(t, "high")
-		wide := rapid.Bool().Draw(t, "wide") // the whole family in all zones, or one offering
+		low := rapid.SampledFrom([]int{1, 2, 3, 4, 5, 8}).Draw(t, "low")
+		high := rapid.SampledFrom([]int{9, 10, 8}).Draw(t, "high")
+		wide := rapid.IntRange(0, 3).Draw(t, "wide") > 0                                                                      // the whole family in all zones, or one offering
+		w.Config.Exclude, w.Config.Readmit, w.Config.Dwell, w.Config.MinFamilies, w.Config.MinTypes = 1, 1, time.Minute, 2, 5 // gates that turn
 		err := play(w, Make, func(k tick) error {
 			if k.in.Market == nil {
 				return nil

@@ -402,11 +402,12 @@ func (p *planner) keep(b *base, w *want, s *Pool, list []any, r room) {
 	for _, step := range p.keeping(b, w, s, list, r) {
 		p.do(step)
 	}
-	r.take(p.limits(b, w, s, r), s)
+	limits := p.limits(b, w, s, r)
+	r.take(limits, s)
 	lim, _ := limit(s, resourceCPU)
 	p.say(b.Name, "%s: %s is there: weight %d before %d of its base, limit %s, %s in %d nodes", w.purpose, s.Name, s.Weight, b.Weight, human(resourceCPU, lim), human(resourceCPU, s.CPUUsed), max(s.Nodes, len(p.nodes[s.Name])))
 	if w.purpose == commitmentPurpose && !w.held {
-		p.cheapen(b, s)
+		p.cheapen(b, s, w, limits[resourceCPU])
 	}
 }
 
@@ -521,8 +522,14 @@ func (p *planner) leave(b *base, s *Pool, why string) {
 	default:
 		p.say(b.Name, "%s: %s is closed and has %d nodes left", s.Purpose, s.Name, max(s.Nodes, len(p.nodes[s.Name])))
 	}
-	if st := p.follow(b, s); st != nil && !p.empty(s) {
+	if p.empty(s) {
+		return
+	}
+	if st := p.follow(b, s); st != nil {
 		p.do(*st)
+	}
+	if s.Overlay != nil && closed(s) {
+		p.do(step{rank: rankOverlay, actions: []Action{{Kind: DeleteOverlay, ObjectKind: "NodeOverlay", Name: s.Overlay.Name, Base: b.Name, Reason: s.Name + " is closed: at the discount its nodes would stay for ever"}}})
 	}
 }
 

@@ -340,7 +340,8 @@ func (a *Agent) round(ctx context.Context) {
 	a.edited()
 	a.settle(ctx)
 	r := a.think(ctx)
-	if r.holding == "" && r.paused == "" {
+	// While it holds for want of facts the plan has what needs none: a NodePool was opted out or is gone, and its siblings go.
+	if r.paused == "" {
 		a.act(ctx, &r)
 	}
 	r.last = a.last

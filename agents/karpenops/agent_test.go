@@ -123,7 +123,7 @@ func newTestAgent(t *testing.T, platform bool) (*Agent, *fakeHands) {
 	o := Options{
 		PlatformOptions: agent.PlatformOptions{APIKey: agenttest.APIKey, Host: "https://nops.test", ClusterARN: agenttest.ClusterARN},
 		ProcessOptions:  agent.ProcessOptions{Namespace: agenttest.Namespace, Release: agenttest.Release, LogLevel: "info"},
-		Mode:            string(karpenstate.ModeSiblings), Facts: FactsPlatform, Overlays: "auto", Tick: time.Minute, ClusterID: "c-1",
+		Mode:            string(karpenstate.ModeSiblings), Facts: FactsPlatform, Overlays: "auto", Tick: time.Minute, Prove: 5 * time.Minute, PoolEvery: 30 * time.Minute, ClusterID: "c-1",
 	}
 	if err := o.Validate(); err != nil {
 		t.Fatal(err)
@@ -211,6 +211,18 @@ func TestWhatStopsIt(t *testing.T) {
 			t.Errorf("nothing stopped it, and it wrote nothing: the cases above prove nothing; %s", hands.data[karpenstate.KeyStatus])
 		}
 	})
+}
+
+// TestOptingOutNeedsNoFacts: what a person says of a NodePool is done while the platform is away, too.
+func TestOptingOutNeedsNoFacts(t *testing.T) {
+	a, hands := newTestAgent(t, false)
+	sibling := poolOf("nops-default-spot-1", map[string]any{karpenstate.AnnotationBase: "default", karpenstate.AnnotationPurpose: karpenstate.PurposeSpot})
+	sibling["metadata"].(map[string]any)["labels"] = map[string]any{karpenstate.LabelOwned: "true"}
+	a.watch.(*fakeEyes).s.Pools = []map[string]any{poolOf("default", map[string]any{karpenstate.AnnotationManaged: "false"}), sibling}
+	a.round(t.Context())
+	if len(hands.applied) != 1 || hands.applied[0].Kind != plan.DrainSibling {
+		t.Errorf("applied %+v, want the sibling drained; holding %q", hands.applied, a.latest.Load().holding)
+	}
 }
 
 // TestRefusalsAreSaid: what the writer refuses waits, with the reason, and the rest goes on.

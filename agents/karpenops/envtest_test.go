@@ -130,7 +130,7 @@ func (p *place) start(t *testing.T, platform *agenttest.Platform, candidate stri
 	o := Options{
 		PlatformOptions: agent.PlatformOptions{APIKey: agenttest.APIKey, Host: "https://nops.test", ClusterARN: agenttest.ClusterARN},
 		ProcessOptions:  agent.ProcessOptions{Namespace: agenttest.Namespace, Release: agenttest.Release, LogLevel: "debug"},
-		Mode:            string(karpenstate.ModeSiblings), Facts: FactsPlatform, Overlays: "auto", Tick: 5 * time.Second, ClusterID: "c-1",
+		Mode:            string(karpenstate.ModeSiblings), Facts: FactsPlatform, Overlays: "auto", Tick: 5 * time.Second, Prove: 5 * time.Minute, PoolEvery: 30 * time.Minute, ClusterID: "c-1",
 	}
 	if edit != nil {
 		edit(&o)

@@ -63,11 +63,11 @@ test-unit: deps ## Unit, import law, chart, contract and API-server tests of the
 
 .PHONY: test-stories
 test-stories: deps ## The stories: the real binaries in one shared lab
-	cd lab && go test -count=1 -timeout 40m -v -skip "TestScenarios|TestLabs" ./e2e
+	cd lab && go test -count=1 -timeout 40m -v -skip "TestScenarios|TestLabs|TestKarpenter" ./e2e
 
 .PHONY: test-scenarios
 test-scenarios: deps ## The long ones
-	cd lab && go test -count=1 -timeout 60m -v -run "TestScenarios|TestLabs" ./e2e
+	cd lab && go test -count=1 -timeout 60m -v -run "TestScenarios|TestLabs|TestKarpenter" ./e2e
 
 .PHONY: bench
 bench: ## What the keep-list saves, how long verification takes, what karpenops does over a month; measured here, never in CI. BENCH=-write rewrites docs/series.md, docs/verification-speed.md and docs/karpenops-replay.md

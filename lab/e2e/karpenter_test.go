@@ -19,7 +19,7 @@ import (
 )
 
 // TestKarpenter plays the stories that need Karpenter's API, which changes what nopsctl installs: apart, and each turns it on.
-func TestKarpenter(t *testing.T) { run(t, "karpenter", 1) }
+func TestKarpenter(t *testing.T) { run(t, "karpenter", 4) }
 
 // karpenter turns Karpenter on, with a timeline of its nodes, or off. A story that ends without turning it off is cleaned up after.
 func (w *world) karpenter(ts *testscript.TestScript, neg bool, args []string) {

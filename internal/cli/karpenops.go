@@ -27,6 +27,9 @@ import (
 // karpenops is the component, and the name of the agent's program in its log.
 const karpenops = "karpenops"
 
+// karpenopsDeployment is the agent's workload, and the name of its account and permissions.
+const karpenopsDeployment = "nops-karpenops"
+
 func newKarpenopsCommand(f *Factory) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   karpenops,

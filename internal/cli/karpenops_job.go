@@ -127,12 +127,12 @@ type agentComponent struct {
 func (r *jobRun) component(ctx context.Context) (agentComponent, error) {
 	k := r.k
 	var c agentComponent
-	live, err := k.client.AppsV1().Deployments(k.namespace).Get(ctx, "nops-karpenops", metav1.GetOptions{})
+	live, err := k.client.AppsV1().Deployments(k.namespace).Get(ctx, karpenopsDeployment, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
 		live = nil
 	case err != nil:
-		return c, unreachable(fmt.Sprintf("read Deployment %s/nops-karpenops", k.namespace), err)
+		return c, unreachable("read Deployment "+k.namespace+"/"+karpenopsDeployment, err)
 	}
 	rendered, err := k.engine.ComponentObjects(ctx, install.ComponentRequest{Component: karpenops, Admission: r.admission, Unverified: r.unverified})
 	var absent *install.NotInstalledError

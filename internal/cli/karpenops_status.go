@@ -12,10 +12,14 @@ import (
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/nopsctl/nopsctl/internal/karpenstate"
 	"github.com/nopsctl/nopsctl/internal/ui/plain"
+	"github.com/nopsctl/nopsctl/internal/workload"
 	"github.com/nopsctl/nopsctl/pkg/event"
 	"github.com/nopsctl/nopsctl/pkg/install"
 	"github.com/nopsctl/nopsctl/pkg/nopsapi"
@@ -161,6 +165,16 @@ func (o *karpenStatusOptions) find(ctx context.Context, a *karpenStatusAnswer) e
 		return err
 	}
 	a.Agent = agentOf(release)
+	nothing := release.Health == install.NotInstalled
+	if nothing { // as far as Helm knows: Argo CD and others render the chart without it
+		live, err := k.live(ctx)
+		if err != nil {
+			return err
+		}
+		if live != nil {
+			a.Agent, nothing = agentIn([]workload.Summary{*live}), false
+		}
+	}
 	o.fill(a, record)
 	if a.Agent.State != "ready" && a.Agent.State != "progressing" && a.Agent.State != "degraded" {
 		left, err := k.leftovers(ctx)
@@ -170,7 +184,39 @@ func (o *karpenStatusOptions) find(ctx context.Context, a *karpenStatusAnswer) e
 			a.Leftovers = &left
 		}
 	}
-	return o.judge(a, release.Health == install.NotInstalled)
+	return o.judge(a, nothing)
+}
+
+// live is the agent's workload as the cluster has it; nil when there is none.
+func (k *karpenSession) live(ctx context.Context) (*workload.Summary, error) {
+	d, err := k.client.AppsV1().Deployments(k.namespace).Get(ctx, karpenopsDeployment, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, unreachable("read Deployment "+k.namespace+"/"+karpenopsDeployment, err)
+	}
+	var pods corev1.PodList
+	if d.Spec.Selector != nil {
+		list, err := k.client.CoreV1().Pods(k.namespace).List(ctx, metav1.ListOptions{LabelSelector: metav1.FormatLabelSelector(d.Spec.Selector)})
+		if err == nil { // without them there is still a state, if no reason
+			pods = *list
+		}
+	}
+	s := workload.Deployment(d, pods.Items)
+	return &s, nil
+}
+
+// agentIn is the agent that a workload is.
+func agentIn(workloads []workload.Summary) karpenAgent {
+	var a karpenAgent
+	for _, w := range workloads {
+		a.State, a.Message, a.Version = string(w.State), strings.Join(nonEmpty(w.Reason, w.Message), ": "), w.Version
+		for _, i := range w.Images {
+			a.Image = i.Reference
+		}
+	}
+	return a
 }
 
 // agentOf is the component among the release's.
@@ -179,13 +225,8 @@ func agentOf(release *install.Status) karpenAgent {
 		if c.Name != karpenops {
 			continue
 		}
-		a := karpenAgent{State: string(c.State), Message: strings.Join(nonEmpty(c.Reason, c.Message), ": ")}
-		for _, w := range c.Workloads {
-			a.Version = w.Version
-			for _, i := range w.Images {
-				a.Image = i.Reference
-			}
-		}
+		a := agentIn(c.Workloads)
+		a.State, a.Message = string(c.State), strings.Join(nonEmpty(c.Reason, c.Message), ": ")
 		return a
 	}
 	return karpenAgent{State: "unknown", Message: "the release does not say"}

@@ -676,6 +676,16 @@ func TestKarpenopsWithoutARelease(t *testing.T) {
 		t.Errorf("image %s", got)
 	}
 	k.clean()
+
+	// status goes by it, too.
+	k.engine.status = &install.Status{SchemaVersion: 1, Health: install.NotInstalled, Namespace: k.namespace, Components: []install.ComponentStatus{}}
+	k.want(CodeOK, k.args("karpenops", "status", "-o", "json")...) // it starts
+	k.fits("karpenops-status")
+	k.contains(k.out, `"state": "progressing"`, `"image": "registry.example.com/karpenops@sha256:`)
+	s, entries := recordOf(k.clock.Now())
+	k.record(s, entries...)
+	k.want(CodeOK, k.args("karpenops", "status")...)
+	k.contains(k.out, "karpenops running")
 }
 
 func TestDisableKarpenops(t *testing.T) {

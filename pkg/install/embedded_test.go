@@ -70,7 +70,7 @@ func TestEmbeddedChart(t *testing.T) {
 		states[c.Name] = string(c.State)
 	}
 	none := string(install.ComponentUnavailable)
-	if diff := cmp.Diff(map[string]string{"containerInsights": "ready", "heartbeat": "ready", "karpenops": none, "containerRightsizing": none, "dataFetcher": none, "autoUpdater": none, "dcgmExporter": "ready", "datadog": "disabled"}, states); diff != "" {
+	if diff := cmp.Diff(map[string]string{"containerInsights": "ready", "heartbeat": "ready", "karpenops": "disabled", "containerRightsizing": none, "dataFetcher": none, "autoUpdater": none, "dcgmExporter": "ready", "datadog": "disabled"}, states); diff != "" {
 		t.Errorf("status (-want +got):\n%s", diff)
 	}
 	for _, c := range install.Components() {

@@ -398,7 +398,7 @@ func (p *planner) shareScope(s *scope, l ledger) {
 		return // there is none to make, or it goes
 	}
 	w := &want{
-		purpose: commitmentPurpose, ids: s.ids(), key: s.key, target: share.target, lease: share.lease, frozen: share.frozen, current: current,
+		purpose: commitmentPurpose, ids: s.ids(), key: s.key, target: share.target, lease: share.lease, most: min(share.lease, max(0, share.whole-s.live)), frozen: share.frozen, current: current,
 		reason: fmt.Sprintf("%.0f vCPU of %s for this cluster", share.target, s),
 	}
 	if p.market == nil {

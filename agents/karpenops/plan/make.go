@@ -58,9 +58,10 @@ type want struct {
 	key                   string // of a commitment's scope
 	target                float64
 	lease                 float64
-	frozen                bool // it must not grow: a lease ran out
-	held                  bool // nothing is known: its limit stays
-	byGate                bool // it changes because a gate turned
+	most                  float64 // vCPU that there are, without headroom
+	frozen                bool    // it must not grow: a lease ran out
+	held                  bool    // nothing is known: its limit stays
+	byGate                bool    // it changes because a gate turned
 	reason                string
 	families              []string // left out
 	zones                 []string

@@ -13,10 +13,9 @@ import (
 // already. It is a share and not a price, and not all of it: NodeOverlays have one price for whatever they match, and under one price, or
 // none, the largest machine would be as cheap as the smallest.
 //
-// A limit that falls below what its nodes have gives the rest back, and there the discount would hold them: nothing is cheaper. So the overlay is
-// made neutral then, and cheap again when there is room to fill once more; in between it stays as it is, because each change makes Karpenter look
-// at every node of the cluster again. At its true price a sibling gives back no more than what is over its limit: what Karpenter would move
-// falls back to it by weight. A closed sibling has nothing to fill, so its overlay goes.
+// What has to be given back would be held by it: nothing is cheaper. So the overlay is neutral while the nodes have more than there is (a lease fell,
+// others use more, the end is near), or a whole node more than the limit, and cheap again when they have not. The headroom lies between the two: up to
+// what there is nodes are kept, up to the limit they are launched. A closed sibling has nothing to fill, so its overlay goes.
 const (
 	discount = "-95%"
 	neutral  = "+0%"
@@ -32,21 +31,15 @@ func (p *planner) cheapen(b *base, s *Pool, w *want, next float64) {
 		return
 	}
 	adjustment := discount
-	if s.Overlay != nil && s.Overlay.Adjustment != "" {
-		adjustment = s.Overlay.Adjustment
-	}
-	switch {
-	case next < s.CPUUsed:
+	if s.CPUUsed > max(w.most, next) || s.CPUUsed-next >= p.band(s, resourceCPU, next) && s.CPUUsed > next {
 		adjustment = neutral
-	case w.target >= next && next-s.CPUUsed >= p.band(s, resourceCPU, next), adjustment != neutral && adjustment != discount:
-		adjustment = discount
 	}
 	if s.Overlay == nil && adjustment == neutral {
 		return // it costs what it costs
 	}
 	reason := fmt.Sprintf("what is committed is paid already: %s on the prices of %s alone, so that running nodes move there, as its budgets allow, until its limit", discount, s.Name)
 	if adjustment == neutral {
-		reason = fmt.Sprintf("%s is to give back %s: at its true price, for at the discount nothing is cheaper", s.Name, human(resourceCPU, s.CPUUsed-next))
+		reason = fmt.Sprintf("%s is to give back %s: at its true price, for at the discount nothing is cheaper", s.Name, human(resourceCPU, s.CPUUsed-min(next, w.most)))
 	}
 	switch o := s.Overlay; {
 	case o == nil:

@@ -23,6 +23,7 @@ const (
 	pathCPU          = "/spec/limits/cpu"
 	pathMemory       = "/spec/limits/memory"
 	pathLimits       = "/spec/limits"
+	pathDisruption   = "/spec/disruption"
 	pathPrice        = "/spec/price"
 	pathAdjustment   = "/spec/priceAdjustment"
 )
@@ -58,7 +59,7 @@ func bold(kind plan.ActionKind) bool {
 // needs is the mode that a kind belongs to.
 func needs(kind plan.ActionKind) karpenstate.Mode {
 	switch kind {
-	case plan.CreateSibling, plan.SetLimits, plan.SetWeight:
+	case plan.CreateSibling, plan.SetLimits, plan.SetWeight, plan.SetRequirements, plan.SetDisruption:
 		return karpenstate.ModeSiblings
 	case plan.CreateOverlay, plan.SetOverlay:
 		return karpenstate.ModeOverlays
@@ -211,7 +212,7 @@ func (w *Writer) check(ctx context.Context, j *job, live map[string]any, c *clus
 		return false, w.checkOverlayDelete(j, live, c)
 	case actionUndo:
 		return w.undoing(j, live)
-	case plan.SetLimits, plan.SetWeight, plan.DrainSibling, plan.SetOverlay, plan.Narrow, plan.Restore:
+	case plan.SetLimits, plan.SetWeight, plan.SetRequirements, plan.SetDisruption, plan.DrainSibling, plan.SetOverlay, plan.Narrow, plan.Restore:
 		return w.checkEdit(ctx, j, live, c, st)
 	}
 	return false, refuse(Invariant, ref, "", "%q is nothing that this agent does", j.kind)
@@ -539,8 +540,10 @@ func mayChange(kind plan.ActionKind, path string) bool {
 		return path == pathWeight
 	case plan.SetOverlay:
 		return path == pathPrice || path == pathAdjustment
-	case plan.Narrow, plan.Restore:
+	case plan.Narrow, plan.Restore, plan.SetRequirements:
 		return path == pathRequirements
+	case plan.SetDisruption:
+		return path == pathDisruption
 	}
 	return false
 }
@@ -668,7 +671,12 @@ func (w *Writer) invariants(j *job, live map[string]any, c *cluster, owned bool)
 		}
 	case plan.SetOverlay:
 		return w.scoped(j, live, c)
-	case plan.Narrow:
+	case plan.SetDisruption:
+		// A sibling lets its nodes go as its base does, and not otherwise.
+		if base := c.pools[j.base]; !equal(value(after, pathDisruption), value(base, pathDisruption)) {
+			return refuse(ChangedSincePlan, ref, pathDisruption, "%s has other disruption settings than the plan was made for", refOf(kindPool, j.base))
+		}
+	case plan.Narrow, plan.SetRequirements:
 		return w.narrowing(j, live, after, c, owned)
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/nopsctl/nopsctl/agents/karpenops/offering"
 	"github.com/nopsctl/nopsctl/agents/karpenops/plan"
 	"github.com/nopsctl/nopsctl/internal/karpenstate"
 )
@@ -37,12 +38,18 @@ func testLife(w *world) {
 
 	w.do(w.set(plan.SetLimits, "base-nops", "base", pathCPU, "32"))
 	w.do(w.set(plan.SetWeight, "base-nops", "base", pathWeight, int64(30)))
+	w.do(w.set(plan.SetRequirements, "base-nops", "base", pathRequirements, list(w, narrower)))
+	w.edit("kubectl-edit", "base", `{"spec":{"disruption":{"budgets":[{"nodes":"0"}]}}}`)
+	w.do(w.set(plan.SetDisruption, "base-nops", "base", pathDisruption, value(w.pool("base"), pathDisruption)))
+	if d := offering.StaticDrift(w.pool("base-nops"), w.pool("base")); len(d) > 0 {
+		w.Errorf("its nodes would drift: %v", d)
+	}
 	overlay := plan.Action{ID: "o", Kind: plan.CreateOverlay, ObjectKind: kindOverlay, Name: "base-nops", Base: "base", Object: object(w, `{"apiVersion":"karpenter.sh/v1alpha1","kind":"NodeOverlay",
 		"metadata":{"name":"base-nops","labels":{"karpenops.nops.io/owned":"true"}},"spec":{"price":"0.01","requirements":[{"key":"karpenter.sh/nodepool","operator":"In","values":["base-nops"]}]}}`)}
 	w.refused(RateLimited, overlay) // NodePools of another name are being watched
 	w.clock.pass(6 * time.Minute)
 	w.ready("base-nops", 1)
-	if s := w.settle(); s.Watching != 0 || len(s.Records) != 3 {
+	if s := w.settle(); s.Watching != 0 || len(s.Records) != 5 {
 		w.Fatalf("settled: %+v", s)
 	}
 	w.do(overlay)
@@ -79,7 +86,7 @@ func testLife(w *world) {
 	}
 	w.do(remove) // done already
 	want := []string{
-		"create-sibling applied", "set-limits applied", "set-weight applied", "delete-sibling refused", "drain-sibling applied", "delete-sibling refused", "delete-sibling refused",
+		"create-sibling applied", "set-limits applied", "set-weight applied", "set-requirements applied", "set-disruption applied", "delete-sibling refused", "drain-sibling applied", "delete-sibling refused", "delete-sibling refused",
 		"delete-sibling refused", "delete-sibling applied",
 	}
 	if diff := cmp.Diff(want, w.outcomes("NodePool/base-nops")); diff != "" {

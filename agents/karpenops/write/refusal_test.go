@@ -111,6 +111,8 @@ func testRefusals(w *world) {
 
 		{"limits of the user's", "only of our own", Invariant, w.set(plan.SetLimits, "base", "base", pathCPU, "50"), 0},
 		{"weight of the user's", "only of our own", Invariant, w.set(plan.SetWeight, "base", "base", pathWeight, int64(50)), 0},
+		{"requirements of the user's, as if they were ours", "in place is another kind", Invariant, w.set(plan.SetRequirements, "base", "base", pathRequirements, list(w, narrower)), 0},
+		{"disruption that the base does not have", "a sibling follows it", ChangedSincePlan, w.set(plan.SetDisruption, "base-nops", "base", pathDisruption, map[string]any{"consolidateAfter": "9m"}), 0},
 		{"limits of a copy", "somebody else made it", Invariant, w.set(plan.SetLimits, "copied", "base", pathCPU, "50"), 0},
 		{"limits of one that Argo CD took over", "it is its now", Invariant, w.set(plan.SetLimits, "adopted-nops", "base", pathCPU, "50"), 0},
 		{"limits that a person set", "an edit by somebody else wins", OwnedByOther, w.set(plan.SetLimits, "edited-nops", "base", pathCPU, "50"), 0},

@@ -476,6 +476,16 @@ func (p *planner) baseFor(s *scope, rated []string, l ledger) (*base, *Pool) {
 	if p.market == nil {
 		return nil, nil
 	}
+	for _, b := range p.byLoad() {
+		if list(b) != nil {
+			return b, nil
+		}
+	}
+	return nil, nil
+}
+
+// byLoad are the bases, those with the most vCPU in them and their siblings first.
+func (p *planner) byLoad() []*base {
 	var bases []*base
 	total := map[*base]float64{}
 	for _, b := range p.bases {
@@ -487,12 +497,7 @@ func (p *planner) baseFor(s *scope, rated []string, l ledger) (*base, *Pool) {
 		}
 	}
 	slices.SortStableFunc(bases, func(x, y *base) int { return cmp.Compare(total[y], total[x]) })
-	for _, b := range bases {
-		if list(b) != nil {
-			return b, nil
-		}
-	}
-	return nil, nil
+	return bases
 }
 
 // ramp is the limit of a commitment's sibling now, on its way to the target. Up and down go by steps; below the dead band nothing moves. What the

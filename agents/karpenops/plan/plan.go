@@ -118,12 +118,12 @@ type ActionKind string
 // The kinds of actions.
 const (
 	CreateSibling ActionKind = "create-sibling"
-	SetLimits     ActionKind = "set-limits" // of a sibling
+	SetLimits     ActionKind = "set-limits" // of a sibling; to 0 closes it
 	SetWeight     ActionKind = "set-weight" // of a sibling
 	// SetRequirements of a sibling, only where no node of its is predicted to drift.
 	SetRequirements ActionKind = "set-requirements"
 	SetDisruption   ActionKind = "set-disruption" // of a sibling, which follows its base: a budget that the user closes is closed for both
-	DrainSibling    ActionKind = "drain-sibling"  // limits.cpu 0
+	DrainSibling    ActionKind = "drain-sibling"  // limits.cpu 0, and its nodes replaced as the budgets allow
 	DeleteSibling   ActionKind = "delete-sibling" // never before it has no nodes
 	CreateOverlay   ActionKind = "create-overlay"
 	SetOverlay      ActionKind = "set-overlay"

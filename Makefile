@@ -58,8 +58,8 @@ test-unit: deps ## Unit, import law, chart, contract and API-server tests of the
 	@bin/lab build
 	@assets=$$(bin/lab assets) && export KUBEBUILDER_ASSETS=$$assets NOPSCTL_HELM3=$$assets/helm NOPSCTL_HELM4=$$assets/helm4 NOPSCTL_KUBE_SCORE=$$assets/kube-score NOPSCTL_VMAGENT=$$assets/vmagent NOPSCTL_VICTORIAMETRICS=$$assets/victoria-metrics && \
 	go test -count=1 ./internal/archtest && \
-	./lab/parallel $(foreach m,$(MODULES),"cd $(m) && $(GOTEST) \$$(go list ./... | grep -v -e /internal/archtest -e /lab/e2e -e '/embedded-chart$$' -e /karpenfeeder -e /karpenops/plan -e /karpenops/offering)") \
-	  "$(subst -race,,$(GOTEST)) ./embedded-chart && cd agents && $(subst -race,-vet=off,$(GOTEST)) ./karpenfeeder/... ./karpenops/plan ./karpenops/offering" # hundreds of renders, and no code of ours that could race; EC2's client takes minutes and gigabytes to compile for -race; the planner has properties to try thousands of times, and no goroutine
+	./lab/parallel $(foreach m,$(MODULES),"cd $(m) && $(GOTEST) \$$(go list ./... | grep -v -e /internal/archtest -e /lab/e2e -e '/embedded-chart$$' -e /karpenfeeder -e /karpenops/plan -e /karpenops/offering -e /platform/scenario -e /bench/karpenops)") \
+	  "$(subst -race,,$(GOTEST)) ./embedded-chart ./internal/platform/scenario && cd agents && $(subst -race,-vet=off,$(GOTEST)) ./karpenfeeder/... ./karpenops/plan ./karpenops/offering && cd ../lab && $(subst -race,,$(GOTEST)) ./bench/karpenops" # hundreds of renders, and no code of ours that could race; EC2's client takes minutes and gigabytes to compile for -race; what is pure has properties to try thousands of times and months to walk through, and no goroutine
 
 .PHONY: test-stories
 test-stories: deps ## The stories: the real binaries in one shared lab

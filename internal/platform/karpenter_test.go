@@ -404,7 +404,12 @@ func played(t *testing.T, s scenario.Scenario) (*clock, *nopsclient.Client) {
 	person := client(t, h.URL, adminKey)
 	must[nopsapi.Cluster](t)(person.RegisterCluster(t.Context(), arn))
 	key := must[nopsapi.AgentKey](t)(person.CreateAgentKey(t.Context(), arn)).Key
-	return c, client(t, h.URL, key, func(o *nopsclient.Options) { o.Attempts, o.Timeout = 1, time.Second })
+	return c, client(t, h.URL, key, func(o *nopsclient.Options) {
+		o.Attempts, o.Timeout = 1, time.Minute
+		if slices.ContainsFunc(s.Steps, func(step scenario.Step) bool { return step.Latency >= scenario.Duration(time.Minute) }) {
+			o.Timeout = time.Second // to be waited for
+		}
+	})
 }
 
 // TestTheClientMeetsScenarios: what the client makes of each fault that a platform can play.

@@ -137,6 +137,30 @@ func TestValuesAreKeptAndMerged(t *testing.T) {
 	}
 }
 
+// TestFreshValues: what suits the cluster is what a new release begins with, below what the command says; a release that is there keeps what it has.
+func TestFreshValues(t *testing.T) {
+	w := newWorld(t)
+	r := w.request()
+	r.Fresh = map[string]any{"heartbeat": map[string]any{"replicas": 2}, "nops": map[string]any{"host": "https://fresh.example"}}
+	r.Values = map[string]any{"heartbeat": map[string]any{"replicas": 3}}
+	plan, _ := w.install(w.engine(), r)
+	got := plan.Values()
+	if host := got["nops"].(map[string]any)["host"]; host != "https://fresh.example" {
+		t.Errorf("a new release has %v", got["nops"])
+	}
+	if diff := cmp.Diff(map[string]any{"replicas": int64(3)}, got["heartbeat"]); diff != "" {
+		t.Errorf("the command's word counts (-want +got):\n%s", diff)
+	}
+	r.Values, r.Fresh = nil, map[string]any{"heartbeat": map[string]any{"replicas": 1}, "nops": map[string]any{"host": "https://other.example"}}
+	again, err := w.engine().Plan(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(got, again.Values()); diff != "" {
+		t.Errorf("a release that is there changed (-before +after):\n%s", diff)
+	}
+}
+
 func TestRotatedKeyRestartsPods(t *testing.T) {
 	w := newWorld(t)
 	w.install(w.engine(), w.request())

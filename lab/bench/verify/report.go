@@ -137,7 +137,7 @@ func (r report) markdown() string {
 		commands(r.ways),
 		fmt.Sprintf("## Against the critical path\n\nThe critical path is the longest chain of requests each of which names what only the answer to the one before it told. It is found in the trace of each pass, and multiplied by the round trip.\n"+
 			"The goal is a pass of at most %.1f times that; `make bench` fails beyond, with AWS Signer beyond %.1f times. %s\n\nSignatures of AWS Signer take computing besides: %d on P-384, for which Go has no assembly, %s on all %d cores here. %d come before AWS is asked; the others go on beside that round trip. "+
-			"Those others are the\nlibrary's own look at each envelope, chain and all. Without it the goal would be met, and nothing but our own reading of an envelope would decide: so it stays.\n\n"+
+			"Those others are the\nlibrary's own look at each envelope, chain and all. Leaving it out would save most of what is missed, and nothing but our own reading of an envelope would decide: so it stays.\n\n"+
 			"| | longest chain | critical path | pass | ratio | process | ratio |\n|---|---|--:|--:|--:|--:|--:|\n%s", within, withinAWS, r.verdict(), computations, milliseconds(r.computing), runtime.NumCPU(), imageCount+6, paths.String()),
 		fmt.Sprintf("The pass is what nopsctl reports for its slowest image; the process has starting, reading the policy and printing besides, which is what `nopsctl version` takes, too:\n\n## Starting\n\nMedians of %d starts each, first and ninth decile, and of 11 peaks of resident memory. Its own pages are what it wrote; "+
 			"the rest of the peak is the program's file as far as it was touched, shared and reclaimable. `before` is the last commit that could not verify anything.\n\n"+

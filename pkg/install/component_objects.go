@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"helm.sh/helm/v3/pkg/release"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/nopsctl/nopsctl/pkg/verify/extract"
@@ -49,20 +48,9 @@ func (e *Engine) ComponentObjects(ctx context.Context, r ComponentRequest) (*Com
 	if err != nil {
 		return nil, err
 	}
-	last := h.last()
-	if last == nil || last.Info.Status == release.StatusUninstalled {
-		return nil, &NotInstalledError{Release: e.Release, Namespace: e.Namespace}
-	}
-	used, err := e.chartOf(last)
+	last, used, err := e.chartWith(h, c)
 	if err != nil {
 		return nil, err
-	}
-	has, err := available(used)
-	if err != nil {
-		return nil, err
-	}
-	if !has(c) {
-		return nil, &Error{Class: ClassUsage, Reason: "component " + c.Name + " is not yet part of this release (chart " + used.Metadata.Version + ")", Advice: "nopsctl install upgrades the release"}
 	}
 	values := map[string]any{}
 	set(values, c.Toggle, true)

@@ -183,20 +183,9 @@ func (e *Engine) Toggle(ctx context.Context, t ToggleRequest) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	last := h.last()
-	if last == nil || last.Info.Status == release.StatusUninstalled {
-		return nil, &NotInstalledError{Release: e.Release, Namespace: e.Namespace}
-	}
-	used, err := e.chartOf(last)
+	_, used, err := e.chartWith(h, c)
 	if err != nil {
 		return nil, err
-	}
-	has, err := available(used)
-	if err != nil {
-		return nil, err
-	}
-	if !has(c) {
-		return nil, &Error{Class: ClassUsage, Reason: fmt.Sprintf("component %s is not yet part of this release (chart %s)", c.Name, used.Metadata.Version), Advice: "status lists what is"}
 	}
 	request := t.Request
 	request.Operation = map[bool]string{true: "enable", false: "disable"}[t.Enabled]
@@ -258,4 +247,24 @@ func switches(c *chart.Chart, config map[string]any) (map[string]switched, error
 		out[comp.Name] = sw
 	}
 	return out, nil
+}
+
+// chartWith is the release as it is, and its chart, which has the component.
+func (e *Engine) chartWith(h history, c Component) (*release.Release, *chart.Chart, error) {
+	last := h.last()
+	if last == nil || last.Info.Status == release.StatusUninstalled {
+		return nil, nil, &NotInstalledError{Release: e.Release, Namespace: e.Namespace}
+	}
+	used, err := e.chartOf(last)
+	if err != nil {
+		return nil, nil, err
+	}
+	has, err := available(used)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !has(c) {
+		return nil, nil, &Error{Class: ClassUsage, Reason: fmt.Sprintf("component %s is not yet part of this release (chart %s)", c.Name, used.Metadata.Version), Advice: "nopsctl install upgrades the release"}
+	}
+	return last, used, nil
 }

@@ -606,8 +606,8 @@ func (p *planner) object(b *base, w *want, limits map[string]float64) (map[strin
 	if limits[resourceCPU] < smallest {
 		return nil, fmt.Sprintf("there is room for %s, and the smallest instance has %s", human(resourceCPU, limits[resourceCPU]), human(resourceCPU, smallest))
 	}
-	for name, v := range limits {
-		if v <= 0 {
+	for _, name := range slices.Sorted(maps.Keys(limits)) {
+		if limits[name] <= 0 {
 			return nil, "there is no room for any " + name + " in the limits of NodePool " + b.Name
 		}
 	}

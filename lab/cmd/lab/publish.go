@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -60,7 +61,8 @@ func (g *global) publish(ctx context.Context, b build.Builder, registry string, 
 	}
 	to := images.Registry{Host: host, Insecure: name == "127.0.0.1" || name == "localhost", Keychain: authn.DefaultKeychain}
 	pushed := 0
-	for _, image := range list {
+	for _, component := range slices.Sorted(maps.Keys(list)) {
+		image := list[component]
 		if !image.Available || !image.Ours {
 			continue
 		}

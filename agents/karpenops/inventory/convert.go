@@ -255,6 +255,7 @@ func merge(all []plan.Shape) []plan.Shape {
 
 // ofType says whether a label is one that the offering of a node decides; others are the pool's, its template's.
 func ofType(key string) bool {
+	key = offering.Canonical(key)
 	domain, name, _ := strings.Cut(key, "/")
 	switch {
 	case key == offering.LabelNodePool, key == corev1.LabelHostname:

@@ -141,6 +141,8 @@ func TestShapes(t *testing.T) {
 		"blue":       {NodeSelector: map[string]string{"team": "blue"}, Tolerations: tolerant},
 		"red":        {NodeSelector: map[string]string{"team": "red"}, Tolerations: tolerant},
 		"db in arm":  {NodeSelector: map[string]string{"tier": "db", "kubernetes.io/arch": "arm64"}},
+		"old names":  {NodeSelector: map[string]string{"tier": "web", "beta.kubernetes.io/arch": "arm64"}},
+		"volume":     {NodeSelector: map[string]string{"tier": "web", "topology.ebs.csi.aws.com/zone": "us-east-1a"}},
 		"no such":    {NodeSelector: map[string]string{"tier": "none"}},
 		"by name":    {NodeSelector: map[string]string{"karpenter.sh/nodepool": "gpu"}, Tolerations: tolerant},
 		"intolerant": {NodeSelector: map[string]string{"karpenter.sh/nodepool": "gpu"}},
@@ -166,7 +168,9 @@ func TestShapes(t *testing.T) {
 	want := []string{
 		"1×2(2) [] [gpu]",  // blue, and the one that names the NodePool
 		"1×3(1) [] [open]", // plain ones: the other's taint keeps them out
-		"1×1(1) [kubernetes.io/arch In [arm64]] [open]", // what is of the type stays for the planner, what is of the pool is settled
+		"1×1(1) [kubernetes.io/arch In [arm64]] [open]",                 // what is of the type stays for the planner, what is of the pool is settled
+		"1×1(1) [beta.kubernetes.io/arch In [arm64]] [open]",            // under its old name as well
+		"1×1(1) [topology.ebs.csi.aws.com/zone In [us-east-1a]] [open]", // and the zone of a volume, which the AWS provider takes for the node's
 	}
 	for _, line := range want {
 		found := false

@@ -15,9 +15,10 @@ const ConfigMap = "nops-karpenops-state"
 
 // Keys of the ConfigMap's data.
 const (
-	KeyStatus = "status.json" // Status
-	KeyLedger = "ledger.json" // Ledger
-	KeyMemory = "memory.gz"   // in binaryData: what the agent itself has to remember between restarts
+	KeyStatus  = "status.json"  // Status
+	KeyLedger  = "ledger.json"  // Ledger
+	KeyJournal = "journal.json" // the agent's own: what it has under way
+	KeyMemory  = "memory.gz"    // in binaryData, the agent's own: what it has to remember between restarts
 )
 
 // Annotations and labels. Everything of ours lies below karpenops.nops.io/.

@@ -438,7 +438,7 @@ func testBounds(w *world) {
 	}
 	// What cannot be read does not stop the agent; what a newer one wrote does.
 	for text, works := range map[string]bool{`{"schema_version":1,`: true, `[]`: true, `{"schema_version":2}`: false} {
-		patch, err := json.Marshal(map[string]any{"data": map[string]string{KeyJournal: text, karpenstate.KeyLedger: "x"}})
+		patch, err := json.Marshal(map[string]any{"data": map[string]string{karpenstate.KeyJournal: text, karpenstate.KeyLedger: "x"}})
 		if err != nil {
 			w.Fatal(err)
 		}

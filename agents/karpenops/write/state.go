@@ -17,9 +17,6 @@ import (
 	"github.com/nopsctl/nopsctl/pkg/nopsapi"
 )
 
-// KeyJournal is the key of the ConfigMap below which a Writer keeps what it has under way.
-const KeyJournal = "journal.json"
-
 // journalSchema is the version of Journal. An agent that finds a newer one writes nothing: it would not understand what is under way.
 const journalSchema = 1
 
@@ -156,7 +153,7 @@ func (w *Writer) readState(ctx context.Context) (*state, error) {
 			switch k {
 			case karpenstate.KeyLedger:
 				into = &st.ledger
-			case KeyJournal:
+			case karpenstate.KeyJournal:
 				into = &st.journal
 			default:
 				st.sizes[k] = len(k) + len(s)
@@ -168,7 +165,7 @@ func (w *Writer) readState(ctx context.Context) (*state, error) {
 		}
 	}
 	for _, k := range st.broken {
-		if k == KeyJournal {
+		if k == karpenstate.KeyJournal {
 			st.journal = Journal{}
 		} else {
 			st.ledger = karpenstate.Ledger{}
@@ -176,7 +173,7 @@ func (w *Writer) readState(ctx context.Context) (*state, error) {
 		w.Log.Error("what the state holds cannot be read and is begun anew; what undo needs is in the annotations of the objects, too", "key", k)
 	}
 	if st.journal.SchemaVersion > journalSchema {
-		return nil, fmt.Errorf("ConfigMap %s/%s, key %s, schema %d: %w", w.Who.Namespace, karpenstate.ConfigMap, KeyJournal, st.journal.SchemaVersion, errNewer)
+		return nil, fmt.Errorf("ConfigMap %s/%s, key %s, schema %d: %w", w.Who.Namespace, karpenstate.ConfigMap, karpenstate.KeyJournal, st.journal.SchemaVersion, errNewer)
 	}
 	st.journal.SchemaVersion, st.ledger.SchemaVersion = journalSchema, 1
 	return st, nil
@@ -311,7 +308,7 @@ func (st *state) encode(now time.Time) (map[string]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encoding the ledger: %w", err)
 	}
-	return map[string]string{karpenstate.KeyLedger: string(ledger), KeyJournal: string(journal)}, nil
+	return map[string]string{karpenstate.KeyLedger: string(ledger), karpenstate.KeyJournal: string(journal)}, nil
 }
 
 // add appends a record, or replaces the one of the same ID, and says whether that made a difference.

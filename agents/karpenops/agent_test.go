@@ -5,10 +5,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"k8s.io/client-go/rest"
 
 	"github.com/nopsctl/nopsctl/agents/internal/agent"
 	"github.com/nopsctl/nopsctl/agents/internal/agenttest"
@@ -211,6 +215,31 @@ func TestWhatStopsIt(t *testing.T) {
 			t.Errorf("nothing stopped it, and it wrote nothing: the cases above prove nothing; %s", hands.data[karpenstate.KeyStatus])
 		}
 	})
+}
+
+// TestPauseOfTheState: whatever is written into the annotation but "false" pauses, by the state as the API server has it.
+func TestPauseOfTheState(t *testing.T) {
+	for value, want := range map[string]string{
+		"": "", `"false"`: "", `"true"`: "paused by ann: test", `"yes"`: `"yes", which is neither true nor false`, `"True"`: `"True", which`, `""`: `"", which`,
+	} {
+		annotations := `"karpenops.nops.io/paused-by":"ann: test"`
+		if value != "" {
+			annotations += `,"karpenops.nops.io/paused":` + value
+		}
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprintf(w, `{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":{"name":"nops-karpenops-state","annotations":{%s}}}`, annotations)
+		}))
+		kube, err := write.NewClient(&rest.Config{Host: server.URL}, "test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := (&stateOf{kube: kube, namespace: "nops"}).pause(t.Context(), noon)
+		if err != nil || (got == "") != (want == "") || !strings.Contains(got, want) {
+			t.Errorf("paused: %s: %q, %v; want %q", value, got, err, want)
+		}
+		server.Close()
+	}
 }
 
 // TestOptingOutNeedsNoFacts: what a person says of a NodePool is done while the platform is away, too.

@@ -79,8 +79,8 @@ func (s *stateOf) pause(ctx context.Context, now time.Time) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("reading ConfigMap %s/%s: %w", s.namespace, karpenstate.ConfigMap, err)
 	}
-	if m.Annotations[karpenstate.AnnotationPaused] == "true" {
-		return "paused by " + or(m.Annotations[karpenstate.AnnotationPausedBy], "nobody named"), nil
+	if by := karpenstate.PausedBy(m.Annotations); by != "" {
+		return "paused by " + by, nil
 	}
 	return frozen(m.Annotations[karpenstate.AnnotationFreeze], now), nil
 }

@@ -5,6 +5,7 @@
 package karpenstate
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/nopsctl/nopsctl/pkg/nopsapi"
@@ -23,7 +24,7 @@ const (
 
 // Annotations and labels. Everything of ours lies below karpenops.nops.io/.
 const (
-	AnnotationPaused     = "karpenops.nops.io/paused"      // "true" on a NodePool or on the ConfigMap: nothing is written
+	AnnotationPaused     = "karpenops.nops.io/paused"      // on a NodePool or on the ConfigMap: nothing is written, see PausedBy
 	AnnotationPausedBy   = "karpenops.nops.io/paused-by"   // who, and why
 	AnnotationManaged    = "karpenops.nops.io/managed"     // "true" on a NodePool opts it in, "false" opts it out whatever else says
 	AnnotationMode       = "karpenops.nops.io/mode"        // Mode of this pool, below or equal to the agent's
@@ -36,6 +37,27 @@ const (
 	AnnotationImported   = "imported_by"                   // "nops" opts a NodePool in: the published marker
 	ImportedByNops       = "nops"
 )
+
+// PausedBy says by whom, and why, what carries these annotations is paused, "" if it is not. Without the annotation, and with "false", it is not. Whatever
+// else somebody wrote is taken for a pause, and said: who mistypes "true" wants a pause, and who mistypes "false" finds out why nothing happens.
+func PausedBy(annotations map[string]string) string {
+	value, there := annotations[AnnotationPaused]
+	if !there || value == "false" {
+		return ""
+	}
+	by := annotations[AnnotationPausedBy]
+	if by == "" {
+		by = "somebody who left no name"
+	}
+	if value != "true" {
+		const most = 40
+		if r := []rune(value); len(r) > most {
+			value = string(r[:most]) + "…"
+		}
+		by += fmt.Sprintf(" (annotation %s is %q, which is neither true nor false and pauses)", AnnotationPaused, value)
+	}
+	return by
+}
 
 // Purposes of siblings.
 const (

@@ -92,13 +92,11 @@ func (s Snapshot) PlanPools(r Rules) []plan.Pool {
 	return all
 }
 
-// managed says whether a pool is opted in: by ours, or by the published marker.
+// managed says whether a pool is opted in: by ours, or by the published marker. Ours counts alone where it is there, and whatever is not "true" opts out,
+// as the writer has it.
 func managed(annotations map[string]string) bool {
-	switch annotations[karpenstate.AnnotationManaged] {
-	case "true":
-		return true
-	case "false":
-		return false
+	if ours := annotations[karpenstate.AnnotationManaged]; ours != "" {
+		return ours == "true"
 	}
 	return annotations[karpenstate.AnnotationImported] == karpenstate.ImportedByNops
 }
@@ -120,11 +118,12 @@ func mode(agents karpenstate.Mode, annotations map[string]string) karpenstate.Mo
 // pausedBy is why nothing may be written to a pool now.
 func pausedBy(o map[string]any, r Rules, now time.Time) string {
 	annotations := texts(o, "metadata", "annotations")
+	by := karpenstate.PausedBy(annotations)
 	switch {
 	case text(o, "metadata", "deletionTimestamp") != "":
 		return "it is being deleted"
-	case annotations[karpenstate.AnnotationPaused] == "true":
-		return strings.TrimSuffix("paused by "+or(annotations[karpenstate.AnnotationPausedBy], "nobody named"), ": ")
+	case by != "":
+		return "paused by " + by
 	case r.Frozen != nil:
 		return r.Frozen(annotations[karpenstate.AnnotationFreeze], now)
 	}

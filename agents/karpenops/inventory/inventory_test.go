@@ -99,6 +99,31 @@ func TestPlanPools(t *testing.T) {
 	}
 }
 
+// TestWordsOfTheUser: a value that is none of those that are known is taken for what does the least.
+func TestWordsOfTheUser(t *testing.T) {
+	for _, tt := range []struct {
+		annotations string
+		managed     bool
+		paused      string // "": not; else what it says
+	}{
+		{`imported_by: nops`, true, ""},
+		{`karpenops.nops.io/managed: "true"`, true, ""},
+		{`imported_by: nops, karpenops.nops.io/managed: "false"`, false, ""},
+		{`imported_by: nops, karpenops.nops.io/managed: "no"`, false, ""},
+		{`imported_by: nops, karpenops.nops.io/managed: "True"`, false, ""},
+		{`imported_by: nops, karpenops.nops.io/paused: "false"`, true, ""},
+		{`imported_by: nops, karpenops.nops.io/paused: "true"`, true, "paused by somebody"},
+		{`imported_by: nops, karpenops.nops.io/paused: "True"`, true, `is "True", which is neither true nor false`},
+		{`imported_by: nops, karpenops.nops.io/paused: "yes", karpenops.nops.io/paused-by: ann`, true, "paused by ann (annotation"},
+	} {
+		s := Snapshot{At: noon, Pools: []map[string]any{object(t, fmt.Sprintf(poolText, "base", tt.annotations, ""))}}
+		p := s.PlanPools(Rules{Mode: karpenstate.ModeSiblings})[0]
+		if p.Managed != tt.managed || (p.Paused == "") != (tt.paused == "") || !strings.Contains(p.Paused, tt.paused) {
+			t.Errorf("%s: managed %v, paused %q", tt.annotations, p.Managed, p.Paused)
+		}
+	}
+}
+
 // TestRequests holds the count against cases of the scheduler's documentation.
 func TestRequests(t *testing.T) {
 	always := corev1.ContainerRestartPolicyAlways

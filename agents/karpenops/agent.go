@@ -348,6 +348,7 @@ func (a *Agent) round(ctx context.Context) {
 	a.latest.Store(&r)
 	a.counters.show(r)
 	a.keep(ctx, r)
+	a.shelf.clear()
 	// A round makes garbage of several times what is kept, and then there is a minute without any: the memory is somebody else's meanwhile.
 	debug.FreeOSMemory()
 }

@@ -39,7 +39,7 @@
 //	nodes-stay POOL N for TIME              it has so many all the time
 //	drifted POOL N within TIME              waits until exactly so many of its nodes carry Karpenter's mark Drifted
 //	at-most N deleting POOL   no more of its nodes were ever being deleted at once, since Karpenter was turned on
-//	launched POOL N           so many nodes it has had, those that are gone included, since then
+//	launched POOL N [within TIME]           so many nodes it has had, those that are gone included, since then; with a time it waits for them
 //	sibling VARIABLE within TIME            waits until exactly one NodePool of karpenops launches nodes; the variable is its name
 //	timeline                  prints each node since then, one JSON object a line: karpenter.Node of lab/karpenter
 package e2e

@@ -133,21 +133,35 @@ func (w *world) atMost(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// launched holds the number of nodes that a pool ever had against a number: what was replaced is seen.
+// launched holds the number of nodes that a pool ever had against a number: what was replaced is seen. With a time it waits
+// until there have been so many.
 func (w *world) launched(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 2 {
-		ts.Fatalf("usage: launched POOL N")
+	if neg || len(args) != 2 && (len(args) != 4 || args[2] != "within") {
+		ts.Fatalf("usage: launched POOL N [within TIME]")
 	}
 	want, err := strconv.Atoi(args[1])
 	ts.Check(err)
-	nodes, got := w.nodes(ts), 0
-	for _, n := range nodes {
-		if n.Pool == args[0] {
-			got++
-		}
+	within := time.Duration(0)
+	if len(args) == 4 {
+		within, err = time.ParseDuration(args[3])
+		ts.Check(err)
 	}
-	if got != want {
-		ts.Fatalf("pool %s launched %d nodes, want %d: %s", args[0], got, want, timelineText(nodes))
+	for began := time.Now(); ; time.Sleep(100 * time.Millisecond) {
+		nodes, got := w.nodes(ts), 0
+		for _, n := range nodes {
+			if n.Pool == args[0] {
+				got++
+			}
+		}
+		switch {
+		case got == want:
+			if within > 0 {
+				ts.Logf("pool %s has launched %d nodes after %s", args[0], got, time.Since(began).Round(100*time.Millisecond))
+			}
+			return
+		case got > want || time.Since(began) > within:
+			ts.Fatalf("pool %s launched %d nodes, want %d: %s", args[0], got, want, timelineText(nodes))
+		}
 	}
 }
 

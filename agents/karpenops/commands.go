@@ -36,6 +36,9 @@ func open(c *agent.Call) (*session, error) {
 		return nil, err
 	}
 	agent.Memory(c.Getenv, memoryLimit)
+	if s.o.LogLevel == "info" {
+		s.o.LogLevel = "warn" // what was done is the answer, and in the ledger
+	}
 	log, err := c.Logger(s.o.ProcessOptions)
 	if err != nil {
 		return nil, err
@@ -301,22 +304,15 @@ func runRevert(ctx context.Context, c *agent.Call) error {
 	if !text {
 		return errors.Join(err, s.json(done))
 	}
-	for _, list := range []struct {
-		what string
-		of   []string
-	}{{"got back what it had", done.Restored}, {"left as somebody changed it", done.Released}, {"deleted", done.Deleted}, {"still has nodes", done.Waiting}} {
-		for _, o := range list.of {
-			fmt.Fprintf(s.out, "%s: %s\n", o, list.what)
-		}
+	// What was done is said already, as it was done.
+	if n := len(done.Problems); n > 0 && ctx.Err() == nil {
+		err = fmt.Errorf("reverting: %d of it could not be taken back, as said above; the rest is", n)
 	}
-	switch {
-	case err == nil && len(done.Restored)+len(done.Released)+len(done.Deleted)+len(done.Waiting) == 0:
+	if err == nil && len(done.Restored)+len(done.Released)+len(done.Deleted) == 0 {
 		fmt.Fprintln(s.out, "There was nothing of karpenops to take back.")
-	case err == nil && len(done.Waiting) > 0:
-		err = fmt.Errorf("reverting: %s still have nodes; run it again, it goes on where it was", strings.Join(done.Waiting, ", "))
 	}
 	if err == nil {
-		fmt.Fprintln(s.out, "karpenops is paused now, or it would begin again: resume lets it.")
+		fmt.Fprintln(s.out, "karpenops is paused now, or it would begin again. To let it: nopsctl karpenops resume")
 	}
 	return err
 }

@@ -117,6 +117,8 @@ type state struct {
 	meta    map[string]string // annotations
 	unset   []string          // annotations to take away
 	sizes   map[string]int    // of the other keys
+	status  string            // the agent's, as it was; see unlist
+	told    string            // the same without what is gone; "": nothing is
 	ledger  karpenstate.Ledger
 	journal Journal
 	// broken are keys that could not be read; what they held is lost, the annotations on the objects are not.
@@ -155,6 +157,9 @@ func (w *Writer) readState(ctx context.Context) (*state, error) {
 				into = &st.ledger
 			case karpenstate.KeyJournal:
 				into = &st.journal
+			case karpenstate.KeyStatus:
+				st.status = s
+				fallthrough
 			default:
 				st.sizes[k] = len(k) + len(s)
 				continue
@@ -214,6 +219,9 @@ func (w *Writer) writeState(ctx context.Context, st *state) error {
 	data, err := st.encode(w.Now())
 	if err != nil {
 		return err
+	}
+	if st.told != "" {
+		data[karpenstate.KeyStatus] = st.told
 	}
 	metadata := map[string]any{"labels": w.Who.Labels()}
 	annotations := map[string]any{}
@@ -324,6 +332,24 @@ func (st *state) add(r nopsapi.KarpenterRecord) bool {
 	}
 	st.ledger.Entries = append(st.ledger.Entries, r)
 	return true
+}
+
+// unlist takes a NodePool that is gone out of the status, and what was planned for it. Whoever looks before the agent does, which may be switched off, would
+// take it for one that is there.
+func (st *state) unlist(name string) {
+	var s karpenstate.Status
+	if st.status == "" || json.Unmarshal([]byte(st.status), &s) != nil || s.SchemaVersion != 1 {
+		return // the agent's next one will be right
+	}
+	before := len(s.Pools) + len(s.Pending)
+	s.Pools = slices.DeleteFunc(s.Pools, func(p karpenstate.Pool) bool { return p.Owned && p.Name == name })
+	s.Pending = slices.DeleteFunc(s.Pending, func(p karpenstate.Pending) bool { return p.Object == refOf(kindPool, name) })
+	if len(s.Pools)+len(s.Pending) == before {
+		return
+	}
+	if data, err := json.MarshalIndent(s, "", " "); err == nil {
+		st.told = string(data)
+	}
 }
 
 const hour = int64(time.Hour / time.Second)

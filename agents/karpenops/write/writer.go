@@ -140,6 +140,9 @@ func (w *Writer) run(ctx context.Context, j *job) (nopsapi.KarpenterRecord, erro
 	switch {
 	case errors.As(err, &r):
 		j.record.Outcome, j.record.Explanation = Refused, fmt.Sprintf("%s: %s", r.Code, r.Why)
+		if j.patient && r.waits() {
+			break
+		}
 		w.Observe(j.record.Action, Refused, r.Code)
 		w.Log.Info("a write was refused", "action", j.record.Action, "object", j.ref(), "code", r.Code, "why", r.Why)
 		if !r.Transient() {
@@ -193,6 +196,7 @@ type job struct {
 	approved  bool     // a person wants this very change
 	undo      bool     // of our own write, as opposed to a plan: an overlay that does harm goes alone
 	override  bool     // a person takes back: pauses and freezes are for the agent
+	patient   bool     // it is tried again and again, and whoever does says what it waits for
 	released  []string // paths that were not taken back, since somebody else changed them
 	// still says why the object is not what the decision was made for, "" if it is. nil: the changes' Before does.
 	still func(live map[string]any) string
@@ -523,7 +527,9 @@ func (w *Writer) written(st *state, a Attempt) {
 	case plan.CreateSibling, plan.CreateOverlay:
 		j.Written[fieldKey(a.ObjectKind, a.Name, "")] = Written{At: now, ID: a.Record.ID, UID: a.UID}
 	case plan.DeleteSibling, plan.DeleteOverlay:
-		st.forget(a.ObjectKind, a.Name)
+		if st.forget(a.ObjectKind, a.Name); a.ObjectKind == kindPool {
+			st.unlist(a.Name)
+		}
 		return
 	case plan.Restore, actionUndo:
 		delete(j.Originals, refOf(a.ObjectKind, a.Name))

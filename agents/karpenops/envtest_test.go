@@ -72,6 +72,7 @@ func TestAgainstKubernetes(t *testing.T) {
 	t.Run("agent", func(t *testing.T) { testLive(t, p) })
 	t.Run("two agents", func(t *testing.T) { testTwo(t, p) })
 	t.Run("commands", func(t *testing.T) { testCommands(t, p) })
+	t.Run("rights", func(t *testing.T) { testRights(t, p) })
 	t.Run("memory", func(t *testing.T) { testMemory(t, p) })
 }
 

@@ -72,6 +72,7 @@ type Deps struct {
 type eyes interface {
 	Tasks() []agent.Task
 	Snapshot() inventory.Snapshot
+	Unread() string
 	Changes() <-chan struct{}
 }
 
@@ -266,7 +267,7 @@ func (a *Agent) begin(ctx context.Context) bool {
 			return false
 		}
 	}
-	for deadline := time.Now().Add(syncLimit); time.Now().Before(deadline) && (!a.asked.Load() || a.watch.Snapshot().Problem != ""); {
+	for deadline := time.Now().Add(syncLimit); time.Now().Before(deadline) && (!a.asked.Load() || a.watch.Snapshot().Problem != "" || a.watch.Unread() != ""); {
 		if a.loops.deciding.Sleep(ctx, 250*time.Millisecond) != nil {
 			return false
 		}

@@ -48,6 +48,8 @@ func (e *fakeEyes) Snapshot() inventory.Snapshot {
 	return e.s
 }
 
+func (*fakeEyes) Unread() string { return "" }
+
 func (e *fakeEyes) Changes() <-chan struct{} { return e.changed }
 
 // fakeHands record what they are told to do.

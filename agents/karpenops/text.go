@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/nopsctl/nopsctl/internal/karpenstate"
+	"github.com/nopsctl/nopsctl/pkg/nopsapi"
 )
 
 // What people read at three in the morning: what is going on first, then what stands against it, then the details.
@@ -37,13 +38,17 @@ func printStatus(w io.Writer, s karpenstate.Status) {
 	fmt.Fprintf(w, "market       %s\ncommitments  %s\n", factLine(s.Market), factLine(s.Commitments))
 	printPools(w, s.Pools)
 	printPending(w, s.Pending)
-	if len(s.Findings) > 0 {
-		fmt.Fprint(w, "\nFindings:\n")
-		for _, f := range s.Findings {
-			fmt.Fprintf(w, "  %s  %s: %s\n", f.ID, f.Object, f.Message)
-			if f.Patch != "" {
-				fmt.Fprintf(w, "      approve %s would apply %s (%s)\n", f.ID, f.Patch, replaces(f.Drift))
-			}
+	printFindings(w, s.Findings)
+}
+
+func printFindings(w io.Writer, findings []nopsapi.KarpenterFinding) {
+	for i, f := range findings {
+		if i == 0 {
+			fmt.Fprint(w, "\nFindings:\n")
+		}
+		fmt.Fprintf(w, "  %s  %s: %s\n", f.ID, f.Object, f.Message)
+		if f.Patch != "" {
+			fmt.Fprintf(w, "      approve %s would apply %s (%s)\n", f.ID, f.Patch, replaces(f.Drift))
 		}
 	}
 }
@@ -190,12 +195,7 @@ func printPlan(w io.Writer, r round) {
 			}
 		}
 	}
-	for i, f := range r.plan.Findings {
-		if i == 0 {
-			fmt.Fprint(w, "\nFindings:\n")
-		}
-		fmt.Fprintf(w, "  %s  %s: %s\n", f.ID, f.Object, f.Message)
-	}
+	printFindings(w, r.findings())
 }
 
 func orNone(v any) any {

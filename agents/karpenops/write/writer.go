@@ -274,6 +274,12 @@ func recordID(action string, now time.Time) string {
 	return action + "." + strconv.FormatInt(now.UnixNano(), 36)
 }
 
+// Decided says whether a record is of an action or of an approved finding with this ID.
+func Decided(r nopsapi.KarpenterRecord, id string) bool {
+	decision := r.ID[:max(0, strings.LastIndex(r.ID, "."))]
+	return decision == id || decision == "approve-"+id
+}
+
 // attempt looks at everything afresh, and writes.
 func (w *Writer) attempt(ctx context.Context, j *job) error {
 	live, err := w.get(ctx, j.path)
@@ -495,7 +501,11 @@ func (w *Writer) commit(ctx context.Context, j *job, live map[string]any, c *clu
 	if o == nil || text(o, "kind") == "Status" {
 		o = live
 	}
-	w.event(ctx, o, false, "KarpenopsApplied", fmt.Sprintf("%s: %s (%s)", j.kind, j.record.Reason, j.record.ID))
+	by := ""
+	if j.record.Actor != "agent" {
+		by = " by " + j.record.Actor
+	}
+	w.event(ctx, o, false, "KarpenopsApplied", fmt.Sprintf("%s%s: %s (%s)", j.kind, by, j.record.Reason, j.record.ID))
 	return nil
 }
 

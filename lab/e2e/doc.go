@@ -1,7 +1,8 @@
 // Package e2e holds the stories: what a user sees, told in txtar and run by the real binaries in a real lab.
 //
 // TestStories runs testdata/stories, TestKarpenter those in testdata/karpenter, TestScenarios the long ones in
-// testdata/scenarios; each in one lab that is started for it and removed afterwards. With NOPSCTL_LAB=NAME they use a lab that is up already and leave it up.
+// testdata/scenarios; each in one lab that is started for it and removed afterwards, and TestKarpenter in a second one at the same
+// time, for what needs no agent (NN-…-by-hand). With NOPSCTL_LAB=NAME they use a lab that is up already and leave it up.
 //
 // A story may use, besides the commands of testscript:
 //

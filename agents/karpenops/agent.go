@@ -40,6 +40,8 @@ const (
 	extraRounds, extraEvery = 3, 2 * time.Minute
 	// syncLimit is how long the first round waits for the API server and for facts: until then there is nothing to decide by.
 	syncLimit = 45 * time.Second
+	// keepTimeout bounds recording what was done, after the end of the process was asked for.
+	keepTimeout = 10 * time.Second
 	// memoryEvery is how often what only helps after a restart is written.
 	memoryEvery = 5 * time.Minute
 	// The conditions of readiness.
@@ -358,6 +360,9 @@ func (a *Agent) round(ctx context.Context) {
 func (a *Agent) settle(ctx context.Context) {
 	s, err := a.writer.Settle(ctx)
 	a.noted(s.Records...)
+	for _, w := range s.Writes {
+		a.memory.Plan = a.memory.Plan.Applied(plan.Action{Flip: w.Flip}, w.At)
+	}
 	if err != nil {
 		a.deps.Log.Warn("what was written could not be looked after", "error", err)
 		return
@@ -432,6 +437,9 @@ func (a *Agent) act(ctx context.Context, r *round) {
 		default:
 			r.done[action.ID] = true
 			a.noted(record)
+			if write.Made(record) {
+				a.memory.Plan = a.memory.Plan.Applied(action, a.deps.Now())
+			}
 		}
 	}
 }
@@ -463,7 +471,12 @@ func (a *Agent) keep(ctx context.Context, r round) {
 	m := a.memory
 	m.Market, m.Commitments = a.known.market.remember(), a.known.commitments.remember()
 	sum := digest(m)
-	// What was acted on is remembered at once: after a restart it must not be decided anew.
+	// What was acted on is remembered at once, also at the end of the process: after a restart it must not be decided anew.
+	if len(r.done) > 0 {
+		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), keepTimeout)
+		defer cancel()
+		ctx = late
+	}
 	if sum != a.kept && (len(r.done) > 0 || now.Sub(a.keptAt) >= memoryEvery || a.kept == [sha256.Size]byte{}) {
 		packed, err := m.pack()
 		if err != nil {

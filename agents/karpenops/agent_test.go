@@ -63,26 +63,34 @@ type fakeHands struct {
 	binary  map[string][]byte
 	keeps   int
 	paused  string
-	unread  error // of the state
+	unread  error  // of the state
+	explain string // of the next records
+	then    func() // after an Apply
 }
 
 func (h *fakeHands) Apply(_ context.Context, a plan.Action, why write.Meta) (nopsapi.KarpenterRecord, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	r := nopsapi.KarpenterRecord{ID: a.ID + ".1", At: noon, Actor: why.Actor, Action: string(a.Kind), Object: a.ObjectKind + "/" + a.Name, Outcome: write.Applied, Predicted: len(a.Drift)}
+	r := nopsapi.KarpenterRecord{ID: a.ID + ".1", At: noon, Actor: why.Actor, Action: string(a.Kind), Object: a.ObjectKind + "/" + a.Name, Outcome: write.Applied, Predicted: len(a.Drift), Explanation: h.explain}
 	if h.fail != nil {
 		r.Outcome = write.Refused
 		return r, h.fail
 	}
 	h.applied, h.why = append(h.applied, a), append(h.why, why)
+	if h.then != nil {
+		h.then()
+	}
 	return r, nil
 }
 
 func (h *fakeHands) Settle(context.Context) (write.Settled, error) { return h.settled, nil }
 
-func (h *fakeHands) Keep(_ context.Context, data map[string]*string, binary map[string][]byte) error {
+func (h *fakeHands) Keep(ctx context.Context, data map[string]*string, binary map[string][]byte) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	h.keeps++
 	for k, v := range data {
 		h.data[k] = *v
@@ -273,6 +281,60 @@ func TestRefusalsAreSaid(t *testing.T) {
 	a.round(t.Context())
 	if a.records.len() == 0 {
 		t.Errorf("a refusal that lasts was not recorded")
+	}
+}
+
+// TestOnlyWhatWasWrittenCounts: the bounds of writes and of changes of a choice count what was written. Refusals use nothing up; what was undone was written, and so
+// is what undid it.
+func TestOnlyWhatWasWrittenCounts(t *testing.T) {
+	a, hands := newTestAgent(t, false)
+	informed(t, a)
+	now := noon
+	a.deps.Now = func() time.Time { return now }
+	hands.fail = &write.Refusal{Code: write.RateLimited, Object: "NodePool/x", Why: "another one has to prove itself"}
+	for range 25 { // more than an hour's writes
+		now = now.Add(time.Minute)
+		a.round(t.Context())
+		if m := a.memory.Plan; len(m.Writes) != 0 || len(m.Flips) != 0 {
+			t.Fatalf("refusals were counted: %v %v", m.Writes, m.Flips)
+		}
+	}
+	if s := hands.status(t); len(s.Pending) == 0 || !strings.Contains(s.Pending[0].Waiting, "another one has to prove itself") {
+		t.Fatalf("it waits for something else: %+v", s.Pending)
+	}
+	// What was so already is no write.
+	hands.fail, hands.explain = nil, "it was so already"
+	a.round(t.Context())
+	if n := len(a.memory.Plan.Writes); n != 0 || len(hands.applied) == 0 {
+		t.Fatalf("%d writes counted of what was so already, %d applied", n, len(hands.applied))
+	}
+	hands.explain, hands.applied = "", nil
+	a.round(t.Context())
+	made := len(hands.applied)
+	if n := len(a.memory.Plan.Writes); n != made || made == 0 {
+		t.Fatalf("%d writes counted, %d made", n, made)
+	}
+	// An undo, and one that a crash left, of a change of the choice.
+	hands.fail = &write.Refusal{Code: write.RateLimited, Object: "NodePool/x", Why: "it is left alone"}
+	hands.settled = write.Settled{Writes: []write.Write{{At: now}, {At: now, Flip: "default"}}}
+	a.settle(t.Context())
+	hands.settled = write.Settled{}
+	a.round(t.Context())
+	if m := a.memory.Plan; len(m.Writes) != made+2 || len(m.Flips["default"]) != 1 {
+		t.Errorf("%d writes counted, want %d; flips %v", len(m.Writes), made+2, m.Flips)
+	}
+}
+
+// TestWhatWasDoneIsRemembered also where the process is told to end while it is done.
+func TestWhatWasDoneIsRemembered(t *testing.T) {
+	a, hands := newTestAgent(t, false)
+	informed(t, a)
+	ctx, cancel := context.WithCancel(t.Context())
+	hands.then = cancel
+	a.round(ctx)
+	m, err := unpackMemory(hands.binary[karpenstate.KeyMemory])
+	if err != nil || len(hands.applied) == 0 || len(m.Plan.Writes) != len(hands.applied) {
+		t.Errorf("%d writes in the memory, %d made, %v", len(m.Plan.Writes), len(hands.applied), err)
 	}
 }
 

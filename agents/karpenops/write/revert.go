@@ -99,7 +99,7 @@ func (w *Writer) quiesce(ctx context.Context, s Selection, actor string, progres
 		if len(st.journal.Intents) == 0 {
 			return nil
 		}
-		if err := w.recover(ctx, st); err != nil {
+		if err := w.recover(ctx, st, &Settled{}); err != nil {
 			return err
 		}
 		if !told {
@@ -396,7 +396,7 @@ func (w *Writer) annotate(ctx context.Context, pool string, annotations map[stri
 }
 
 // recover writes the records of intents that a crash left, by what is in the cluster.
-func (w *Writer) recover(ctx context.Context, st *state) error {
+func (w *Writer) recover(ctx context.Context, st *state, s *Settled) error {
 	for _, a := range st.journal.Intents {
 		if w.Now().Sub(a.At) < w.Limits.IntentTTL {
 			continue
@@ -407,8 +407,9 @@ func (w *Writer) recover(ctx context.Context, st *state) error {
 		} else if err != nil {
 			return fmt.Errorf("looking at what a crash left: %w", err)
 		}
-		made := w.wasMade(a, live)
+		made, ours := w.wasMade(a, live), false
 		if err := w.mutate(ctx, func(st *state) error {
+			ours = false
 			if !slices.ContainsFunc(st.journal.Intents, func(i Attempt) bool { return i.Record.ID == a.Record.ID }) {
 				return errUnchanged // somebody else did
 			}
@@ -423,9 +424,13 @@ func (w *Writer) recover(ctx context.Context, st *state) error {
 			a.Generation, _ = integer(live, "metadata", "generation")
 			a.Until = w.Now().Add(w.Limits.Window)
 			w.written(st, a)
+			ours = true
 			return nil
 		}); err != nil {
 			return err
+		}
+		if ours {
+			s.Records, s.Writes = append(s.Records, a.Record), append(s.Writes, Write{At: a.At, Flip: a.Flip})
 		}
 		w.Log.Warn("a write that was interrupted is recorded", "action", a.Kind, "object", refOf(a.ObjectKind, a.Name), "written", made)
 	}

@@ -66,6 +66,7 @@ type Attempt struct {
 	Before     []string                `json:"before,omitempty"`    // that drifted before it
 	Ready      bool                    `json:"ready"`               // that the object was, before it
 	Undo       bool                    `json:"undo,omitempty"`      // it takes something back
+	Flip       string                  `json:"flip,omitempty"`      // of the action
 	Told       string                  `json:"told,omitempty"`      // why it could not be undone yet, as it was said last
 }
 

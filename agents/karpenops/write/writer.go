@@ -193,6 +193,7 @@ type job struct {
 	patch   map[string]any // of an approval
 	// fenceOnly is of a drain that only ends launches: the nodes' turn comes later.
 	fenceOnly bool
+	flip      string   // of the action: it counts against a bound of the planner's
 	approved  bool     // a person wants this very change
 	undo      bool     // of our own write, as opposed to a plan: an overlay that does harm goes alone
 	override  bool     // a person takes back: pauses and freezes are for the agent
@@ -213,7 +214,7 @@ func (j *job) pool() string {
 }
 
 func (w *Writer) jobOf(a plan.Action, why Meta) (*job, error) {
-	j := &job{kind: a.Kind, object: a.ObjectKind, name: a.Name, base: a.Base, drift: a.Drift}
+	j := &job{kind: a.Kind, object: a.ObjectKind, name: a.Name, base: a.Base, drift: a.Drift, flip: a.Flip}
 	if why.Actor == "" {
 		why.Actor = "agent"
 	}
@@ -274,6 +275,13 @@ func recordID(action string, now time.Time) string {
 	return action + "." + strconv.FormatInt(now.UnixNano(), 36)
 }
 
+const alreadySo = "it was so already"
+
+// Made says whether a record is of a write that was made, as opposed to a refusal, and to what was so already.
+func Made(r nopsapi.KarpenterRecord) bool {
+	return r.Outcome != Refused && r.Explanation != alreadySo
+}
+
 // Decided says whether a record is of an action or of an approved finding with this ID.
 func Decided(r nopsapi.KarpenterRecord, id string) bool {
 	decision := r.ID[:max(0, strings.LastIndex(r.ID, "."))]
@@ -300,7 +308,7 @@ func (w *Writer) attempt(ctx context.Context, j *job) error {
 	if done {
 		j.record.Outcome = Applied
 		if j.record.Explanation == "" {
-			j.record.Explanation = "it was so already"
+			j.record.Explanation = alreadySo
 		}
 		return nil
 	}
@@ -452,7 +460,7 @@ func (w *Writer) commit(ctx context.Context, j *job, live map[string]any, c *clu
 	j.record.At = now.UTC()
 	attempt := Attempt{
 		Record: j.record, Kind: j.kind, ObjectKind: j.object, Path: j.path, Name: j.name, UID: string(uidOf(live)), Pool: j.pool(), Base: j.base,
-		At: now, Until: now.Add(w.Limits.Window), Predicted: first(slices.Concat(j.drift, j.allowed), maxNames), Undo: j.undo, Before: first(drifted(c.claims[j.pool()]), maxNames), Ready: ready(live),
+		At: now, Until: now.Add(w.Limits.Window), Predicted: first(slices.Concat(j.drift, j.allowed), maxNames), Undo: j.undo, Flip: j.flip, Before: first(drifted(c.claims[j.pool()]), maxNames), Ready: ready(live),
 	}
 	attempt.Record.Outcome = j.outcome()
 	for _, change := range j.changes {

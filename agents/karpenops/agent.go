@@ -115,7 +115,9 @@ type Agent struct {
 	memory    memory
 	keptAt    time.Time // when the memory was written
 	kept      [sha256.Size]byte
-	content   string // of the status as it was written
+	content   string    // of the status as it was written
+	changed   time.Time // when that changed last
+	looked    time.Time // when it was written last that it was looked
 	last      map[string]string
 	settled   write.Settled
 	unordered [sha256.Size]byte // of what people wrote into NodePools
@@ -292,7 +294,7 @@ func (a *Agent) takeOver(ctx context.Context) error {
 	var status karpenstate.Status
 	if json.Unmarshal([]byte(s.status), &status) == nil {
 		if _, content, err := encode(status); err == nil {
-			a.content = content
+			a.content, a.changed, a.looked = content, status.At, status.LookedAt
 		}
 	}
 	// The platform may lack the last of them; what it has is stored once.
@@ -454,20 +456,10 @@ func (a *Agent) noted(records ...nopsapi.KarpenterRecord) {
 	a.records.push(records...)
 }
 
-// keep records the round in the cluster, where that says anything new.
+// keep records the round in the cluster, where that says anything new, and else each while that it looked.
 func (a *Agent) keep(ctx context.Context, r round) {
-	s := fit(r.status(a.deps.Version))
 	now := a.deps.Now()
-	s.At = now.UTC().Truncate(time.Second)
-	full, content, err := encode(s)
-	if err != nil {
-		a.deps.Log.Error("the status cannot be encoded", "error", err)
-		return
-	}
 	data, binary := map[string]*string{}, map[string][]byte{}
-	if content != a.content {
-		data[karpenstate.KeyStatus] = &full
-	}
 	m := a.memory
 	m.Market, m.Commitments = a.known.market.remember(), a.known.commitments.remember()
 	sum := digest(m)
@@ -485,6 +477,20 @@ func (a *Agent) keep(ctx context.Context, r round) {
 			binary[karpenstate.KeyMemory] = packed
 		}
 	}
+	s := fit(r.status(a.deps.Version))
+	s.LookedAt = now.UTC().Truncate(time.Second)
+	_, content, err := encode(s)
+	if s.At = a.changed; content != a.content || s.At.IsZero() {
+		s.At = s.LookedAt
+	}
+	full, _, again := encode(s)
+	if err = errors.Join(err, again); err != nil {
+		a.deps.Log.Error("the status cannot be encoded", "error", err)
+		return
+	}
+	if content != a.content || len(binary) > 0 || now.Sub(a.looked) >= karpenstate.LookEvery {
+		data[karpenstate.KeyStatus] = &full
+	}
 	if len(data)+len(binary) == 0 {
 		return
 	}
@@ -493,7 +499,7 @@ func (a *Agent) keep(ctx context.Context, r round) {
 		return
 	}
 	if len(data) > 0 {
-		a.content = content
+		a.content, a.changed, a.looked = content, s.At, s.LookedAt
 	}
 	if len(binary) > 0 {
 		a.kept, a.keptAt = sum, now

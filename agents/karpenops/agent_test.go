@@ -364,6 +364,49 @@ func TestStable(t *testing.T) {
 	}
 }
 
+// TestLooks: where nothing changes it is written now and then that it looked, so that an agent with nothing to say differs from one that is gone; and when something
+// changed last stays.
+func TestLooks(t *testing.T) {
+	a, hands := newTestAgent(t, false)
+	now := noon
+	a.deps.Now = func() time.Time { return now }
+	a.round(t.Context())
+	first, keeps := hands.status(t), hands.keeps
+	if !first.At.Equal(noon) || !first.LookedAt.Equal(noon) {
+		t.Fatalf("changed %s, looked %s", first.At, first.LookedAt)
+	}
+	for range 60 {
+		now = now.Add(time.Minute)
+		a.round(t.Context())
+		if age := now.Sub(hands.status(t).LookedAt); age >= karpenstate.LookEvery {
+			t.Fatalf("%s: it says that it looked %s ago", now, age)
+		}
+	}
+	if n := hands.keeps - keeps; n < 10 || n > 12 {
+		t.Errorf("%d writes in an hour without changes, want one in %s", n, karpenstate.LookEvery)
+	}
+	if s := hands.status(t); !s.At.Equal(noon) {
+		t.Errorf("nothing changed, and it says that something did at %s", s.At)
+	}
+	// Another process goes on with it, and what changes changes at once.
+	b, _ := newTestAgent(t, false)
+	b.deps.Now, b.writer, b.state = a.deps.Now, hands, hands
+	if err := b.takeOver(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	now = now.Add(time.Minute)
+	b.round(t.Context())
+	if s := hands.status(t); !s.At.Equal(noon) || !s.LookedAt.Equal(now) {
+		t.Errorf("after a restart: changed %s, looked %s", s.At, s.LookedAt)
+	}
+	hands.paused = "paused by ann: test"
+	now = now.Add(time.Minute)
+	b.round(t.Context())
+	if s := hands.status(t); !s.At.Equal(now) || s.Paused == "" {
+		t.Errorf("a change: changed %s, %q", s.At, s.Paused)
+	}
+}
+
 // TestMemoryFits: it stays within its bound, and gates are what is kept.
 func TestMemoryFits(t *testing.T) {
 	m := memory{Plan: plan.Memory{Schema: 1, Series: map[string]plan.Series{}, Gates: map[string]plan.Gate{"m5": {Excluded: true}}}}

@@ -25,7 +25,7 @@ func headline(mode karpenstate.Mode, paused, holding string) string {
 
 func printStatus(w io.Writer, s karpenstate.Status) {
 	fmt.Fprintf(w, "karpenops %s: %s\n", s.Version, headline(s.Mode, s.Paused, s.Holding))
-	fmt.Fprintf(w, "as of        %s (the last change)\n", s.At.UTC().Format(time.RFC3339))
+	fmt.Fprintf(w, "looked       %s\nchanged      %s\n", since(s.LookedAt), since(s.At))
 	k := s.Karpenter
 	api := or(strings.Join(k.APIVersions, ", "), "not served")
 	if len(k.APIVersions) > 0 && !k.Writable {
@@ -51,6 +51,13 @@ func printFindings(w io.Writer, findings []nopsapi.KarpenterFinding) {
 			fmt.Fprintf(w, "      approve %s would apply %s (%s)\n", f.ID, f.Patch, replaces(f.Drift))
 		}
 	}
+}
+
+func since(t time.Time) string {
+	if t.IsZero() {
+		return "not known"
+	}
+	return t.UTC().Format(time.RFC3339)
 }
 
 func printPools(w io.Writer, pools []karpenstate.Pool) {

@@ -93,18 +93,24 @@ func (m Mode) Includes(other Mode) bool {
 	return rank(m) >= 0 && rank(m) >= rank(other)
 }
 
+// LookEvery is how long the agent looks without writing that it did, where nothing changes.
+const LookEvery = 5 * time.Minute
+
 // Status is what the agent sees and intends.
 type Status struct {
 	SchemaVersion int       `json:"schema_version"` // 1
 	At            time.Time `json:"at"`             // of the last change of what follows
-	Version       string    `json:"version"`
-	Mode          Mode      `json:"mode"`
-	Paused        string    `json:"paused,omitempty"`  // by whom and why, or what freeze window; empty: not
-	Holding       string    `json:"holding,omitempty"` // why nothing is decided: "no market since …", "replayed payload", …
-	Karpenter     Karpenter `json:"karpenter"`
-	Market        Fact      `json:"market"`
-	Commitments   Fact      `json:"commitments"`
-	Pools         []Pool    `json:"pools"`
+	// LookedAt is when the agent looked last and found it so, written at least each LookEvery: what tells an agent with nothing to say from one that is gone.
+	// Zero: of an agent that did not say it yet.
+	LookedAt    time.Time `json:"looked_at,omitzero"`
+	Version     string    `json:"version"`
+	Mode        Mode      `json:"mode"`
+	Paused      string    `json:"paused,omitempty"`  // by whom and why, or what freeze window; empty: not
+	Holding     string    `json:"holding,omitempty"` // why nothing is decided: "no market since …", "replayed payload", …
+	Karpenter   Karpenter `json:"karpenter"`
+	Market      Fact      `json:"market"`
+	Commitments Fact      `json:"commitments"`
+	Pools       []Pool    `json:"pools"`
 	// Pending are the actions that the last plan holds and that are not carried out yet, with the reason why not.
 	Pending  []Pending                  `json:"pending,omitempty"`
 	Findings []nopsapi.KarpenterFinding `json:"findings,omitempty"`

@@ -32,7 +32,19 @@ func TestActsAgainstKubernetes(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Run("approve", func(t *testing.T) { testApproves(t, p) })
+	t.Run("schedules", func(t *testing.T) { testSchedules(t, p) })
 	t.Run("revert", func(t *testing.T) { testRevertSays(t, p) })
+}
+
+// testSchedules: the API server takes a schedule that no day has, and it is found.
+func testSchedules(t *testing.T, p *place) {
+	p.clear(t)
+	p.create(t, classesGVR, classText)
+	p.create(t, poolsGVR, strings.Replace(poolText, "  limits:", `  disruption: {budgets: [{nodes: "10%"}, {nodes: "0", schedule: "0 99 * * *", duration: 1h}]}`+"\n  limits:", 1))
+	out, code := p.command(t, "plan")
+	if want := "schedule-unreadable/NodePool/default  NodePool/default: its disruption budget 1 cannot be read"; code != 0 || !strings.Contains(out, want) {
+		t.Errorf("code %d, want %q in\n%s", code, want, out)
+	}
 }
 
 // testRevertSays: a revert says each thing once, in lines that belong to no log.

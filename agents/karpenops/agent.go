@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -321,14 +322,17 @@ func (a *Agent) edited() bool {
 }
 
 func (a *Agent) rules() inventory.Rules {
-	return inventory.Rules{Mode: a.opts.config.Mode, Budget: write.DriftBudget, Frozen: frozen}
+	return inventory.Rules{Mode: a.opts.config.Mode, Budget: write.DriftBudget, Frozen: frozen, Schedules: write.Schedules}
 }
+
+// frozenForGood begins what is said of freeze windows that cannot be read: whoever wrote them wanted a freeze.
+const frozenForGood = "frozen for good, since the freeze windows cannot be read: "
 
 // frozen says what window of an annotation is open.
 func frozen(windows string, now time.Time) string {
 	all, err := write.ParseWindows(windows)
 	if err != nil {
-		return "frozen for good, since the freeze windows cannot be read: " + err.Error()
+		return frozenForGood + err.Error()
 	}
 	for _, w := range all {
 		if until, open := w.Active(now); open {
@@ -392,6 +396,13 @@ func (a *Agent) think(ctx context.Context) round {
 		r.holding = "whether the agent is paused cannot be read: " + err.Error()
 	case pause != "":
 		r.paused = pause
+	}
+	if why, bad := strings.CutPrefix(pause, frozenForGood); bad {
+		object := "ConfigMap/" + karpenstate.ConfigMap
+		r.fights = append(slices.Clone(r.fights), nopsapi.KarpenterFinding{
+			ID: "schedule-unreadable/" + object, Code: "schedule-unreadable", Object: object,
+			Message: fmt.Sprintf("its annotation %s cannot be read (%s): nothing is written anywhere until it can", karpenstate.AnnotationFreeze, why),
+		})
 	}
 	switch {
 	case r.holding != "":

@@ -190,6 +190,11 @@ func TestWhatStopsIt(t *testing.T) {
 		{"the pool frozen", "", func(_ *Agent, _ *fakeHands, s *inventory.Snapshot) {
 			s.Pools = []map[string]any{poolOf("default", map[string]any{karpenstate.AnnotationManaged: "true", karpenstate.AnnotationFreeze: "0 8 * * * 10h"})}
 		}, func(s karpenstate.Status) string { return s.Pools[0].Paused }, "frozen"},
+		{"the pool's freeze unreadable", "whoever wrote it wanted a freeze, and is told", func(_ *Agent, _ *fakeHands, s *inventory.Snapshot) {
+			s.Pools = []map[string]any{poolOf("default", map[string]any{karpenstate.AnnotationManaged: "true", karpenstate.AnnotationFreeze: "0 25 * * * 10h"})}
+		}, func(s karpenstate.Status) string { return s.Pools[0].Paused + fmt.Sprint(s.Findings) }, "{schedule-unreadable/NodePool/default schedule-unreadable NodePool/default its annotation karpenops.nops.io/freeze cannot be read"},
+		{"the freeze of all unreadable", "likewise", func(_ *Agent, h *fakeHands, _ *inventory.Snapshot) { h.paused = frozen("0 25 * * * 10h", noon) }, func(s karpenstate.Status) string { return s.Paused + fmt.Sprint(s.Findings) },
+			"{schedule-unreadable/ConfigMap/nops-karpenops-state schedule-unreadable ConfigMap/nops-karpenops-state its annotation"},
 		{"not opted in", "", func(_ *Agent, _ *fakeHands, s *inventory.Snapshot) {
 			s.Pools = []map[string]any{poolOf("default", map[string]any{"a": "b"})}
 		}, func(s karpenstate.Status) string { return fmt.Sprint(s.Pools[0].Managed) }, "false"},

@@ -51,6 +51,8 @@ type Rules struct {
 	Budget func(pool map[string]any, now time.Time) int
 	// Frozen says what freeze window holds now, of what the annotation says; nil: none ever.
 	Frozen func(windows string, now time.Time) string
+	// Schedules says what of a pool's budgets and freeze windows cannot be; nil: nothing is said.
+	Schedules func(pool map[string]any) []string
 }
 
 // PlanPools are the NodePools as plans see them.
@@ -86,6 +88,9 @@ func (s Snapshot) PlanPools(r Rules) []plan.Pool {
 		}
 		if r.Budget != nil {
 			p.DriftBudget = r.Budget(o, s.At)
+		}
+		if r.Schedules != nil {
+			p.Schedules = r.Schedules(o)
 		}
 		all = append(all, p)
 	}

@@ -664,6 +664,7 @@ func TestFindings(t *testing.T) {
 		{name: "an AMI that moves", code: "ami-not-pinned", says: "latest", drift: 3, patch: `{"spec":{"amiFamily":"AL2023","amiSelectorTerms":[{"id":"ami-1"},{"id":"ami-2"}]}}`, input: func(in *Input) {
 			in.NodeClasses, in.Pools[0].Nodes = []map[string]any{class}, 3
 		}},
+		{name: "a schedule that cannot be", code: "schedule-unreadable", says: "budget 0 cannot be read; and the freeze", input: func(in *Input) { in.Pools[0].Schedules = []string{"budget 0 cannot be read", "and the freeze"} }},
 		{name: "a sibling of nobody", code: "sibling-without-base", says: "left alone", input: func(in *Input) { in.Pools = append(in.Pools, Pool{Name: "nops-x", Owned: true}) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {

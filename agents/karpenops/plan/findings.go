@@ -50,6 +50,9 @@ func (p *planner) inspect() {
 		if pool.Static && pool.Managed {
 			p.find("static-pool", object, "", "it is static (spec.replicas): Karpenter takes neither weight nor cpu limits for it, so it is left alone although it is opted in", nil, 0)
 		}
+		if len(pool.Schedules) > 0 {
+			p.find("schedule-unreadable", object, "", strings.Join(pool.Schedules, "; "), nil, 0)
+		}
 		p.inspectList(pool, object)
 		p.inspectLife(pool, object)
 	}

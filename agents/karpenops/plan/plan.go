@@ -80,6 +80,7 @@ type Pool struct {
 	Zones        []string          // that its NodeClass reaches; nil: not known, all
 	DriftBudget  int               // nodes that may be disrupted for drift now; -1: as many as there are
 	Overlay      *Overlay          // of ours, scoped to it
+	Schedules    []string          // what of its disruption budgets and freeze windows cannot be read or never comes, in sentences
 }
 
 // Overlay is a NodeOverlay of ours.

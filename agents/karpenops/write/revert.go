@@ -336,6 +336,9 @@ func (b *reverting) nodes(pool map[string]any, claims []map[string]any) string {
 	}
 	if going == 0 && DriftBudget(pool, b.w.Now()) == 0 {
 		line += "; its disruption budgets allow none now"
+		for _, wrong := range Schedules(pool) {
+			line += "; " + wrong
+		}
 	}
 	return line
 }

@@ -40,7 +40,7 @@ func TestActsAgainstKubernetes(t *testing.T) {
 func testSchedules(t *testing.T, p *place) {
 	p.clear(t)
 	p.create(t, classesGVR, classText)
-	p.create(t, poolsGVR, strings.Replace(poolText, "  limits:", `  disruption: {budgets: [{nodes: "10%"}, {nodes: "0", schedule: "0 99 * * *", duration: 1h}]}`+"\n  limits:", 1))
+	p.create(t, poolsGVR, strings.Replace(poolText, "  limits:", `  disruption: {consolidateAfter: 1m, budgets: [{nodes: "10%"}, {nodes: "0", schedule: "0 99 * * *", duration: 1h}]}`+"\n  limits:", 1))
 	out, code := p.command(t, "plan")
 	if want := "schedule-unreadable/NodePool/default  NodePool/default: its disruption budget 1 cannot be read"; code != 0 || !strings.Contains(out, want) {
 		t.Errorf("code %d, want %q in\n%s", code, want, out)

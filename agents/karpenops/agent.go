@@ -437,8 +437,9 @@ func (a *Agent) act(ctx context.Context, r *round) {
 		var refusal *write.Refusal
 		switch {
 		case errors.As(err, &refusal):
-			r.waiting[action.ID] = string(refusal.Code) + ": " + refusal.Why
+			r.waiting[action.ID] = refusal.Why
 			if !refusal.Transient() {
+				r.waiting[action.ID] = string(refusal.Code) + ": " + refusal.Why
 				a.noted(record)
 			}
 		case err != nil:

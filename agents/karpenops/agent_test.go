@@ -257,6 +257,22 @@ func TestPauseOfTheState(t *testing.T) {
 	}
 }
 
+// TestWords: the first line is what a person wakes up to.
+func TestWords(t *testing.T) {
+	for got, want := range map[string]string{
+		headline("siblings", "", ""):                                            "working, mode siblings",
+		headline("siblings", "paused by ann: load test", "no market data"):      "PAUSED by ann: load test",
+		headline("siblings", `frozen by the window "@daily 1h" until then`, ""): `FROZEN by the window "@daily 1h" until then`,
+		headline("siblings", "", "no market data is valid now"):                 "HOLDING, nothing is decided or undone: no market data is valid now",
+		line(nopsapi.KarpenterRecord{Action: "approve", Object: "NodePool/x", Outcome: "applied", Reason: "allows-nothing: m", Explanation: "it was so already"}): "approve NodePool/x: applied: allows-nothing: m: it was so already",
+		line(nopsapi.KarpenterRecord{Action: "restore", Object: "NodePool/x", Outcome: "undone"}):                                                                 "restore NodePool/x: undone",
+	} {
+		if got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
 // TestOptingOutNeedsNoFacts: what a person says of a NodePool is done while the platform is away, too.
 func TestOptingOutNeedsNoFacts(t *testing.T) {
 	a, hands := newTestAgent(t, false)

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"sort"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/nopsctl/nopsctl/agents/karpenops/inventory"
@@ -131,7 +130,13 @@ func fit(s karpenstate.Status) karpenstate.Status {
 
 // line is one line for the log about a record.
 func line(r nopsapi.KarpenterRecord) string {
-	return strings.TrimSpace(fmt.Sprintf("%s %s: %s: %s %s", r.Action, r.Object, r.Outcome, r.Reason, r.Explanation))
+	said := fmt.Sprintf("%s %s: %s", r.Action, r.Object, r.Outcome)
+	for _, why := range []string{r.Reason, r.Explanation} {
+		if why != "" {
+			said += ": " + why
+		}
+	}
+	return said
 }
 
 // generation of the object that a finding was made for; 0 where it is not known.

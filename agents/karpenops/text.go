@@ -15,8 +15,9 @@ import (
 
 func headline(mode karpenstate.Mode, paused, holding string) string {
 	switch {
-	case paused != "":
-		return "PAUSED: " + paused
+	case paused != "": // "paused by ann: …", "frozen by the window …"
+		word, rest, _ := strings.Cut(paused, " ")
+		return strings.ToUpper(word) + " " + rest
 	case holding != "":
 		return "HOLDING, nothing is decided or undone: " + holding
 	}
@@ -98,7 +99,7 @@ func printPending(w io.Writer, pending []karpenstate.Pending) {
 	}
 	fmt.Fprint(w, "\nPlanned, and not done yet:\n")
 	for _, p := range pending {
-		fmt.Fprintf(w, "  %s  %s %s: %s\n      waits for %s; %s\n", p.ID, p.Action, p.Object, p.Reason, p.Waiting, replaces(p.Drift))
+		fmt.Fprintf(w, "  %s  %s %s: %s\n      not yet: %s; it %s\n", p.ID, p.Action, p.Object, p.Reason, p.Waiting, replaces(p.Drift))
 	}
 }
 
@@ -132,7 +133,7 @@ func factLine(f karpenstate.Fact) string {
 
 func explain(w io.Writer, s karpenstate.Status, ledger karpenstate.Ledger, p karpenstate.Pool) {
 	fmt.Fprintf(w, "NodePool %s: %s\n%s\nas of %s\n", p.Name, whose(p), headline(s.Mode, or(s.Paused, p.Paused), s.Holding), s.At.UTC().Format(time.RFC3339))
-	fmt.Fprintf(w, "%d nodes, %s vCPU in use, limit %s, weight %d, %d offerings known\n", p.Nodes, or(p.CPUUsed, "0"), or(p.CPULimit, "none"), p.Weight, p.Offerings)
+	fmt.Fprintf(w, "nodes %d, vCPU in use %s, limit %s, weight %d, offerings that it can launch %d\n", p.Nodes, or(p.CPUUsed, "0"), or(p.CPULimit, "none"), p.Weight, p.Offerings)
 	if len(p.Owners) > 0 {
 		fmt.Fprintf(w, "owned by %s\n", strings.Join(p.Owners, ", "))
 	}

@@ -118,7 +118,7 @@ func (o *karpenFlags) look(ctx context.Context) (*karpenSession, error) {
 type karpenRecord struct {
 	status   *karpenstate.Status // nil: it never ran, or the record is damaged
 	ledger   []karpenstateEntry
-	paused   string // by whoever set the annotation, whether or not the agent has seen it yet
+	paused   string // "paused by …" whoever set the annotation, whether or not the agent has seen it yet
 	problems []string
 }
 
@@ -135,7 +135,9 @@ func (k *karpenSession) read(ctx context.Context) (karpenRecord, error) {
 	case err != nil:
 		return r, unreachable("read "+where, err)
 	}
-	r.paused = karpenstate.PausedBy(cm.Annotations)
+	if by := karpenstate.PausedBy(cm.Annotations); by != "" {
+		r.paused = "paused by " + by // as the agent says it
+	}
 	text, there := cm.Data[karpenstate.KeyStatus]
 	if !there {
 		return r, nil

@@ -307,7 +307,7 @@ func (o *karpenActOptions) describe(r karpenRecord) error {
 			}
 		}
 	}
-	row("does", "what the agent's next look at the cluster finds under this ID; its record does not have it")
+	row("does", "not known: its record does not have it. The agent looks again, and carries out what has this ID then, if anything")
 	return nil
 }
 
@@ -395,9 +395,9 @@ func (o *keeper) choose(ctx context.Context, f *Factory, l *leaving, yes bool, o
 	case o.noRevert || l.unknown == nil && !l.there.any():
 		return nil
 	case yes || !f.IO.CanPrompt():
-		what := "leaves to nobody " + l.there.String()
+		what := "would leave with nobody to tend it: " + l.there.String()
 		if l.unknown != nil {
-			what = "may leave NodePools to nobody, which is not known: " + oneLine(l.unknown)
+			what = "might leave NodePools with nobody to tend them, which cannot be found out: " + oneLine(l.unknown)
 		}
 		return usageHint("--revert takes it back first, within the disruption budgets; --no-revert leaves it as it is", "%s %s", operation, what)
 	}

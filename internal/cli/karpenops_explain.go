@@ -180,7 +180,7 @@ func (o *karpenExplainOptions) print(a karpenExplainAnswer) {
 	if a.Record.Old {
 		t.para(2, "", 0, "The record is of "+moment(a.Record.last())+": things may have changed.")
 	}
-	t.para(2, "paused", label, first(p.Paused, a.Paused))
+	t.para(2, "paused", label, strings.TrimPrefix(first(p.Paused, a.Paused), "paused "))
 	t.para(2, "holding", label, a.Holding)
 	t.para(2, "mode", label, string(p.Mode))
 	t.para(2, "nodes", label, fmt.Sprintf("%d, using %s of %s vCPU", p.Nodes, first(p.CPUUsed, "0"), first(p.CPULimit, "any number of")))

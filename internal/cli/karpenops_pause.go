@@ -107,7 +107,7 @@ func (o *karpenPauseOptions) tell(a karpenPauseAnswer) {
 	w := o.f.IO.Out
 	switch {
 	case o.paused && a.Was != "":
-		fmt.Fprintf(w, "%s was paused already (%s) and is now by %s\n", what, a.Was, a.By)
+		fmt.Fprintf(w, "%s was paused already, by %s; now it is paused by %s\n", what, a.Was, a.By)
 	case o.paused:
 		fmt.Fprintf(w, "%s is paused: nothing is written until nopsctl karpenops resume%s\n", what, map[bool]string{true: " " + o.pool}[o.pool != ""])
 	case a.Was == "":

@@ -454,14 +454,14 @@ func (o *karpenStatusOptions) print(a karpenStatusAnswer) {
 		}
 		t.para(2, "changed", label, past(now, r.At)+", by "+first(r.Version, "an unknown version"))
 		t.para(2, "mode", label, a.Mode+": "+modeAbout(karpenstate.Mode(a.Mode)))
-		t.para(2, "paused", label, a.Paused)
+		t.para(2, "paused", label, strings.TrimPrefix(a.Paused, "paused "))
 		t.para(2, "holding", label, a.Holding)
 		t.para(2, "karpenter", label, karpenterLine(*a.Karpenter))
 		for _, f := range a.Facts {
 			t.para(2, f.Kind, label, factLine(f))
 		}
 	} else {
-		t.para(2, "paused", label, a.Paused)
+		t.para(2, "paused", label, strings.TrimPrefix(a.Paused, "paused "))
 	}
 	for _, p := range a.Problems {
 		t.para(2, "not known", label, p)
@@ -579,7 +579,7 @@ func printPools(t sheet, pools []karpenstate.Pool, mode karpenstate.Mode) {
 func printPending(t sheet, p karpenstate.Pending) {
 	t.head(p.ID, p.Action+" "+p.Object)
 	t.para(6, "why", 11, p.Reason)
-	t.para(6, "waits for", 11, p.Waiting)
+	t.para(6, "not yet", 11, p.Waiting)
 	if p.Drift > 0 {
 		t.para(6, "replaces", 11, count(p.Drift, "node")+", as predicted")
 	}

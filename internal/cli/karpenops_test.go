@@ -128,7 +128,7 @@ func TestKarpenopsStatus(t *testing.T) {
 			cm.Annotations = map[string]string{karpenstate.AnnotationPaused: "true", karpenstate.AnnotationPausedBy: "jane: load test"}
 			_, err := k.client.CoreV1().ConfigMaps(k.namespace).Update(t.Context(), cm, metav1.UpdateOptions{})
 			must(t, err)
-		}, state: "paused", says: []string{"jane: load test"}},
+		}, state: "paused", says: []string{"nothing is written: paused by jane: load test", "paused by jane: load test karpenter"}},
 		{name: "holding", reason: "no facts", arrange: func() {
 			s := full
 			s.Holding = "no market since 2026-11-23 12:00 UTC"

@@ -218,7 +218,7 @@ func TestModesAndPauses(t *testing.T) {
 		waiting string
 	}{
 		{"observe plans nothing", func(w *world) { w.Config.Mode = karpenstate.ModeObserve }, true, false, ""},
-		{"advise plans and writes nothing", func(w *world) { w.Config.Mode = karpenstate.ModeAdvise }, true, true, "mode advise: it takes mode siblings"},
+		{"advise plans and writes nothing", func(w *world) { w.Config.Mode = karpenstate.ModeAdvise }, true, true, "mode advise: it takes mode siblings, or a person's approval"},
 		{"siblings are made", nil, true, true, ""},
 		{"an API that is not known is not written", nil, false, false, ""},
 		{"a pool that is not opted in is left alone", func(w *world) { delete(w.Bases[0]["metadata"].(map[string]any), "annotations") }, true, false, ""},
@@ -402,7 +402,7 @@ func TestOverlay(t *testing.T) {
 	}{
 		{"with the gate and the mode", true, karpenstate.ModeOverlays, ""},
 		{"without the gate", false, karpenstate.ModeOverlays, "none"},
-		{"without the mode it waits", true, karpenstate.ModeSiblings, "mode siblings: it takes mode overlays"},
+		{"without the mode it waits", true, karpenstate.ModeSiblings, "mode siblings: it takes mode overlays, or a person's approval"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			y := plain(committed(nopsapi.UnitVCPU, 1000, 40), func(w *world) { w.Overlay, w.Config.Mode = c.gate, c.mode })
@@ -606,6 +606,53 @@ func TestWeights(t *testing.T) {
 				t.Fatalf("weight %v, want %d", got, c.want)
 			}
 		})
+	}
+}
+
+// TestWords: what people read of what stands against deciding.
+func TestWords(t *testing.T) {
+	y := plain()
+	y.happen(event{After: time.Minute, Lease: -1})
+	in := y.input(true)
+	for _, c := range []struct {
+		name   string
+		change func(*Input)
+		say    func(Plan) string
+		want   string
+	}{
+		{"no facts", func(*Input) {}, func(p Plan) string { return p.Holding }, "no market data is valid now; no commitment data is valid now"},
+		{"a slip in opting in", func(in *Input) {
+			put(in.Pools[0].Object, "/metadata/annotations/karpenops.nops.io~1managed", "True")
+			in.Pools[0].Managed = false
+		}, func(p Plan) string { return strings.Join(p.Why["default"], "") }, `left alone: its annotation karpenops.nops.io/managed is "True", and only "true" opts in`},
+	} {
+		in := in
+		in.Pools = slices.Clone(in.Pools)
+		in.Pools[0].Object = copyMap(in.Pools[0].Object)
+		c.change(&in)
+		if got := c.say(Make(in)); got != c.want {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
+	// A mode of the agent's may be overruled by an approval, one that the NodePool asks for may not.
+	a := Action{Kind: CreateSibling, Base: "default"}
+	for _, c := range []struct {
+		agents, pools karpenstate.Mode
+		want          string
+	}{
+		{karpenstate.ModeAdvise, "", "mode advise: it takes mode siblings, or a person's approval"},
+		{karpenstate.ModeInPlace, karpenstate.ModeAdvise, "mode advise: it takes mode siblings in the annotation karpenops.nops.io/mode of NodePool default"},
+		{karpenstate.ModeInPlace, "", ""},
+	} {
+		p := planner{cfg: Config{Mode: c.agents}, pools: map[string]*Pool{"default": {Name: "default", Mode: c.pools}}}
+		if got := p.waits(a); got != c.want {
+			t.Errorf("agent %q, NodePool %q: %q, want %q", c.agents, c.pools, got, c.want)
+		}
+	}
+	for n, want := range map[int]string{0: "0 nodes", 1: "1 node", 2: "2 nodes"} {
+		if got := counted(n, "node"); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
 	}
 }
 

@@ -322,7 +322,7 @@ func (p *planner) shareCommitments() {
 			}
 		}
 		if p.in.Commitments == nil {
-			p.say(b.Name, "commitments: held, for there is no list of them that is valid now")
+			p.say(b.Name, "commitments: held as they are, for no commitment data is valid now")
 		}
 	}
 	if p.in.Commitments != nil {

@@ -145,7 +145,7 @@ func (p *planner) preferSpot(b *base) {
 	}
 	if p.market == nil {
 		b.undecided = true
-		p.say(b.Name, "spot: held, for there is no market that is valid now")
+		p.say(b.Name, "spot: held as it is, for no market data is valid now")
 		return
 	}
 	c := p.market.cat

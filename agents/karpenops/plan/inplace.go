@@ -100,7 +100,7 @@ func (p *planner) inPlace(b *base) bool {
 	case b.DriftBudget == 0:
 		p.say(b.Name, "in place: it waits, for its disruption budgets let no node drift now")
 	case len(drift) > allowed:
-		p.say(b.Name, "in place: it waits, for %d nodes would be replaced (%s), and no more than %d may be", len(drift), names(drift), allowed)
+		p.say(b.Name, "in place: it waits, for %s would be replaced (%s), and no more than %d may be", counted(len(drift), "node"), names(drift), allowed)
 	case !p.sound(b, list):
 		p.say(b.Name, "in place: what is left could launch nothing")
 	default:

@@ -168,11 +168,11 @@ func (p *planner) admit() string {
 	look := func(what string, there bool, h nopsapi.FactHeader) bool {
 		switch {
 		case !there:
-			hold = append(hold, "no "+what+" that is valid now")
+			hold = append(hold, "no "+what+" data is valid now")
 		case h.SchemaVersion > nopsapi.KarpenterSchema:
-			hold = append(hold, fmt.Sprintf("%s %d is of schema %d, which this version does not know", what, h.Seq, h.SchemaVersion))
+			hold = append(hold, fmt.Sprintf("the %s data (number %d) is of schema %d, which this version does not know", what, h.Seq, h.SchemaVersion))
 		case !h.ValidUntil.IsZero() && h.ValidUntil.Before(p.in.Now):
-			hold = append(hold, fmt.Sprintf("%s %d was valid until %s", what, h.Seq, stamp(h.ValidUntil)))
+			hold = append(hold, fmt.Sprintf("the %s data (number %d) was valid until %s", what, h.Seq, stamp(h.ValidUntil)))
 		default:
 			return true
 		}
@@ -184,8 +184,8 @@ func (p *planner) admit() string {
 		p.in.Market = nil
 	}
 	if c := p.in.Commitments; c == nil {
-		look("commitments", false, nopsapi.FactHeader{})
-	} else if !look("commitments", true, c.FactHeader) {
+		look("commitment", false, nopsapi.FactHeader{})
+	} else if !look("commitment", true, c.FactHeader) {
 		p.in.Commitments = nil
 	}
 	if len(hold) < 2 {
@@ -218,6 +218,9 @@ func (p *planner) findBases() {
 		case pool.Static:
 			p.say(pool.Name, "left alone: it is static (spec.replicas), and Karpenter takes neither weight nor cpu limits for it")
 			continue
+		case !pool.Managed && badWord(pool) != "":
+			p.say(pool.Name, "left alone: its annotation %s is %q, and only \"true\" opts in", karpenstate.AnnotationManaged, badWord(pool))
+			continue
 		case !pool.Managed:
 			p.say(pool.Name, "left alone: it is not opted in (annotation %s: \"true\", or %s: %s)", karpenstate.AnnotationManaged, karpenstate.AnnotationImported, karpenstate.ImportedByNops)
 			continue
@@ -239,6 +242,15 @@ func (p *planner) findBases() {
 		}
 		p.bases = append(p.bases, b)
 	}
+}
+
+// badWord is what a pool says about being managed, where that is neither yes nor no.
+func badWord(pool *Pool) string {
+	word, _ := at(pool.Object, "metadata", "annotations", karpenstate.AnnotationManaged).(string)
+	if word == "true" || word == "false" {
+		return ""
+	}
+	return word
 }
 
 func (p *planner) sortedPools() []*Pool {
@@ -303,11 +315,11 @@ func (p *planner) schedule() []Action {
 		switch {
 		case s.waiting != "":
 		case makes && created >= p.cfg.SiblingsPerRun:
-			s.waiting = fmt.Sprintf("one run makes no more than %d NodePools", p.cfg.SiblingsPerRun)
+			s.waiting = fmt.Sprintf("one run makes no more than %s: the next one", counted(p.cfg.SiblingsPerRun, "NodePool"))
 		case s.flip != "" && flips[s.flip] >= p.cfg.FlipsPerDay:
-			s.waiting = fmt.Sprintf("the choice for %s was changed %d times in the last 24 h, which is the most", s.flip, flips[s.flip])
+			s.waiting = fmt.Sprintf("the choice for %s was changed %s in the last 24 h, and more often it may not be", s.flip, counted(flips[s.flip], "time"))
 		case writes+len(s.actions) > p.cfg.WritesPerHour:
-			s.waiting = fmt.Sprintf("rate limit: %d writes an hour, %d of them are used", p.cfg.WritesPerHour, writes)
+			s.waiting = fmt.Sprintf("rate limit: of %d writes an hour %d are used", p.cfg.WritesPerHour, writes)
 		default:
 			writes += len(s.actions)
 			if s.flip != "" {
@@ -349,8 +361,11 @@ func (p *planner) waits(a Action) string {
 		needs = karpenstate.ModeInPlace
 	}
 	mode := p.modeOf(p.pools[a.Base])
+	if !mode.Includes(needs) && p.cfg.Mode.Includes(needs) { // the NodePool's own word, which no approval overrules
+		return fmt.Sprintf("mode %s: it takes mode %s in the annotation %s of NodePool %s", mode, needs, karpenstate.AnnotationMode, a.Base)
+	}
 	if !mode.Includes(needs) {
-		return fmt.Sprintf("mode %s: it takes mode %s", mode, needs)
+		return fmt.Sprintf("mode %s: it takes mode %s, or a person's approval", mode, needs)
 	}
 	for _, name := range []string{a.Base, a.Name} {
 		if pool := p.pools[name]; pool != nil && pool.Paused != "" {

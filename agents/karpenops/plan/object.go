@@ -79,6 +79,14 @@ func digest(parts ...any) string {
 	return hex.EncodeToString(sum[:6])
 }
 
+// counted is a number of things in words.
+func counted(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
 // amount reads a quantity.
 func amount(v any) (float64, bool) {
 	switch v := v.(type) {

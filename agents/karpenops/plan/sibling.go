@@ -329,7 +329,7 @@ func (p *planner) realize(b *base, w *want, r room) {
 	o, blocked := p.object(b, w, limits)
 	if blocked == "" && w.current != nil {
 		if n := p.closedWithNodes(b, w); n >= maxClosed {
-			blocked = fmt.Sprintf("%d earlier siblings still have nodes", n)
+			blocked = fmt.Sprintf("%s before it still have nodes", counted(n, "sibling"))
 		}
 	}
 	old := func() []step { // what is done about the present one where no other takes its place now
@@ -405,7 +405,7 @@ func (p *planner) keep(b *base, w *want, s *Pool, list []any, r room) {
 	limits := p.limits(b, w, s, r)
 	r.take(limits, s)
 	lim, _ := limit(s, resourceCPU)
-	p.say(b.Name, "%s: %s is there: weight %d before %d of its base, limit %s, %s in %d nodes", w.purpose, s.Name, s.Weight, b.Weight, human(resourceCPU, lim), human(resourceCPU, s.CPUUsed), max(s.Nodes, len(p.nodes[s.Name])))
+	p.say(b.Name, "%s: %s is there: weight %d before %d of its base, limit %s, %s in %s", w.purpose, s.Name, s.Weight, b.Weight, human(resourceCPU, lim), human(resourceCPU, s.CPUUsed), counted(max(s.Nodes, len(p.nodes[s.Name])), "node"))
 	if w.purpose == commitmentPurpose && !w.held {
 		p.cheapen(b, s, w, limits[resourceCPU])
 	}
@@ -505,7 +505,7 @@ func limitChanges(s *Pool, limits map[string]float64) (changes []Change, words s
 
 // closing is the action that closes a sibling.
 func (p *planner) closing(b *base, s *Pool, why string) Action {
-	return Action{Kind: SetLimits, ObjectKind: "NodePool", Name: s.Name, Base: b.Name, Changes: zeroCPU(s), Reason: fmt.Sprintf("limit to 0: %s; its %d nodes stay until they are not needed", why, s.Nodes)}
+	return Action{Kind: SetLimits, ObjectKind: "NodePool", Name: s.Name, Base: b.Name, Changes: zeroCPU(s), Reason: fmt.Sprintf("limit to 0: %s; what nodes it has (%d) stay until they are not needed", why, s.Nodes)}
 }
 
 func zeroCPU(s *Pool) []Change {
@@ -520,7 +520,7 @@ func (p *planner) leave(b *base, s *Pool, why string) {
 	case p.empty(s):
 		p.remove(b.Name, s)
 	default:
-		p.say(b.Name, "%s: %s is closed and has %d nodes left", s.Purpose, s.Name, max(s.Nodes, len(p.nodes[s.Name])))
+		p.say(b.Name, "%s: %s is closed and has %s left", s.Purpose, s.Name, counted(max(s.Nodes, len(p.nodes[s.Name])), "node"))
 	}
 	if p.empty(s) {
 		return
@@ -589,7 +589,7 @@ const annotationDrain = "karpenops.nops.io/drain"
 func (p *planner) object(b *base, w *want, limits map[string]float64) (map[string]any, string) {
 	switch {
 	case p.market == nil:
-		return nil, "there is no market that is valid now"
+		return nil, "no market data is valid now"
 	case !p.sound(b, w.list):
 		return nil, "it could launch nothing, or what its base may not"
 	case !b.Ready:

@@ -90,7 +90,7 @@ func (w *Writer) gate(j *job, st *state) error {
 	if why := pausedBy(st.meta, "karpenops"); why != "" {
 		return refuse(Paused, ref, "", "%s", why)
 	}
-	if why := frozen(st.meta[karpenstate.AnnotationFreeze], now, w.ahead(j)); why != "" && j.kind != actionUndo {
+	if why := frozen(st.meta[karpenstate.AnnotationFreeze], now, w.ahead(j)); why != "" && !j.undo {
 		return refuse(Frozen, ref, "", "%s", why)
 	}
 	paths := []string{""}
@@ -99,7 +99,7 @@ func (w *Writer) gate(j *job, st *state) error {
 	}
 	for _, p := range paths {
 		if f, is := st.journal.Fights[fieldKey(j.object, j.name, p)]; is && !safe(j.kind) {
-			r := refuse(Fighting, ref, p, "%s has set it back twice within an hour (%s): nothing is written there until somebody resumes the pool", f.Manager, f.Since.UTC().Format(time.RFC3339))
+			r := refuse(Fighting, ref, p, "%s has set it back twice within an hour (%s): nothing is written there until nopsctl karpenops retry", f.Manager, f.Since.UTC().Format(time.RFC3339))
 			r.Owners, r.Want = []Owner{{Manager: f.Manager, Kind: kindOf(f.Manager, false), Path: p}}, j.want()
 			return r
 		}
@@ -114,14 +114,14 @@ func (w *Writer) gate(j *job, st *state) error {
 		}
 	}
 	if until := st.journal.Tokens.until(w.Limits.WritesPerHour, now); !until.IsZero() {
-		return refuse(RateLimited, ref, "", "%d writes an hour in the cluster: the next one at %s", w.Limits.WritesPerHour, until.UTC().Format(time.RFC3339))
+		return refuse(RateLimited, ref, "", "of %d writes an hour none is left: the next one may be made at %s", w.Limits.WritesPerHour, until.UTC().Format(time.RFC3339))
 	}
 	every := w.Limits.SiblingEvery
 	if j.kind == plan.Narrow {
 		every = w.Limits.PoolEvery
 	}
 	if last, is := st.journal.Last[pool]; is && now.Before(time.Unix(last, 0).Add(every)) {
-		return refuse(RateLimited, ref, "", "one write to this NodePool each %s: the next one at %s", every, time.Unix(last, 0).Add(every).UTC().Format(time.RFC3339))
+		return refuse(RateLimited, ref, "", "one write to this NodePool each %s: the next one may be made at %s", every, time.Unix(last, 0).Add(every).UTC().Format(time.RFC3339))
 	}
 	if !bold(j.kind) {
 		return nil
@@ -188,7 +188,7 @@ func (w *Writer) check(ctx context.Context, j *job, live map[string]any, c *clus
 		if why := pausedBy(annotationsOf(o), refOf(text(o, "kind"), nameOf(o))); why != "" {
 			return false, refuse(Paused, ref, "", "%s", why)
 		}
-		if why := frozen(annotation(o, karpenstate.AnnotationFreeze), w.Now(), w.ahead(j)); why != "" && j.kind != actionUndo {
+		if why := frozen(annotation(o, karpenstate.AnnotationFreeze), w.Now(), w.ahead(j)); why != "" && !j.undo {
 			return false, refuse(Frozen, ref, "", "%s: %s", refOf(text(o, "kind"), nameOf(o)), why)
 		}
 	}
@@ -270,14 +270,25 @@ func (w *Writer) notOwned(o map[string]any) string {
 	if marks := GitOps(o); len(marks) > 0 {
 		return "a tool manages it now: " + strings.Join(marks, ", ")
 	}
+	if w.made(o) {
+		return ""
+	}
+	return fmt.Sprintf("it has the label %s, but this agent did not put it there: a copy of a sibling, probably", karpenstate.LabelOwned)
+}
+
+// made says whether it was this agent that said whose an object is: by the label, or by the annotation where somebody took the label away and put it back.
+func (w *Writer) made(o map[string]any) bool {
 	for _, entry := range (&unstructured.Unstructured{Object: o}).GetManagedFields() {
-		if w.ours(entry.Manager) && entry.FieldsV1 != nil {
-			if _, is := ownedAt(o, fieldsOf(entry), pointer("metadata", "labels", karpenstate.LabelOwned)); is {
-				return ""
+		if !w.ours(entry.Manager) || entry.FieldsV1 == nil {
+			continue
+		}
+		for _, path := range []string{pointer("metadata", "labels", karpenstate.LabelOwned), pointer("metadata", "annotations", karpenstate.AnnotationBase)} {
+			if _, is := ownedAt(o, fieldsOf(entry), path); is {
+				return true
 			}
 		}
 	}
-	return fmt.Sprintf("it has the label %s, but this agent did not put it there: a copy of a sibling, probably", karpenstate.LabelOwned)
+	return false
 }
 
 func (w *Writer) effective(j *job, pool map[string]any) error {
@@ -492,17 +503,17 @@ func (w *Writer) checkDelete(ctx context.Context, j *job, live map[string]any, c
 		return false, refuse(Invariant, ref, pathCPU, "it is not drained: limits.cpu is %s, so it could launch a node meanwhile", canonical(value(live, pathCPU)))
 	}
 	if n, is := integer(live, "status", "nodes"); is && n > 0 {
-		return false, refuse(Invariant, ref, "", "it has %d nodes by its status: they would go with it at once", n)
+		return false, refuse(Invariant, ref, "", "it has %s by its status, which would go with it at once", counted(int(n), "node"))
 	}
 	if n := len(c.claims[j.name]); n > 0 {
-		return false, refuse(Invariant, ref, "", "it has %d NodeClaims: they would go with it at once", n)
+		return false, refuse(Invariant, ref, "", "it has %s, which would go with it at once", counted(n, "NodeClaim"))
 	}
 	nodes, err := w.list(ctx, nodesPath, "labelSelector", labelPool+"="+j.name)
 	if err != nil {
 		return false, fmt.Errorf("listing the nodes of %s: %w", ref, err)
 	}
 	if len(nodes) > 0 {
-		return false, refuse(Invariant, ref, "", "there are %d nodes with its label", len(nodes))
+		return false, refuse(Invariant, ref, "", "%s with its label still in the cluster", counted(len(nodes), "node"))
 	}
 	// What Karpenter began to launch before the limit became 0 takes a moment to show.
 	last := w.touched(live)
@@ -510,16 +521,24 @@ func (w *Writer) checkDelete(ctx context.Context, j *job, live map[string]any, c
 		last = t
 	}
 	if since := w.Now().Sub(last); since < w.Limits.DrainGrace {
-		return false, refuse(RateLimited, ref, "", "it was drained %s ago: a node may be on its way, ask again in %s", since.Round(time.Second), (w.Limits.DrainGrace - since).Round(time.Second))
+		return false, refuse(RateLimited, ref, "", "its limit became 0 only just now, and a node may be on its way still: it may be deleted at %s", last.Add(w.Limits.DrainGrace).UTC().Format(time.RFC3339))
 	}
 	return false, nil
 }
 
-// touched is when we last changed an object.
+// counted is a number of things in words.
+func counted(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// touched is when we last changed an object, as far as the clocks agree: the API server's is not ours.
 func (w *Writer) touched(o map[string]any) time.Time {
 	var last time.Time
 	for _, entry := range (&unstructured.Unstructured{Object: o}).GetManagedFields() {
-		if w.ours(entry.Manager) && entry.Time != nil && entry.Time.After(last) {
+		if w.ours(entry.Manager) && entry.Time != nil && entry.Time.After(last) && !entry.Time.After(w.Now().Add(w.Limits.IntentTTL)) {
 			last = entry.Time.Time
 		}
 	}
@@ -690,10 +709,10 @@ func (w *Writer) narrowing(j *job, live, after map[string]any, c *cluster, owned
 	}
 	if n := len(j.drift); n > 0 {
 		if n > w.Limits.DriftCap {
-			return refuse(Invariant, j.ref(), pathRequirements, "%d nodes would be replaced, and %d may be", n, w.Limits.DriftCap)
+			return refuse(Invariant, j.ref(), pathRequirements, "%s would be replaced, and %d may be", counted(n, "node"), w.Limits.DriftCap)
 		}
 		if budget := DriftBudget(live, w.Now()); budget != Unlimited && n > budget {
-			return refuse(RateLimited, j.ref(), pathRequirements, "%d nodes would be replaced, and the NodePool's disruption budgets allow %d now", n, budget)
+			return refuse(RateLimited, j.ref(), pathRequirements, "%s would be replaced, and the NodePool's disruption budgets allow %d now", counted(n, "node"), budget)
 		}
 	}
 	if owned {

@@ -26,6 +26,8 @@ const (
 	overlaysPath = "/apis/karpenter.sh/v1alpha1/nodeoverlays"
 	nodesPath    = "/api/v1/nodes"
 	eventsPath   = "/api/v1/events"
+	// Events about what belongs to no namespace.
+	clusterEventsPath = "/api/v1/namespaces/default/events"
 )
 
 // Media types of patches.

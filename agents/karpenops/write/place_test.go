@@ -168,7 +168,7 @@ func testGitOps(w *world) {
 	w.do(w.set(plan.SetWeight, "base-nops", "base", pathWeight, int64(30))) // another field
 	w.clock.pass(48 * time.Hour)
 	w.refused(Fighting, w.set(plan.SetLimits, "base-nops", "base", pathCPU, "32"))
-	if err := w.Resume(w.ctx, "base-nops"); err != nil {
+	if _, err := w.Resume(w.ctx, "base-nops"); err != nil {
 		w.Fatal(err)
 	}
 	w.prove()

@@ -47,6 +47,10 @@ func (w *Writer) Revert(ctx context.Context, s Selection, actor string, progress
 	if !s.All && len(s.Pools) == 0 {
 		return r, errors.New("reverting: no NodePool is named, and not all of them are meant")
 	}
+	// A slip of the finger must not pause anything.
+	if err := w.known(ctx, s); err != nil {
+		return r, err
+	}
 	if err := w.quiesce(ctx, s, actor, progress); err != nil {
 		return r, err
 	}
@@ -62,11 +66,15 @@ func (w *Writer) Revert(ctx context.Context, s Selection, actor string, progress
 	if err != nil {
 		return r, err
 	}
-	back := &reverting{w: w, actor: actor, say: progress, result: &r}
+	back := &reverting{w: w, actor: actor, say: progress, result: &r, held: map[string]string{}}
 	back.restore(ctx, s, c, st)
-	back.siblings(ctx, s, c, overlays)
+	back.siblings(ctx, s, c, overlays, st)
 	if err := ctx.Err(); err != nil {
-		return r, fmt.Errorf("reverting: %w%s: run it again, it goes on where it was", err, left(r.Waiting))
+		what := "it was told to end"
+		if errors.Is(err, context.DeadlineExceeded) {
+			what = "the time is up"
+		}
+		return r, fmt.Errorf("reverting: %s%s: run it again, it goes on where it was (%w)", what, back.left(), err)
 	}
 	if len(r.Problems) > 0 {
 		return r, fmt.Errorf("reverting: %s", strings.Join(r.Problems, "; "))
@@ -74,12 +82,59 @@ func (w *Writer) Revert(ctx context.Context, s Selection, actor string, progress
 	return r, nil
 }
 
-// left names what still has nodes.
-func left(siblings []string) string {
-	if len(siblings) == 0 {
+// ErrNoSuchPool is of a Revert of what is not there.
+var ErrNoSuchPool = errors.New("there is no such NodePool")
+
+// known refuses names of which there is nothing: no object, no sibling of it, and nothing in the journal.
+func (w *Writer) known(ctx context.Context, s Selection) error {
+	if s.All {
+		return nil
+	}
+	c, err := w.look(ctx)
+	if err != nil {
+		return err
+	}
+	overlays, err := w.list(ctx, overlaysPath)
+	if err != nil {
+		return fmt.Errorf("listing NodeOverlays: %w", err)
+	}
+	st, err := w.readState(ctx)
+	if err != nil {
+		return err
+	}
+	names := map[string]bool{}
+	for _, o := range slices.Concat(slices.Collect(maps.Values(c.pools)), overlays) {
+		names[annotation(o, karpenstate.AnnotationBase)] = true
+	}
+	for name := range c.pools {
+		names[name] = true
+	}
+	for ref := range st.journal.Originals {
+		_, name, _ := strings.Cut(ref, "/")
+		names[name] = true
+	}
+	delete(names, "")
+	for _, name := range s.Pools {
+		if !names[name] {
+			return fmt.Errorf("%w: %q; there are %s. Nothing is paused, and nothing is taken back", ErrNoSuchPool, name, or(strings.Join(slices.Sorted(maps.Keys(names)), ", "), "none"))
+		}
+	}
+	return nil
+}
+
+// left names what still has nodes, and what keeps them as far as it is known.
+func (b *reverting) left() string {
+	if len(b.result.Waiting) == 0 {
 		return ""
 	}
-	return " while there still are " + strings.Join(siblings, ", ")
+	var names []string
+	for _, name := range b.result.Waiting {
+		if why := b.held[name]; why != "" {
+			name += " (" + why + ")"
+		}
+		names = append(names, name)
+	}
+	return " while there still are " + strings.Join(names, ", ")
 }
 
 // quiesce pauses, and waits until no write is on its way.
@@ -89,6 +144,9 @@ func (w *Writer) quiesce(ctx context.Context, s Selection, actor string, progres
 		why = "revert of " + strings.Join(s.Pools, ", ")
 	}
 	if err := w.Pause(ctx, "", actor, why); err != nil {
+		return err
+	}
+	if err := w.unskew(ctx); err != nil {
 		return err
 	}
 	for told := false; ; told = true {
@@ -116,6 +174,7 @@ type reverting struct {
 	actor  string
 	say    Progress
 	result *Reverted
+	held   map[string]string // by sibling: what keeps its nodes
 }
 
 // problem keeps what could not be done; the rest goes on.
@@ -192,11 +251,13 @@ func (b *reverting) restore(ctx context.Context, s Selection, c *cluster, st *st
 
 // siblings drains and deletes what is ours. First all of them get the limit 0, so that no pod moves from one to the next; then one after
 // the other is emptied, the smallest first.
-func (b *reverting) siblings(ctx context.Context, s Selection, c *cluster, overlays []map[string]any) {
+func (b *reverting) siblings(ctx context.Context, s Selection, c *cluster, overlays []map[string]any, st *state) {
 	var pools []map[string]any
-	for _, pool := range c.pools {
+	for name, pool := range c.pools {
 		base := annotation(pool, karpenstate.AnnotationBase)
-		if label(pool, karpenstate.LabelOwned) == "true" && (s.All || slices.Contains(s.Pools, nameOf(pool)) || slices.Contains(s.Pools, base)) {
+		// Also what does not say any more that it is ours: it is left alone, and said to be.
+		ours := label(pool, karpenstate.LabelOwned) == "true" || base != "" || st.journal.Written[fieldKey(kindPool, name, "")].UID == string(uidOf(pool))
+		if ours && (s.All || slices.Contains(s.Pools, name) || slices.Contains(s.Pools, base)) {
 			pools = append(pools, pool)
 		}
 	}
@@ -212,7 +273,7 @@ func (b *reverting) siblings(ctx context.Context, s Selection, c *cluster, overl
 	for _, pool := range pools {
 		if why := b.w.notOwned(pool); why != "" {
 			b.result.Released = append(b.result.Released, refOf(kindPool, nameOf(pool)))
-			b.say(refOf(kindPool, nameOf(pool)) + ": left alone: " + why)
+			b.say(refOf(kindPool, nameOf(pool)) + ": left alone: " + why + ". " + b.w.wayOut(pool))
 			continue
 		}
 		if drained(pool) {
@@ -286,7 +347,7 @@ func (b *reverting) empty(ctx context.Context, name, base string) error {
 		}
 		line := ""
 		if len(claims) > 0 {
-			line = b.nodes(pool, claims)
+			line = b.nodes(ctx, pool, claims)
 		} else if line, err = b.remove(ctx, name, base, pool); err != nil || line == "" {
 			return err
 		}
@@ -294,7 +355,7 @@ func (b *reverting) empty(ctx context.Context, name, base string) error {
 			b.say(line)
 			last = line
 		}
-		if err := agent.Sleep(ctx, b.w.Limits.Poll); err != nil {
+		if err := agent.Sleep(ctx, b.w.Limits.Poll); err != nil { // what held it last is said with what is left
 			return fmt.Errorf("waiting for %s: %w", refOf(kindPool, name), err)
 		}
 	}
@@ -323,16 +384,18 @@ func (b *reverting) remove(ctx context.Context, name, base string, pool map[stri
 }
 
 // nodes says how far a sibling's are on their way.
-func (b *reverting) nodes(pool map[string]any, claims []map[string]any) string {
+func (b *reverting) nodes(ctx context.Context, pool map[string]any, claims []map[string]any) string {
 	going := 0
 	for _, c := range claims {
 		if text(c, "metadata", "deletionTimestamp") != "" {
 			going++
 		}
 	}
-	line := fmt.Sprintf("waits for %d NodeClaims to go, %d of them are going", len(claims), going)
+	blocked := b.w.blocked(ctx, claims)
+	b.held[nameOf(pool)] = blocked
+	line := fmt.Sprintf("waits for %s to go, of which %d are on their way out", counted(len(claims), "NodeClaim"), going)
 	if len(claims) == 1 {
-		line = fmt.Sprintf("waits for 1 NodeClaim to go, %s", map[bool]string{true: "it is going", false: "it is not going yet"}[going == 1])
+		line = fmt.Sprintf("waits for 1 NodeClaim to go, which is %s", map[bool]string{true: "on its way out", false: "not on its way out yet"}[going == 1])
 	}
 	if going == 0 && DriftBudget(pool, b.w.Now()) == 0 {
 		line += "; its disruption budgets allow none now"
@@ -340,7 +403,63 @@ func (b *reverting) nodes(pool map[string]any, claims []map[string]any) string {
 			line += "; " + wrong
 		}
 	}
+	if blocked != "" {
+		line += "; " + blocked
+	}
 	return line
+}
+
+// blockedFor is how long what Karpenter said about a node counts: while it holds, it says it again every few minutes.
+const blockedFor = 10 * time.Minute
+
+// blocked quotes Karpenter on why nodes do not go: pods with a disruption budget of their own above all.
+func (w *Writer) blocked(ctx context.Context, claims []map[string]any) string {
+	about := map[string]string{} // what is said of, by kind and name
+	for _, c := range claims {
+		about["NodeClaim/"+nameOf(c)] = nameOf(c)
+		if node := text(c, "status", "nodeName"); node != "" {
+			about["Node/"+node] = nameOf(c)
+		}
+	}
+	said := map[string]string{} // by NodeClaim
+	last := map[string]time.Time{}
+	for _, reason := range []string{"DisruptionBlocked", "FailedDraining"} {
+		items, err := w.list(ctx, clusterEventsPath, "fieldSelector", "reason="+reason)
+		if err != nil {
+			return "" // it is told beside; the nodes are what counts
+		}
+		for _, e := range items {
+			claim := about[refOf(text(e, "involvedObject", "kind"), text(e, "involvedObject", "name"))]
+			at := lastSeen(e)
+			if claim == "" || !fromKarpenter(e) || w.Now().Sub(at) > blockedFor || !at.After(last[claim]) {
+				continue
+			}
+			said[claim], last[claim] = text(e, "message"), at
+		}
+	}
+	const most = 3
+	var all []string
+	for i, claim := range slices.Sorted(maps.Keys(said)) {
+		if i == most {
+			all = append(all, fmt.Sprintf("and of %d more", len(said)-most))
+			break
+		}
+		all = append(all, fmt.Sprintf("of %s: %s", claim, said[claim]))
+	}
+	if len(all) == 0 {
+		return ""
+	}
+	return "Karpenter says " + strings.Join(all, "; ")
+}
+
+// wayOut is what a person does about a NodePool of ours that is not ours any more.
+func (w *Writer) wayOut(pool map[string]any) string {
+	name := nameOf(pool)
+	out := fmt.Sprintf(`By hand: kubectl patch nodepool %s --type=merge -p '{"spec":{"limits":{"cpu":"0"}}}', and kubectl delete nodepool %[1]s once it has no nodes`, name)
+	if label(pool, karpenstate.LabelOwned) != "true" && w.made(pool) && len(GitOps(pool)) == 0 {
+		out = fmt.Sprintf("To have it taken back: kubectl label nodepool %s %s=true, and revert again. ", name, karpenstate.LabelOwned) + out
+	}
+	return out
 }
 
 // Pause stops the agent's writes, in the cluster (pool "") or to one NodePool and its siblings. Who paused first is kept.
@@ -358,17 +477,72 @@ func (w *Writer) Pause(ctx context.Context, pool, by, why string) error {
 	return w.annotate(ctx, pool, map[string]any{karpenstate.AnnotationPaused: "true", karpenstate.AnnotationPausedBy: words})
 }
 
-// Resume ends a pause, and lets go of fights and cool-downs: somebody has looked.
-func (w *Writer) Resume(ctx context.Context, pool string) error {
+// Resumed is what a Resume let go of.
+type Resumed struct {
+	Paused   bool     `json:"paused,omitempty"`   // it was
+	Fights   []string `json:"fights,omitempty"`   // "NodePool/default /spec/weight", or an object that is set back as a whole
+	Cooldown []string `json:"cooldown,omitempty"` // NodePools that were left alone after a write went ill
+	Ill      []string `json:"ill,omitempty"`      // objects whose ill write stands, and does so rightly now
+}
+
+// Resume ends a pause, and lets go of fights and cool-downs: somebody has looked. Of a NodePool those of its siblings go with it, and it may be gone itself.
+func (w *Writer) Resume(ctx context.Context, pool string) (Resumed, error) {
+	var r Resumed
+	about := map[string]bool{pool: true}
+	gone := false
 	if pool != "" {
-		if err := w.annotate(ctx, pool, map[string]any{karpenstate.AnnotationPaused: nil, karpenstate.AnnotationPausedBy: nil}); err != nil {
-			return err
+		c, err := w.look(ctx, pool)
+		if err != nil {
+			return r, err
+		}
+		for name, o := range c.pools {
+			if annotation(o, karpenstate.AnnotationBase) == pool {
+				about[name] = true
+			}
+		}
+		live := c.pools[pool]
+		if gone = live == nil; !gone && (value(live, pointer("metadata", "annotations", karpenstate.AnnotationPaused)) != nil || annotation(live, karpenstate.AnnotationPausedBy) != "") {
+			r.Paused = pausedBy(annotationsOf(live), "it") != ""
+			switch err := w.annotate(ctx, pool, map[string]any{karpenstate.AnnotationPaused: nil, karpenstate.AnnotationPausedBy: nil}); {
+			case apiCode(err) == http.StatusNotFound:
+				gone = true
+			case err != nil:
+				return r, err
+			}
 		}
 	}
-	return w.mutate(ctx, func(st *state) error {
+	paused := r.Paused
+	err := w.mutate(ctx, func(st *state) error {
 		j := &st.journal
 		before := canonical(j)
+		r = Resumed{Paused: paused}
+		meant := func(name, base string) bool { return pool == "" || about[name] || base == pool }
+		for key, f := range j.Fights {
+			ref, _, _ := strings.Cut(key, " ")
+			if _, name, _ := strings.Cut(ref, "/"); meant(name, f.Base) {
+				r.Fights = append(r.Fights, strings.TrimSpace(key))
+				about[name] = about[name] || pool != ""
+			}
+		}
+		for name := range j.Cooldown {
+			if meant(name, "") {
+				r.Cooldown = append(r.Cooldown, name)
+			}
+		}
+		for ref, i := range j.Ill {
+			if _, name, _ := strings.Cut(ref, "/"); meant(name, i.Base) {
+				r.Ill = append(r.Ill, ref)
+				delete(j.Ill, ref)
+			}
+		}
+		slices.Sort(r.Fights)
+		slices.Sort(r.Cooldown)
+		slices.Sort(r.Ill)
+		if gone && len(r.Fights)+len(r.Cooldown)+len(r.Ill) == 0 {
+			return fmt.Errorf("%w: %q, and there is nothing to let go of for one of that name", ErrNoSuchPool, pool)
+		}
 		if pool == "" {
+			r.Paused = pausedBy(st.meta, "it") != ""
 			j.Fights, j.Cooldown, j.Failures, j.Reverts = nil, nil, nil, nil
 			for _, k := range []string{karpenstate.AnnotationPaused, karpenstate.AnnotationPausedBy} {
 				if _, is := st.meta[k]; is {
@@ -377,17 +551,22 @@ func (w *Writer) Resume(ctx context.Context, pool string) error {
 				}
 			}
 		} else {
-			delete(j.Cooldown, pool)
-			delete(j.Failures, pool)
-			prefix := refOf(kindPool, pool) + " "
-			maps.DeleteFunc(j.Fights, func(k string, _ Fight) bool { return strings.HasPrefix(k, prefix) })
-			maps.DeleteFunc(j.Reverts, func(k string, _ []int64) bool { return strings.HasPrefix(k, prefix) })
+			of := func(key string) string {
+				ref, _, _ := strings.Cut(key, " ")
+				_, name, _ := strings.Cut(ref, "/")
+				return name
+			}
+			maps.DeleteFunc(j.Cooldown, func(name string, _ int64) bool { return about[name] })
+			maps.DeleteFunc(j.Failures, func(name string, _ int) bool { return about[name] })
+			maps.DeleteFunc(j.Fights, func(k string, _ Fight) bool { return about[of(k)] })
+			maps.DeleteFunc(j.Reverts, func(k string, _ []int64) bool { return about[of(k)] })
 		}
 		if len(st.unset) == 0 && string(before) == string(canonical(j)) {
 			return errUnchanged
 		}
 		return nil
 	})
+	return r, err
 }
 
 func (w *Writer) annotate(ctx context.Context, pool string, annotations map[string]any) error {
@@ -401,7 +580,8 @@ func (w *Writer) annotate(ctx context.Context, pool string, annotations map[stri
 // recover writes the records of intents that a crash left, by what is in the cluster.
 func (w *Writer) recover(ctx context.Context, st *state, s *Settled) error {
 	for _, a := range st.journal.Intents {
-		if w.Now().Sub(a.At) < w.Limits.IntentTTL {
+		// One of a time that is yet to come was left by a process with a clock that was ahead, and that ended with it: of the clocks of two that run none is off by so much.
+		if age := w.Now().Sub(a.At); age < w.Limits.IntentTTL && age > -w.Limits.IntentTTL {
 			continue
 		}
 		live, err := w.get(ctx, a.Path)
@@ -425,6 +605,9 @@ func (w *Writer) recover(ctx context.Context, st *state, s *Settled) error {
 			a.Record.Explanation = strings.TrimPrefix(a.Record.Explanation+"; it was interrupted after it was written", "; ")
 			a.UID = string(uidOf(live))
 			a.Generation, _ = integer(live, "metadata", "generation")
+			if a.At.After(w.Now()) {
+				a.At = w.Now()
+			}
 			a.Until = w.Now().Add(w.Limits.Window)
 			w.written(st, a)
 			ours = true
@@ -444,7 +627,7 @@ func (w *Writer) recover(ctx context.Context, st *state, s *Settled) error {
 func (w *Writer) wasMade(a Attempt, live map[string]any) bool {
 	switch a.Kind {
 	case plan.CreateSibling, plan.CreateOverlay:
-		return live != nil && w.Owned(live) && !moment(live, "metadata", "creationTimestamp").Before(a.At.Add(-time.Minute))
+		return live != nil && w.Owned(live) && (a.At.After(w.Now()) || !moment(live, "metadata", "creationTimestamp").Before(a.At.Add(-time.Minute)))
 	case plan.DeleteSibling, plan.DeleteOverlay:
 		return live == nil || string(uidOf(live)) != a.UID
 	}

@@ -86,7 +86,7 @@ func testRevert(w *world) {
 	if why := pausedBy(w.state().meta, "karpenops"); why != "karpenops is paused by ann: revert of base" {
 		w.Errorf("%q", why)
 	}
-	if len(said) == 0 || !strings.Contains(strings.Join(said, "\n"), "NodePool/base-commit: waits for 1 NodeClaim to go, it is not going yet") {
+	if len(said) == 0 || !strings.Contains(strings.Join(said, "\n"), "NodePool/base-commit: waits for 1 NodeClaim to go, which is not on its way out yet") {
 		w.Errorf("said:\n%s", strings.Join(said, "\n"))
 	}
 
@@ -189,7 +189,7 @@ func testRevert(w *world) {
 		w.Errorf("%+v, %v", r, err)
 	}
 	w.refused(Paused, w.sibling("base-spot", "base", 20))
-	if err := w.Resume(w.ctx, ""); err != nil {
+	if _, err := w.Resume(w.ctx, ""); err != nil {
 		w.Fatal(err)
 	}
 	w.settle()
@@ -254,11 +254,11 @@ func testRevertBeside(w *world) {
 		if now := w.everything(); len(now) != 1 || len(w.state().journal.Intents) != 0 {
 			w.Errorf("round %d: after it: %v", round, keys(now))
 		}
-		if err := w.Resume(w.ctx, ""); err != nil {
+		if _, err := w.Resume(w.ctx, ""); err != nil {
 			w.Fatal(err)
 		}
 		w.settle()
-		if err := w.Resume(w.ctx, ""); err != nil { // fights: the job is somebody else, too
+		if _, err := w.Resume(w.ctx, ""); err != nil { // fights: the job is somebody else, too
 			w.Fatal(err)
 		}
 		w.clock.pass(time.Hour)
@@ -538,7 +538,7 @@ func testLimits(w *world) {
 	if r := w.refused(Paused, w.set(plan.SetLimits, "base-nops", "base", pathCPU, "19")); !strings.Contains(r.Why, "ann: looking") {
 		w.Error(r)
 	}
-	if err := w.Resume(w.ctx, "base"); err != nil {
+	if _, err := w.Resume(w.ctx, "base"); err != nil {
 		w.Fatal(err)
 	}
 	w.clock.pass(time.Hour)

@@ -19,8 +19,14 @@ import (
 	"github.com/nopsctl/nopsctl/pkg/nopsapi"
 )
 
-// CodeFight is the code of findings about fields that somebody else sets back.
-const CodeFight = "gitops-conflict"
+// Codes of findings.
+const (
+	CodeFight = "gitops-conflict" // a field that somebody else sets back
+	CodeIll   = "ill-not-undone"  // a write that did harm and stands
+)
+
+// longestCooldown bounds how long a NodePool is left alone after writes that went ill.
+const longestCooldown = 24 * time.Hour
 
 // Settled is what one look came to.
 type Settled struct {
@@ -45,6 +51,11 @@ func (w *Writer) Settle(ctx context.Context) (Settled, error) {
 	st, err := w.readState(ctx)
 	if err != nil {
 		return s, err
+	}
+	if st.skewed {
+		if err := w.unskew(ctx); err != nil {
+			return s, err
+		}
 	}
 	if len(st.journal.Intents) > 0 {
 		if err := w.recover(ctx, st, &s); err != nil {
@@ -71,7 +82,7 @@ func (w *Writer) Settle(ctx context.Context) (Settled, error) {
 			s.Until = a.Until
 		}
 	}
-	s.Findings = w.fights(st)
+	s.Findings = append(w.fights(st), ills(st)...)
 	return s, nil
 }
 
@@ -159,6 +170,9 @@ func (w *Writer) letGo(ctx context.Context, ref, path string, live map[string]an
 			return errUnchanged // written anew meanwhile
 		}
 		delete(j.Written, key)
+		if live == nil {
+			delete(j.Ill, ref)
+		}
 		if by == "" {
 			return nil
 		}
@@ -175,7 +189,7 @@ func (w *Writer) letGo(ctx context.Context, ref, path string, live map[string]an
 		if j.Fights == nil {
 			j.Fights = map[string]Fight{}
 		}
-		j.Fights[key] = Fight{Since: now, Manager: by, Want: written.Value}
+		j.Fights[key] = Fight{Since: now, Manager: by, Want: written.Value, Base: written.Base}
 		st.add(nopsapi.KarpenterRecord{
 			ID: recordID("fight-"+sum(ref+path), now), At: now.UTC(), Actor: "agent", Action: actionFight, Object: ref, Outcome: Released,
 			Reason: fmt.Sprintf("%s %s twice within an hour: it is left alone", by, what),
@@ -195,7 +209,7 @@ func (w *Writer) letGo(ctx context.Context, ref, path string, live map[string]an
 		if live == nil {
 			live = map[string]any{"apiVersion": "karpenter.sh/v1", "kind": kind, "metadata": map[string]any{"name": name}}
 		}
-		w.event(ctx, live, true, "GitOpsConflict", fmt.Sprintf("%s %s twice within an hour (%s): karpenops leaves it alone. %s", by, what, path, suggestion(path, written.Value)))
+		w.event(ctx, live, true, "GitOpsConflict", fmt.Sprintf("%s %s twice within an hour%s: karpenops leaves it alone. %s", by, what, map[bool]string{true: " (" + path + ")"}[path != ""], suggestion(path, written.Value)))
 	}
 	return nil
 }
@@ -237,7 +251,7 @@ func suggestion(path string, want json.RawMessage) string {
 	if err != nil {
 		return ""
 	}
-	return "To have it, write into the source of the object:\n" + string(text)
+	return "To have what karpenops wants, write this into the source of the object:\n" + string(text)
 }
 
 // fights are findings of what is fought over.
@@ -246,9 +260,13 @@ func (w *Writer) fights(st *state) []nopsapi.KarpenterFinding {
 	for _, key := range slices.Sorted(maps.Keys(st.journal.Fights)) {
 		f := st.journal.Fights[key]
 		ref, path, _ := strings.Cut(key, " ")
+		does := fmt.Sprintf("%s sets %s of %s back whenever karpenops sets it", f.Manager, path, ref)
+		if path == "" {
+			does = fmt.Sprintf("%s deletes %s whenever karpenops makes it", f.Manager, ref)
+		}
 		finding := nopsapi.KarpenterFinding{
 			ID: CodeFight + "-" + sum(key), Code: CodeFight, Object: ref,
-			Message: strings.TrimSpace(fmt.Sprintf("%s sets %s back whenever karpenops sets it, and has it. %s", f.Manager, strings.TrimSpace(path+" of "+ref), suggestion(path, f.Want))),
+			Message: strings.TrimSpace(fmt.Sprintf("%s, so karpenops leaves it alone until nopsctl karpenops retry. %s", does, suggestion(path, f.Want))),
 		}
 		if v, err := decode(f.Want); err == nil && v != nil && path != "" {
 			finding.Patch = string(canonical(with(map[string]any{}, []plan.Change{{Path: path, After: v}})))
@@ -256,6 +274,33 @@ func (w *Writer) fights(st *state) []nopsapi.KarpenterFinding {
 		findings = append(findings, finding)
 	}
 	return findings
+}
+
+// ills are findings of writes that did harm and stand, for now or for good.
+func ills(st *state) []nopsapi.KarpenterFinding {
+	var findings []nopsapi.KarpenterFinding
+	add := func(ref, id, message string) {
+		findings = append(findings, nopsapi.KarpenterFinding{ID: CodeIll + "-" + sum(ref+id), Code: CodeIll, Object: ref, Message: message})
+	}
+	for _, a := range st.journal.Watches {
+		if ref := refOf(a.ObjectKind, a.Name); a.Told != "" {
+			add(ref, a.Record.ID, fmt.Sprintf("%s did harm (%s) and is not undone yet, which is tried again: %s", a.Kind, a.Harm, a.Told))
+		}
+	}
+	for _, ref := range slices.Sorted(maps.Keys(st.journal.Ill)) {
+		i := st.journal.Ill[ref]
+		_, name, _ := strings.Cut(ref, "/")
+		add(ref, i.Record, fmt.Sprintf("%s did harm (%s) at %s and stands, for it could not be undone: %s. Take it back: nopsctl karpenops revert %s. Where it is right as it is: nopsctl karpenops retry %[6]s",
+			i.Kind, i.Why, i.At.UTC().Format(time.RFC3339), i.Held, name, or(i.Base, name)))
+	}
+	return findings
+}
+
+func or(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
 }
 
 // verdict is how a write stands.
@@ -338,28 +383,30 @@ func (w *Writer) undo(ctx context.Context, a Attempt, live map[string]any, v ver
 		return err
 	}
 	var record nopsapi.KarpenterRecord
+	held := "" // why it stands
 	if j != nil {
 		record, err = w.run(ctx, j)
 		var r *Refusal
 		switch {
-		case errors.As(err, &r) && (r.Code == Paused || r.Code == Conflict || r.Code == RateLimited):
+		case errors.As(err, &r) && r.Transient():
 			// It has to wait; that is said once.
 			if a.Told == r.Why {
 				return nil
 			}
 			if live != nil {
-				w.event(ctx, live, true, "KarpenopsUndoWaits", fmt.Sprintf("%s went ill (%s) and is not undone: %s", a.Kind, v.ill, r.Why))
+				w.event(ctx, live, true, "KarpenopsUndoWaits", fmt.Sprintf("%s did harm (%s) and is not undone yet: %s", a.Kind, v.ill, r.Why))
 			}
 			return w.mutate(ctx, func(st *state) error {
 				for i := range st.journal.Watches {
 					if st.journal.Watches[i].Record.ID == a.Record.ID {
-						st.journal.Watches[i].Told = r.Why
+						st.journal.Watches[i].Told, st.journal.Watches[i].Harm = r.Why, v.ill
 					}
 				}
 				return nil
 			})
 		case errors.As(err, &r):
-			record.Explanation = "it could not be undone: " + r.Error()
+			held = r.Error()
+			record.Explanation = "it could not be undone: " + held
 		case err != nil:
 			return err
 		}
@@ -369,7 +416,10 @@ func (w *Writer) undo(ctx context.Context, a Attempt, live map[string]any, v ver
 		}
 	}
 	a.Record.Actual, a.Record.Outcome = len(v.actual), Undone
-	if j != nil && record.Outcome != Undone {
+	switch {
+	case held != "":
+		a.Record.Outcome = Applied // so it is
+	case j != nil && record.Outcome != Undone:
 		a.Record.Outcome = Released
 	}
 	a.Record.Explanation = joined(a.Record.Explanation, v.ill, record.Explanation)
@@ -378,13 +428,19 @@ func (w *Writer) undo(ctx context.Context, a Attempt, live map[string]any, v ver
 		st.unwatch(a.Record.ID)
 		st.add(a.Record)
 		journal := &st.journal
+		if held != "" {
+			if journal.Ill == nil {
+				journal.Ill = map[string]Ill{}
+			}
+			journal.Ill[refOf(a.ObjectKind, a.Name)] = Ill{At: w.Now().UTC(), Kind: a.Kind, Why: v.ill, Held: held, Record: a.Record.ID, Base: a.Base}
+		}
 		if journal.Cooldown == nil {
 			journal.Cooldown = map[string]int64{}
 		}
 		if journal.Failures == nil {
 			journal.Failures = map[string]int{}
 		}
-		pause := min(w.Limits.Cooldown<<min(journal.Failures[a.Pool], 10), 24*time.Hour)
+		pause := min(w.Limits.Cooldown<<min(journal.Failures[a.Pool], 10), longestCooldown)
 		journal.Failures[a.Pool]++
 		for _, pool := range []string{a.Pool, a.Base} {
 			if pool != "" {
@@ -396,9 +452,16 @@ func (w *Writer) undo(ctx context.Context, a Attempt, live map[string]any, v ver
 		return err
 	}
 	w.Observe(actionUndo, a.Record.Outcome, "")
-	w.Log.Warn("a write went ill and was undone", "action", a.Kind, "object", refOf(a.ObjectKind, a.Name), "why", v.ill, "record", a.Record.ID)
+	reason, became := "KarpenopsUndone", fmt.Sprintf("%s is undone, for it did harm: %s", a.Kind, v.ill)
+	switch {
+	case held != "":
+		reason, became = "KarpenopsNotUndone", fmt.Sprintf("%s did harm (%s) and stands, for it could not be undone: %s", a.Kind, v.ill, held)
+	case a.Record.Outcome == Released:
+		reason, became = "KarpenopsReleased", fmt.Sprintf("%s did harm (%s); somebody else changed it since, and that stays", a.Kind, v.ill)
+	}
+	w.Log.Warn(became, "object", refOf(a.ObjectKind, a.Name), "outcome", a.Record.Outcome, "record", a.Record.ID)
 	if live != nil {
-		w.event(ctx, live, true, "KarpenopsUndone", fmt.Sprintf("%s: %s (%s)", a.Kind, v.ill, a.Record.ID))
+		w.event(ctx, live, true, reason, fmt.Sprintf("%s (%s)", became, a.Record.ID))
 	}
 	return nil
 }
@@ -512,7 +575,7 @@ func (w *Writer) drift(a Attempt, c *cluster) (actual []string, ill string) {
 		}
 	}
 	if len(surprising) > 0 && a.Kind != plan.DrainSibling {
-		return actual, fmt.Sprintf("%d nodes drifted that were not predicted to: %s", len(surprising), strings.Join(first(surprising, 5), ", "))
+		return actual, fmt.Sprintf("%s drifted, not predicted to: %s", counted(len(surprising), "node"), strings.Join(first(surprising, 5), ", "))
 	}
 	return actual, ""
 }
@@ -541,29 +604,47 @@ func conditions(a Attempt, live map[string]any, now time.Time, grace time.Durati
 
 // complaint is an event of Karpenter's.
 type complaint struct {
-	reason, kind, name, message string
-	first, at                   time.Time
+	reason, kind, name, uid, message string
+	first, at                        time.Time
+}
+
+// fromKarpenter says whether an event is in Karpenter's name. Whoever may write events may lie: this, where events about what is of the cluster lie, and the UIDs of what they
+// are about keep out those of other tools and of whoever may write in namespaces of their own alone.
+func fromKarpenter(e map[string]any) bool {
+	const name = "karpenter"
+	return text(e, "source", "component") == name || text(e, "reportingComponent") == name
 }
 
 // complaints are what Karpenter says about NodePools, pods and NodeClaims that bears on a write.
 func (w *Writer) complaints(ctx context.Context) ([]complaint, error) {
 	var all []complaint
-	for _, reason := range []string{"NoCompatibleInstanceTypes", "FailedScheduling", "InsufficientCapacityError"} {
-		items, err := w.list(ctx, eventsPath, "fieldSelector", "reason="+reason)
+	for reason, path := range map[string]string{"NoCompatibleInstanceTypes": clusterEventsPath, "FailedScheduling": eventsPath, "InsufficientCapacityError": clusterEventsPath} {
+		items, err := w.list(ctx, path, "fieldSelector", "reason="+reason)
 		if err != nil {
 			return nil, fmt.Errorf("listing events: %w", err)
 		}
 		for _, e := range items {
-			c := complaint{first: moment(e, "firstTimestamp"), reason: reason, kind: text(e, "involvedObject", "kind"), name: text(e, "involvedObject", "name"), message: text(e, "message")}
-			for _, t := range []time.Time{moment(e, "lastTimestamp"), moment(e, "series", "lastObservedTime"), moment(e, "eventTime"), moment(e, "firstTimestamp")} {
-				if t.After(c.at) {
-					c.at = t
-				}
+			c := complaint{
+				first: moment(e, "firstTimestamp"), reason: reason, kind: text(e, "involvedObject", "kind"), name: text(e, "involvedObject", "name"), uid: text(e, "involvedObject", "uid"), message: text(e, "message"),
 			}
+			if !fromKarpenter(e) || c.uid == "" {
+				continue
+			}
+			c.at = lastSeen(e)
 			all = append(all, c)
 		}
 	}
 	return all, nil
+}
+
+// lastSeen is when an event was the last time.
+func lastSeen(e map[string]any) (last time.Time) {
+	for _, t := range []time.Time{moment(e, "lastTimestamp"), moment(e, "series", "lastObservedTime"), moment(e, "eventTime"), moment(e, "firstTimestamp")} {
+		if t.After(last) {
+			last = t
+		}
+	}
+	return last
 }
 
 // filtered is how Karpenter says that a NodePool's requirements leave nothing.
@@ -571,14 +652,14 @@ const filtered = "filtered out all"
 
 // complained finds events that blame the NodePool since the write.
 func complained(a Attempt, events []complaint, c *cluster) string {
-	insufficient := 0
+	insufficient := map[string]bool{} // NodeClaims, by UID
 	for _, e := range events {
 		if !e.at.After(a.At) {
 			continue
 		}
 		switch e.reason {
 		case "NoCompatibleInstanceTypes":
-			if e.kind == kindPool && e.name == a.Pool {
+			if e.kind == kindPool && e.name == a.Pool && e.uid == string(uidOf(c.pools[a.Pool])) {
 				return "Karpenter can launch nothing for it: " + e.message
 			}
 		case "FailedScheduling":
@@ -587,13 +668,13 @@ func complained(a Attempt, events []complaint, c *cluster) string {
 				return fmt.Sprintf("pod %s cannot be scheduled: %s", e.name, e.message)
 			}
 		case "InsufficientCapacityError":
-			if e.kind == "NodeClaim" && claimOf(e.name, a.Pool, c) {
-				insufficient++
+			if e.kind == "NodeClaim" && claimOf(e.name, e.uid, a.Pool, c) {
+				insufficient[e.uid] = true
 			}
 		}
 	}
 	const enough = 3
-	if insufficient < enough || a.Kind == plan.DrainSibling {
+	if len(insufficient) < enough || a.Kind == plan.DrainSibling {
 		return ""
 	}
 	for _, claim := range c.claims[a.Pool] {
@@ -601,7 +682,7 @@ func complained(a Attempt, events []complaint, c *cluster) string {
 			return ""
 		}
 	}
-	return fmt.Sprintf("there is no capacity: %d launches failed and none succeeded", insufficient)
+	return fmt.Sprintf("there is no capacity: %d launches failed and none succeeded", len(insufficient))
 }
 
 // blames finds, in what Karpenter says about a pod, that a NodePool's requirements are why. Karpenter goes through the NodePools one after the other
@@ -641,10 +722,19 @@ func (a Attempt) keys() []string {
 	return keys
 }
 
-// claimOf says whether a NodeClaim, which may be gone, was of a pool: its name is the pool's and five letters.
-func claimOf(name, pool string, c *cluster) bool {
-	rest, is := strings.CutPrefix(name, pool+"-")
-	if !is || strings.Contains(rest, "-") {
+// claimOf says whether a NodeClaim, which may be gone (Karpenter removes at once what it cannot launch), was of a pool: the API server makes its name of the
+// pool's and a dash, as far as they fit, and five letters. Of one that is there it is known.
+func claimOf(name, uid, pool string, c *cluster) bool {
+	const letters, longest = 5, 63
+	for of, claims := range c.claims {
+		for _, claim := range claims {
+			if nameOf(claim) == name {
+				return of == pool && string(uidOf(claim)) == uid
+			}
+		}
+	}
+	rest, is := strings.CutPrefix(name, (pool + "-")[:min(len(pool)+1, longest-letters)])
+	if !is || len(rest) != letters || strings.Contains(rest, "-") {
 		return false
 	}
 	_, other := c.pools[name]

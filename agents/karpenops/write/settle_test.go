@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/client-go/rest"
 
+	"github.com/nopsctl/nopsctl/agents/internal/agenttest"
 	"github.com/nopsctl/nopsctl/agents/karpenops/plan"
 	"github.com/nopsctl/nopsctl/internal/karpenstate"
 )
@@ -53,7 +54,7 @@ func testJudgement(w *world) {
 		{"nothing happens", "the rule", narrowed, func() { w.ready("base", 2) }, "", "base"},
 		{"Karpenter does not look at a narrowed pool", "what is not seen is not proved", narrowed, func() {}, "not looked", "base"},
 		{"Karpenter does not look at a sibling", "it does no harm", made, func() {}, "", "base-nops"},
-		{"a node drifts", "it was not predicted to", narrowed, func() { w.ready("base", 2); w.condition("base-aaaaa", "Drifted", "True", "RequirementsDrifted") }, "1 nodes drifted", "base"},
+		{"a node drifts", "it was not predicted to", narrowed, func() { w.ready("base", 2); w.condition("base-aaaaa", "Drifted", "True", "RequirementsDrifted") }, "1 node drifted", "base"},
 		{"a node drifts by its image", "that is not ours", narrowed, func() { w.ready("base", 2); w.condition("base-aaaaa", "Drifted", "True", "AMIDrift") }, "", "base"},
 		{"a node drifts no more", "a mark that clears", narrowed, func() { w.ready("base", 2); w.condition("base-bbbbb", "Drifted", "False", "NotDrifted") }, "", "base"},
 		{"validation fails", "Karpenter knows more than admission", narrowed, func() { falseOf("base", "ValidationSucceeded") }, "ValidationSucceeded is False: R no good", "base"},
@@ -111,6 +112,22 @@ func testJudgement(w *world) {
 				w.says("NodeClaim", "base-aaaaa", "InsufficientCapacityError", "no capacity")
 			}
 		}, "", "base-nops"},
+		{"somebody says that there is no capacity", "not Karpenter, not where it says so, or not of NodeClaims", made, func() {
+			w.ready("base-nops", 0)
+			for i := range 4 {
+				claim := fmt.Sprintf("base-nops-%caaaa", 'a'+i)
+				w.saysAs("kubectl", "default", "uid-"+claim, "NodeClaim", claim, "InsufficientCapacityError", "no capacity")
+				w.saysAs("karpenter", agenttest.Namespace, "uid-"+claim, "NodeClaim", claim, "InsufficientCapacityError", "no capacity")
+				w.saysAs("karpenter", "default", "", "NodeClaim", claim, "InsufficientCapacityError", "no capacity")
+				w.saysAs("karpenter", "default", "uid", "NodeClaim", "base-nops-aaaaa", "InsufficientCapacityError", "no capacity") // one of them, again and again
+			}
+		}, "", "base-nops"},
+		{"somebody says that nothing is left", "of a NodePool of that name, or not Karpenter", narrowed, func() {
+			w.ready("base", 2)
+			w.saysAs("karpenter", "default", "another", kindPool, "base", "NoCompatibleInstanceTypes", "NodePool requirements filtered out all compatible available instance types")
+			w.saysAs("kubectl", "default", string(uidOf(w.pool("base"))), kindPool, "base", "NoCompatibleInstanceTypes", "NodePool requirements filtered out all compatible available instance types")
+			w.saysAs("default-scheduler", "default", "uid", "Pod", "p", "FailedScheduling", "nodepool requirements filtered out all available instance types")
+		}, "", "base"},
 		{"a launch fails", "for another reason than capacity", made, func() {
 			w.ready("base-nops", 0)
 			time.Sleep(1100 * time.Millisecond)
@@ -124,7 +141,7 @@ func testJudgement(w *world) {
 			w.condition("base-nops-aaaaa", "Launched", "Unknown", "AwaitingReconciliation")
 		}, "", "base-nops"},
 	}
-	const least = 24
+	const least = 26
 	if len(cases) < least {
 		w.Fatalf("%d cases, at least %d were expected", len(cases), least)
 	}
@@ -195,7 +212,7 @@ func testUndo(w *world) {
 	if got := w.events("base"); !slices.Contains(got, "KarpenopsUndoWaits") || slices.Contains(got, "KarpenopsUndone") {
 		w.Errorf("events: %v", got)
 	}
-	if err := w.Resume(w.ctx, ""); err != nil {
+	if _, err := w.Resume(w.ctx, ""); err != nil {
 		w.Fatal(err)
 	}
 	w.edit("kubectl-annotate", "base", `{"metadata":{"annotations":{"karpenops.nops.io/freeze":"* * * * * 1h"}}}`)

@@ -43,6 +43,7 @@ type Journal struct {
 	Failures map[string]int     `json:"failures,omitempty"` // by pool: undone writes in a row, which the cool-down grows by
 	Tokens   Tokens             `json:"tokens"`
 	Last     map[string]int64   `json:"last,omitempty"` // by pool: unix seconds of the last write
+	Ill      map[string]Ill     `json:"ill,omitempty"`  // writes that did harm and stand, by "KIND/NAME"
 	// Originals are the annotations of the same name once more, by "KIND/NAME": for node classes, which nobody would look through, and in case
 	// somebody removes the annotation.
 	Originals map[string]Originals `json:"originals,omitempty"`
@@ -68,6 +69,7 @@ type Attempt struct {
 	Undo       bool                    `json:"undo,omitempty"`      // it takes something back
 	Flip       string                  `json:"flip,omitempty"`      // of the action
 	Told       string                  `json:"told,omitempty"`      // why it could not be undone yet, as it was said last
+	Harm       string                  `json:"harm,omitempty"`      // what it does, as long as it is not undone
 }
 
 // Kept is a change in few bytes.
@@ -87,6 +89,7 @@ type Written struct {
 	At     int64           `json:"at"`
 	ID     string          `json:"id"` // of the record
 	UID    string          `json:"uid"`
+	Base   string          `json:"base,omitempty"` // the user's pool that the object is beside
 }
 
 // Fight is a field that somebody else sets back whenever we set it.
@@ -94,6 +97,17 @@ type Fight struct {
 	Since   time.Time       `json:"since"`
 	Manager string          `json:"manager"`
 	Want    json.RawMessage `json:"want,omitempty"`
+	Base    string          `json:"base,omitempty"` // as of Written
+}
+
+// Ill is a write that did harm and could not be taken back.
+type Ill struct {
+	At     time.Time       `json:"at"`
+	Kind   plan.ActionKind `json:"kind"`
+	Why    string          `json:"why"`
+	Held   string          `json:"held"` // why it stands
+	Record string          `json:"record"`
+	Base   string          `json:"base,omitempty"`
 }
 
 // Tokens is the token bucket of the cluster, as a value.
@@ -124,6 +138,7 @@ type state struct {
 	journal Journal
 	// broken are keys that could not be read; what they held is lost, the annotations on the objects are not.
 	broken []string
+	skewed bool // a clock that was ahead wrote the journal; see clamp
 }
 
 func (w *Writer) statePath() string {
@@ -182,7 +197,50 @@ func (w *Writer) readState(ctx context.Context) (*state, error) {
 		return nil, fmt.Errorf("ConfigMap %s/%s, key %s, schema %d: %w", w.Who.Namespace, karpenstate.ConfigMap, karpenstate.KeyJournal, st.journal.SchemaVersion, errNewer)
 	}
 	st.journal.SchemaVersion, st.ledger.SchemaVersion = journalSchema, 1
+	st.skewed = st.journal.clamp(w.Now(), w.Limits)
 	return st, nil
+}
+
+// clamp takes moments that are yet to come for now: a clock that was ahead wrote them, and whatever waits for them would wait for years. It says whether there
+// were any. Intents keep theirs, see recover.
+func (j *Journal) clamp(now time.Time, l Limits) (some bool) {
+	soon := now.Add(l.IntentTTL) // clocks differ
+	unix := func(at *int64, latest time.Time) {
+		if *at > latest.Unix() {
+			*at, some = latest.Add(-l.IntentTTL).Unix(), true
+		}
+	}
+	for k, at := range j.Last {
+		unix(&at, soon)
+		j.Last[k] = at
+	}
+	for k, until := range j.Cooldown {
+		unix(&until, soon.Add(longestCooldown))
+		j.Cooldown[k] = until
+	}
+	for _, times := range j.Reverts {
+		for i := range times {
+			unix(&times[i], soon)
+		}
+	}
+	unix(&j.Tokens.At, soon)
+	for i := range j.Watches {
+		if a := &j.Watches[i]; a.At.After(soon) {
+			a.At, a.Until, some = now, now.Add(l.Window), true
+		}
+	}
+	return some
+}
+
+// unskew writes down what clamp made of the journal: from then on time passes.
+func (w *Writer) unskew(ctx context.Context) error {
+	return w.mutate(ctx, func(st *state) error {
+		if !st.skewed {
+			return errUnchanged
+		}
+		w.Log.Warn("the journal was written by a clock that was ahead: moments in it that are yet to come are taken for now")
+		return nil
+	})
 }
 
 // errUnchanged ends a mutation that has nothing to write.
@@ -367,6 +425,7 @@ func (j *Journal) prune(now time.Time) {
 	maps.DeleteFunc(j.Last, func(_ string, t int64) bool { return unix-t > 24*hour })
 	oldest(j.Written, maxWritten, func(w Written) int64 { return w.At })
 	oldest(j.Fights, maxFights, func(f Fight) int64 { return f.Since.Unix() })
+	oldest(j.Ill, maxFights, func(i Ill) int64 { return i.At.Unix() })
 }
 
 // oldest drops the oldest entries beyond a bound.

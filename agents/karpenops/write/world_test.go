@@ -43,7 +43,8 @@ func TestAgainstKubernetes(t *testing.T) {
 		}{
 			{"life", testLife}, {"refusals", testRefusals}, {"in place", testInPlace}, {"gitops", testGitOps}, {"races", testRaces}, {"judgement", testJudgement}, {"undo", testUndo},
 			{"crash", testCrash}, {"bounds", testBounds}, {"revert", testRevert}, {"revert beside the agent", testRevertBeside}, {"pause between", testPauseBetween}, {"approve", testApprove}, {"webhook", testWebhook},
-			{"limits", testLimits}, {"rights", testRights},
+			{"limits", testLimits}, {"rights", testRights}, {"ill and not undone", testIll}, {"deleted again and again", testDeletedAgain}, {"a clock that was ahead", testAhead},
+			{"not ours any more", testAstray}, {"a slip", testSlip}, {"nodes that are held", testHeld},
 		} {
 			t.Run(s.name, func(t *testing.T) { s.run(newWorld(t, config, client)) })
 		}
@@ -279,15 +280,28 @@ func (w *world) unclaim(name string) {
 // says is an event of Karpenter's, a moment from now; since is how long it has been saying so.
 func (w *world) says(kind, name, reason, message string, since ...time.Duration) {
 	w.Helper()
+	uid := "uid-of-" + name
+	if pool := w.pool(name); pool != nil && kind == kindPool {
+		uid = string(uidOf(pool))
+	}
+	w.saysAs("karpenter", "default", uid, kind, name, reason, message, since...)
+}
+
+// saysAs is an event in somebody's name.
+func (w *world) saysAs(source, namespace, uid, kind, name, reason, message string, since ...time.Duration) {
+	w.Helper()
 	last := w.Now().Add(2 * time.Second).UTC()
 	first := last
 	for _, d := range since {
 		first = last.Add(-d)
 	}
-	e := object(w, `{"apiVersion":"v1","kind":"Event","metadata":{"generateName":"e-","namespace":"default"},"involvedObject":{"kind":%q,"name":%q},"reason":%q,"type":"Warning","firstTimestamp":%q,"lastTimestamp":%q}`,
-		kind, name, reason, first.Format(time.RFC3339), last.Format(time.RFC3339))
+	e := object(w, `{"apiVersion":"v1","kind":"Event","metadata":{"generateName":"e-","namespace":%q},"source":{"component":%q},"involvedObject":{"kind":%q,"name":%q,"uid":%q},"reason":%q,"type":"Warning","firstTimestamp":%q,"lastTimestamp":%q}`,
+		namespace, source, kind, name, uid, reason, first.Format(time.RFC3339), last.Format(time.RFC3339))
 	e["message"] = message
-	if _, err := w.call(w.ctx, http.MethodPost, "/api/v1/namespaces/default/events", plainJSON, e); err != nil {
+	if namespace != "default" {
+		e["involvedObject"].(map[string]any)["namespace"] = namespace
+	}
+	if _, err := w.call(w.ctx, http.MethodPost, "/api/v1/namespaces/"+namespace+"/events", plainJSON, e); err != nil {
 		w.Fatal(err)
 	}
 }

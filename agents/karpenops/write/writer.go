@@ -530,6 +530,9 @@ func (w *Writer) written(st *state, a Attempt) {
 	if !safe(a.Kind) {
 		j.Tokens = j.Tokens.take(w.Limits.WritesPerHour, a.At)
 	}
+	if a.Undo || a.Kind == plan.Restore {
+		delete(j.Ill, refOf(a.ObjectKind, a.Name))
+	}
 	if j.Written == nil {
 		j.Written = map[string]Written{}
 	}
@@ -539,11 +542,11 @@ func (w *Writer) written(st *state, a Attempt) {
 			delete(j.Written, key)
 			continue
 		}
-		j.Written[key] = Written{Sum: c.AfterSum, Value: c.After, Before: c.BeforeSum, At: now, ID: a.Record.ID, UID: a.UID}
+		j.Written[key] = Written{Sum: c.AfterSum, Value: c.After, Before: c.BeforeSum, At: now, ID: a.Record.ID, UID: a.UID, Base: a.Base}
 	}
 	switch a.Kind {
 	case plan.CreateSibling, plan.CreateOverlay:
-		j.Written[fieldKey(a.ObjectKind, a.Name, "")] = Written{At: now, ID: a.Record.ID, UID: a.UID}
+		j.Written[fieldKey(a.ObjectKind, a.Name, "")] = Written{At: now, ID: a.Record.ID, UID: a.UID, Base: a.Base}
 	case plan.DeleteSibling, plan.DeleteOverlay:
 		if st.forget(a.ObjectKind, a.Name); a.ObjectKind == kindPool {
 			st.unlist(a.Name)
@@ -586,6 +589,7 @@ func (st *state) forget(kind, name string) {
 	}
 	st.journal.Watches = kept
 	delete(st.journal.Originals, refOf(kind, name))
+	delete(st.journal.Ill, refOf(kind, name))
 }
 
 // take takes a token of a bucket that fills over an hour.

@@ -303,11 +303,13 @@ func testPolicy(t *testing.T, p *place) {
 			t.Fatal(err)
 		}
 		delete(o.Object, "status")
-		o.Object["metadata"] = map[string]any{"name": name, "labels": labels}
+		o.Object["metadata"] = map[string]any{"name": name, "labels": labels, "annotations": map[string]any{karpenstate.AnnotationBase: "default"}}
+		o.Object["spec"].(map[string]any)["limits"] = map[string]any{"cpu": "4"}
 		return &o
 	}
 	owned := map[string]any{karpenstate.LabelOwned: "true"}
 	p.create(t, poolsGVR, strings.Replace(poolText, "name: default, ", "name: users, ", 1))
+	p.create(t, poolsGVR, strings.Replace(poolText, "name: default, annotations: {imported_by: nops}", "name: others", 1))
 	busy := p.create(t, poolsGVR, strings.Replace(poolText, "name: default, annotations: {imported_by: nops}", "name: busy, labels: {"+karpenstate.LabelOwned+": \"true\"}", 1))
 	busy.Object["status"].(map[string]any)["nodes"] = int64(1)
 	if _, err := p.dynamic.Resource(poolsGVR).UpdateStatus(t.Context(), busy, metav1.UpdateOptions{}); err != nil {
@@ -337,6 +339,29 @@ func testPolicy(t *testing.T, p *place) {
 		{"delete the user's", func() error { return remove("users") }, "deletes only what carries the label"},
 		{"label the user's", func() error { return patch("users", `{"metadata":{"labels":{"karpenops.nops.io/owned":"true"}}}`) }, "neither gives nor takes the label"},
 		{"unlabel its own", func() error { return patch("mine", `{"metadata":{"labels":{"karpenops.nops.io/owned":null}}}`) }, "neither gives nor takes the label"},
+		{"create without a base", func() error {
+			o := object("a", owned)
+			o.SetAnnotations(nil)
+			_, err := pools.Create(t.Context(), o, metav1.CreateOptions{})
+			return err
+		}, "name their base"},
+		{"create without a limit", func() error {
+			o := object("a", owned)
+			unstructured.RemoveNestedField(o.Object, "spec", "limits")
+			_, err := pools.Create(t.Context(), o, metav1.CreateOptions{})
+			return err
+		}, "a limit of cpu"},
+		{"limit the user's", func() error { return patch("users", `{"spec":{"limits":{"cpu":"0"}}}`) }, "only annotations and requirements"},
+		{"rotate the user's", func() error { return patch("users", `{"spec":{"template":{"metadata":{"annotations":{"x":"rotate"}}}}}`) }, "only annotations and requirements"},
+		{"expire the user's", func() error { return patch("users", `{"spec":{"template":{"spec":{"expireAfter":"1m"}}}}`) }, "only annotations and requirements"},
+		{"the user's budgets", func() error { return patch("users", `{"spec":{"disruption":{"budgets":[{"nodes":"100%"}]}}}`) }, "only annotations and requirements"},
+		{"a finalizer on the user's", func() error { return patch("users", `{"metadata":{"finalizers":["example.com/x"]}}`) }, "neither finalizers nor owners"},
+		{"requirements of the user's that opted in", func() error {
+			return patch("users", `{"spec":{"template":{"spec":{"requirements":[{"key":"karpenter.k8s.aws/instance-category","operator":"In","values":["m"]}]}}}}`)
+		}, ""},
+		{"requirements of one that did not", func() error {
+			return patch("others", `{"spec":{"template":{"spec":{"requirements":[{"key":"karpenter.k8s.aws/instance-category","operator":"In","values":["m"]}]}}}}`)
+		}, "did not opt in"},
 		{"annotate the user's", func() error { return patch("users", `{"metadata":{"annotations":{"karpenops.nops.io/original":"x"}}}`) }, ""},
 		{"limit its own", func() error { return patch("mine", `{"spec":{"limits":{"cpu":"0"}}}`) }, ""},
 		{"delete its own with nodes", func() error { return remove("busy") }, "no NodePool that has nodes"},

@@ -56,7 +56,8 @@ the agent is switched off and while the platform cannot be reached. pause and re
 const karpenopsSafety = `What karpenops never does, and how to stop it
 
   It touches only NodePools that opted in: annotation imported_by: nops, or karpenops.nops.io/managed: "true"; "false" opts out whatever else
-  says. It prefers a NodePool of its own beside yours (a sibling), whose limit and yours together stay within the limit that you set. It never
+  says. It prefers a NodePool of its own beside yours (a sibling), which is given what the limit that you set leaves over. Should yours
+  grow into that while the sibling has nodes, both may have more for a while, by at most what the sibling had: status says so. It never
   deletes a NodePool that has nodes, never deletes nodes or NodeClaims, never writes node classes, and never forces a field that GitOps owns.
   Without facts that are valid now it holds: nothing is decided, nothing is undone.
 

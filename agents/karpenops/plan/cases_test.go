@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -712,6 +713,20 @@ func TestFindings(t *testing.T) {
 			in.NodeClasses, in.Pools[0].Nodes = []map[string]any{class}, 3
 		}},
 		{name: "a schedule that cannot be", code: "schedule-unreadable", says: "budget 0 cannot be read; and the freeze", input: func(in *Input) { in.Pools[0].Schedules = []string{"budget 0 cannot be read", "and the freeze"} }},
+		{name: "a copy of a sibling", code: "copy-of-sibling", says: "was not made by karpenops", input: func(in *Input) {
+			in.Pools = append(in.Pools, Pool{Name: "a-copy", Owned: true, Base: "default", Purpose: spotPurpose, CPULimit: ref(4)})
+		}},
+		{name: "a sibling that a lowered mode leaves", code: "siblings-unattended", says: "nopsctl karpenops revert default", input: func(in *Input) {
+			in.Pools = append(in.Pools, Pool{Name: "nops-default-spot-0123456789ab", Owned: true, Base: "default", Purpose: spotPurpose, CPULimit: ref(4), Nodes: 1})
+			in.Pools[0].Mode = karpenstate.ModeObserve
+		}},
+		{name: "a discount that a lowered mode leaves", code: "overlay-unattended", says: "sets no prices", input: func(in *Input) {
+			in.Pools = append(in.Pools, Pool{Name: "nops-default-commitment-0123456789ab", Owned: true, Base: "default", Purpose: commitmentPurpose, CPULimit: ref(4), Nodes: 1, Overlay: &Overlay{Adjustment: discount}})
+		}},
+		{name: "a NodePool that grew beside its sibling", code: "limit-exceeded", says: "18 vCPU, and its limit is 14 vCPU", input: func(in *Input) {
+			in.Pools[0].CPULimit, in.Pools[0].CPUUsed = ref(14), 14
+			in.Pools = append(in.Pools, Pool{Name: "nops-default-spot-0123456789ab", Owned: true, Base: "default", Purpose: spotPurpose, CPULimit: ref(0), CPUUsed: 4, Nodes: 2})
+		}},
 		{name: "a sibling of nobody", code: "sibling-without-base", says: "left alone", input: func(in *Input) { in.Pools = append(in.Pools, Pool{Name: "nops-x", Owned: true}) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -776,4 +791,33 @@ func TestOtherProvidersLabels(t *testing.T) {
 		}
 	}
 	t.Fatal("nothing is planned")
+}
+
+func ref(v float64) *float64 { return &v }
+
+// A copy of a sibling takes nothing from the real one: before, the real one was closed in its favour.
+func TestACopyIsNobodysSibling(t *testing.T) {
+	y := plain()
+	y.happen(event{After: time.Minute, Lease: -1})
+	in := y.input(false)
+	without := Make(in)
+	in.Pools = append(in.Pools, Pool{Name: "a-copy", Owned: true, Base: "default", Purpose: spotPurpose, CPULimit: ref(4), Weight: 7})
+	with := Make(in)
+	if a, b := fmt.Sprint(without.Actions), fmt.Sprint(with.Actions); a != b {
+		t.Errorf("without the copy %s\nwith it %s", a, b)
+	}
+}
+
+// What takes back waits for no bucket: a share that shrank would be oversubscribed for an hour.
+func TestTakingBackWaitsForNoBucket(t *testing.T) {
+	p := &planner{cfg: Config{}.WithDefaults(), mem: Memory{Writes: make([]int64, 1000)}, pools: map[string]*Pool{}, why: map[string][]string{}}
+	for rank, waits := range map[int]bool{rankDrain: false, rankLower: false, rankDelete: false, rankFollow: true, rankRaise: true} {
+		p.steps = []step{{rank: rank, actions: []Action{{Kind: SetLimits, Name: "s", Base: "default"}}}}
+		if got := p.schedule(); len(got) != 1 || strings.HasPrefix(got[0].Waiting, "rate limit") != waits {
+			t.Errorf("rank %d: %+v, want that it waits: %v", rank, got, waits)
+		}
+	}
+	if !neutralises(Action{Kind: SetOverlay, Changes: []Change{{Path: "/spec/priceAdjustment", After: neutral}}}) || neutralises(Action{Kind: SetOverlay, Changes: []Change{{Path: "/spec/priceAdjustment", After: discount}}}) {
+		t.Error("what takes a discount back is not told from what gives one")
+	}
 }

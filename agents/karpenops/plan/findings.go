@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/nopsctl/nopsctl/agents/karpenops/offering"
+	"github.com/nopsctl/nopsctl/internal/karpenstate"
 	"github.com/nopsctl/nopsctl/pkg/nopsapi"
 )
 
@@ -58,6 +59,27 @@ func (p *planner) inspect() {
 	}
 	for _, class := range p.in.NodeClasses {
 		p.inspectClass(class)
+	}
+}
+
+// inspectFamily looks for what a person should know of a NodePool with its siblings.
+func (p *planner) inspectFamily(b *base) {
+	object, used, left := "NodePool/"+b.Name, b.CPUUsed, []string{}
+	for _, s := range b.siblings {
+		used += s.CPUUsed
+		if !closed(s) || !p.empty(s) || s.Overlay != nil {
+			left = append(left, s.Name)
+		}
+		if s.Overlay != nil && !p.modeOf(b.Pool).Includes(karpenstate.ModeOverlays) {
+			p.find("overlay-unattended", "NodeOverlay/"+s.Name, "", fmt.Sprintf("its discount stays, and mode %s sets no prices: nopsctl karpenops revert takes it back with %s", p.modeOf(b.Pool), s.Name), nil, 0)
+		}
+	}
+	if mode := p.modeOf(b.Pool); len(left) > 0 && !mode.Includes(karpenstate.ModeSiblings) {
+		p.find("siblings-unattended", object, "", fmt.Sprintf("mode %s writes nothing, and %s stays as it is, launching nodes with nobody to tend it: nopsctl karpenops revert %s takes it back", mode, strings.Join(left, ", "), b.Name), nil, 0)
+	}
+	if limit := b.CPULimit; limit != nil && len(b.siblings) > 0 && used > *limit {
+		p.find("limit-exceeded", object, "", fmt.Sprintf("it and its siblings have %s, and its limit is %s: the NodePool grew while a sibling had nodes. Nothing more is launched there, and its nodes go as they become superfluous; to have them go now: nopsctl karpenops revert %s",
+			human(resourceCPU, used), human(resourceCPU, *limit), b.Name), nil, 0)
 	}
 }
 

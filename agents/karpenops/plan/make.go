@@ -230,10 +230,11 @@ func (p *planner) findBases() {
 			p.say(pool.Name, "observed: the cluster does not serve karpenter.sh/v1, and no other version is written")
 		}
 		for _, s := range p.sortedPools() {
-			if s.Owned && s.Base == pool.Name {
+			if s.Owned && s.Base == pool.Name && !copied(s) {
 				b.siblings = append(b.siblings, s)
 			}
 		}
+		p.inspectFamily(b)
 		b.readOriginal()
 		if p.market != nil {
 			list, _ := offering.Decode(b.original)
@@ -318,7 +319,7 @@ func (p *planner) schedule() []Action {
 			s.waiting = fmt.Sprintf("one run makes no more than %s: the next one", counted(p.cfg.SiblingsPerRun, "NodePool"))
 		case s.flip != "" && flips[s.flip] >= p.cfg.FlipsPerDay:
 			s.waiting = fmt.Sprintf("the choice for %s was changed %s in the last 24 h, and more often it may not be", s.flip, counted(flips[s.flip], "time"))
-		case writes+len(s.actions) > p.cfg.WritesPerHour:
+		case s.rank > rankDelete && writes+len(s.actions) > p.cfg.WritesPerHour: // to take back waits for nothing
 			s.waiting = fmt.Sprintf("rate limit: of %d writes an hour %d are used", p.cfg.WritesPerHour, writes)
 		default:
 			writes += len(s.actions)
@@ -354,8 +355,8 @@ func (p *planner) waits(a Action) string {
 	switch a.Kind {
 	case CreateOverlay, SetOverlay, DeleteOverlay:
 		needs = karpenstate.ModeOverlays
-		if a.Kind == DeleteOverlay {
-			needs = karpenstate.ModeSiblings // it goes with its sibling
+		if a.Kind == DeleteOverlay || neutralises(a) {
+			needs = karpenstate.ModeSiblings // it goes with its sibling, and to take a discount back is no more than that
 		}
 	case Narrow, Restore:
 		needs = karpenstate.ModeInPlace

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/nopsctl/nopsctl/agents/karpenops/offering"
 	"github.com/nopsctl/nopsctl/internal/karpenstate"
@@ -20,6 +21,11 @@ const (
 	discount = "-95%"
 	neutral  = "+0%"
 )
+
+// neutralises says whether an action takes a discount back.
+func neutralises(a Action) bool {
+	return a.Kind == SetOverlay && len(a.Changes) > 0 && slices.ContainsFunc(a.Changes, func(c Change) bool { return c.Path == "/spec/priceAdjustment" && c.After == neutral })
+}
 
 // cheapen plans the overlay of a commitment's sibling, given what its limit will be.
 func (p *planner) cheapen(b *base, s *Pool, w *want, next float64) {

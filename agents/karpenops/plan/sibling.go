@@ -553,6 +553,10 @@ func (p *planner) orphans() {
 		var why string
 		b := p.pools[s.Base]
 		switch {
+		case copied(s):
+			p.find("copy-of-sibling", "NodePool/"+s.Name, "", fmt.Sprintf("it has the label %s and was not made by karpenops: a copy of a sibling, probably. It is left alone, and launches nodes as it says; take the label away, or delete it", karpenstate.LabelOwned), nil, 0)
+			p.say(s.Name, "left alone: it is a copy of a sibling")
+			continue
 		case s.Base == "":
 			p.find("sibling-without-base", "NodePool/"+s.Name, "", fmt.Sprintf("it has the label %s and no annotation %s, so whose sibling it is cannot be told, and it is left alone", karpenstate.LabelOwned, karpenstate.AnnotationBase), nil, 0)
 			p.say(s.Name, "left alone: it does not say of which NodePool it is a sibling")
@@ -643,11 +647,21 @@ func (p *planner) object(b *base, w *want, limits map[string]float64) (map[strin
 
 // siblingName is unique by its hash and stays a label value, which Karpenter makes of a NodePool's name.
 func siblingName(base, purpose, hash string) string {
+	return siblingPrefix(base, purpose, len(hash)) + hash
+}
+
+// siblingPrefix is what the names of a base's siblings for a purpose begin with.
+func siblingPrefix(base, purpose string, hash int) string {
 	const most = maxName - len("nops---")
-	if room := most - len(purpose) - len(hash); len(base) > room {
+	if room := most - len(purpose) - hash; len(base) > room {
 		base = strings.TrimRight(base[:room], "-.")
 	}
-	return fmt.Sprintf("nops-%s-%s-%s", base, purpose, hash)
+	return fmt.Sprintf("nops-%s-%s-", base, purpose)
+}
+
+// copied says whether a NodePool says that it is a sibling and has a name that no sibling has: somebody copied one, labels and all.
+func copied(pool *Pool) bool {
+	return pool.Owned && pool.Base != "" && pool.Purpose != "" && !strings.HasPrefix(pool.Name, siblingPrefix(pool.Base, pool.Purpose, len(digest())))
 }
 
 // weigh finds the weights of a wanted sibling: the one that there is keeps its own while that is right, and a new one gets the next that is free

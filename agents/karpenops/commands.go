@@ -247,11 +247,38 @@ func runResume(ctx context.Context, c *agent.Call) error {
 	if err != nil {
 		return err
 	}
-	if err := s.writer(write.Limits{}).Resume(ctx, pool); err != nil {
+	done, err := s.writer(write.Limits{}).Resume(ctx, pool)
+	if errors.Is(err, write.ErrNoSuchPool) {
+		return agent.Misuse(err)
+	}
+	if err != nil {
 		return err
 	}
-	fmt.Fprintf(s.out, "%s is not paused any more\n", subject(pool))
+	printResumed(s.out, subject(pool), done)
 	return nil
+}
+
+// printResumed says what was let go of, and nothing that was not.
+func printResumed(w io.Writer, subject string, r write.Resumed) {
+	if r.Paused {
+		fmt.Fprintf(w, "%s is not paused any more\n", subject)
+	} else {
+		fmt.Fprintf(w, "%s was not paused\n", subject)
+	}
+	for _, key := range r.Fights {
+		ref, path, _ := strings.Cut(key, " ")
+		if path == "" {
+			fmt.Fprintf(w, "%s may be made again\n", ref)
+			continue
+		}
+		fmt.Fprintf(w, "%s of %s may be written again\n", path, ref)
+	}
+	for _, name := range r.Cooldown {
+		fmt.Fprintf(w, "NodePool/%s is not left alone any more after a write that went ill\n", name)
+	}
+	for _, ref := range r.Ill {
+		fmt.Fprintf(w, "%s is taken for right as it is, with the write that could not be undone\n", ref)
+	}
 }
 
 // oneOrAll is the NodePool that a command is about; "" is all.
@@ -301,6 +328,9 @@ func runRevert(ctx context.Context, c *agent.Call) error {
 			fmt.Fprintln(s.out, line)
 		}
 	})
+	if errors.Is(err, write.ErrNoSuchPool) {
+		return agent.Misuse(err)
+	}
 	if !text {
 		return errors.Join(err, s.json(done))
 	}
@@ -312,7 +342,11 @@ func runRevert(ctx context.Context, c *agent.Call) error {
 		fmt.Fprintln(s.out, "There was nothing of karpenops to take back.")
 	}
 	if err == nil {
-		fmt.Fprintln(s.out, "karpenops is paused now, or it would begin again. To let it: nopsctl karpenops resume")
+		beyond := ""
+		if !s.o.All {
+			beyond = ", as a whole and not for " + strings.Join(s.o.Args, ", ") + " alone"
+		}
+		fmt.Fprintf(s.out, "karpenops is paused now%s, or it would begin again. To let it: nopsctl karpenops resume\n", beyond)
 	}
 	return err
 }

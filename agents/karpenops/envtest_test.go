@@ -518,6 +518,9 @@ func testCommands(t *testing.T, p *place) {
 	says(0, []string{"pause", "--by=ann", "--why=load test"}, "karpenops is paused")
 	says(1, []string{"approve", doc.Plan.Actions[0].ID, "--by=ann"}, "paused")
 	says(0, []string{"resume"}, "not paused any more")
+	says(2, []string{"revert", "defualt", "--by=ann"}, "there is no such NodePool", "there are default")
+	says(2, []string{"resume", "defualt"}, "there is no such NodePool")
+	says(0, []string{"resume"}, "karpenops was not paused")
 	says(0, []string{"approve", doc.Plan.Actions[0].ID, "--by=ann"}, "applied", "create-sibling")
 	list, err := p.dynamic.Resource(poolsGVR).List(t.Context(), metav1.ListOptions{LabelSelector: karpenstate.LabelOwned + "=true"})
 	if err != nil || len(list.Items) != 1 {

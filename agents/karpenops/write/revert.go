@@ -311,7 +311,7 @@ func (b *reverting) siblings(ctx context.Context, s Selection, c *cluster, overl
 	}
 	for i, pool := range mine {
 		if err := b.empty(ctx, nameOf(pool), annotation(pool, karpenstate.AnnotationBase)); err != nil {
-			if ctx.Err() != nil {
+			if ended(ctx) {
 				for _, rest := range mine[i:] {
 					b.result.Waiting = append(b.result.Waiting, nameOf(rest))
 				}
@@ -320,6 +320,14 @@ func (b *reverting) siblings(ctx context.Context, s Selection, c *cluster, overl
 			b.problem(err)
 		}
 	}
+}
+
+// ended says whether the time is up, or so nearly that a request which would have to wait for its turn fails for that.
+func ended(ctx context.Context) bool {
+	if deadline, is := ctx.Deadline(); is && time.Until(deadline) < time.Second {
+		<-ctx.Done()
+	}
+	return ctx.Err() != nil
 }
 
 // empty has a sibling's nodes drift, waits until it has none, and deletes it.

@@ -45,6 +45,8 @@ const (
 	keepTimeout = 10 * time.Second
 	// memoryEvery is how often what only helps after a restart is written.
 	memoryEvery = 5 * time.Minute
+	// seenEvery is how often it is written for documents that were accepted since.
+	seenEvery = time.Minute
 	// The conditions of readiness.
 	conditionCandidate = "election"
 )
@@ -115,6 +117,7 @@ type Agent struct {
 	// What follows is the deciding loop's own.
 	memory    memory
 	keptAt    time.Time // when the memory was written
+	keptSeen  [2]seenFact
 	kept      [sha256.Size]byte
 	content   string    // of the status as it was written
 	changed   time.Time // when that changed last
@@ -481,7 +484,8 @@ func (a *Agent) keep(ctx context.Context, r round) {
 		defer cancel()
 		ctx = late
 	}
-	if sum != a.kept && (len(r.done) > 0 || now.Sub(a.keptAt) >= memoryEvery || a.kept == [sha256.Size]byte{}) {
+	seen := [2]seenFact{m.Market, m.Commitments} // a restart must open no door to a replay
+	if sum != a.kept && (len(r.done) > 0 || now.Sub(a.keptAt) >= memoryEvery || seen != a.keptSeen && now.Sub(a.keptAt) >= seenEvery || a.kept == [sha256.Size]byte{}) {
 		packed, err := m.pack()
 		if err != nil {
 			a.deps.Log.Error("the memory is not kept", "error", err)
@@ -514,7 +518,7 @@ func (a *Agent) keep(ctx context.Context, r round) {
 		a.content, a.changed, a.looked = content, s.At, s.LookedAt
 	}
 	if len(binary) > 0 {
-		a.kept, a.keptAt = sum, now
+		a.kept, a.keptAt, a.keptSeen = sum, now, seen
 	}
 }
 

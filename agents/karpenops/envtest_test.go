@@ -33,6 +33,7 @@ import (
 
 	"github.com/nopsctl/nopsctl/agents/internal/agent"
 	"github.com/nopsctl/nopsctl/agents/internal/agenttest"
+	"github.com/nopsctl/nopsctl/agents/karpenops/write"
 	"github.com/nopsctl/nopsctl/internal/karpenstate"
 	"github.com/nopsctl/nopsctl/pkg/nopsapi"
 )
@@ -69,6 +70,7 @@ func TestAgainstKubernetes(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Run("policy", func(t *testing.T) { testPolicy(t, p) })
+	t.Run("pause", func(t *testing.T) { testPauseStays(t, p) })
 	t.Run("agent", func(t *testing.T) { testLive(t, p) })
 	t.Run("two agents", func(t *testing.T) { testTwo(t, p) })
 	t.Run("commands", func(t *testing.T) { testCommands(t, p) })
@@ -352,7 +354,9 @@ func testPolicy(t *testing.T, p *place) {
 			return err
 		}, "a limit of cpu"},
 		{"limit the user's", func() error { return patch("users", `{"spec":{"limits":{"cpu":"0"}}}`) }, "only annotations and requirements"},
-		{"rotate the user's", func() error { return patch("users", `{"spec":{"template":{"metadata":{"annotations":{"x":"rotate"}}}}}`) }, "only annotations and requirements"},
+		{"rotate the user's", func() error {
+			return patch("users", `{"spec":{"template":{"metadata":{"annotations":{"x":"rotate"}}}}}`)
+		}, "only annotations and requirements"},
 		{"expire the user's", func() error { return patch("users", `{"spec":{"template":{"spec":{"expireAfter":"1m"}}}}`) }, "only annotations and requirements"},
 		{"the user's budgets", func() error { return patch("users", `{"spec":{"disruption":{"budgets":[{"nodes":"100%"}]}}}`) }, "only annotations and requirements"},
 		{"a finalizer on the user's", func() error { return patch("users", `{"metadata":{"finalizers":["example.com/x"]}}`) }, "neither finalizers nor owners"},
@@ -772,4 +776,46 @@ func memoryOf(t *testing.T, pid int) (rss, anon, peak float64) {
 		}
 	}
 	return rss, anon, peak
+}
+
+// A pause does not end because somebody deleted the ConfigMap that it was written on.
+func testPauseStays(t *testing.T, p *place) {
+	kube, err := write.NewClient(p.agent, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &stateOf{kube: kube, namespace: agenttest.Namespace}
+	maps := p.client.CoreV1().ConfigMaps(agenttest.Namespace)
+	pause := func() string {
+		t.Helper()
+		why, err := s.pause(t.Context(), time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return why
+	}
+	_ = maps.Delete(t.Context(), karpenstate.ConfigMap, metav1.DeleteOptions{})
+	if why := pause(); why != "" {
+		t.Fatalf("never paused: %s", why)
+	}
+	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: karpenstate.ConfigMap, Annotations: map[string]string{karpenstate.AnnotationPaused: "true", karpenstate.AnnotationPausedBy: "ann: load test"}}}
+	if _, err := maps.Create(t.Context(), cm, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if why := pause(); !strings.Contains(why, "ann") {
+		t.Fatalf("paused: %q", why)
+	}
+	if err := maps.Delete(t.Context(), karpenstate.ConfigMap, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if why := pause(); !strings.Contains(why, "ann") {
+		t.Errorf("the ConfigMap is gone, and the pause with it: %q", why)
+	}
+	back, err := maps.Get(t.Context(), karpenstate.ConfigMap, metav1.GetOptions{})
+	if err != nil || back.Annotations[karpenstate.AnnotationPausedBy] != "ann: load test" {
+		t.Errorf("it is not put back: %v, %v", back.Annotations, err)
+	}
+	if err := maps.Delete(t.Context(), karpenstate.ConfigMap, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
 }

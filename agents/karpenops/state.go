@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -34,6 +35,10 @@ type stateReader interface {
 type stateOf struct {
 	kube      rest.Interface // of write.NewClient
 	namespace string
+
+	mu sync.Mutex
+	// paused are the annotations of a pause as they were seen last.
+	paused map[string]string
 }
 
 var _ stateReader = (*stateOf)(nil)
@@ -70,7 +75,7 @@ func (s *stateOf) read(ctx context.Context) (recorded, error) {
 func (s *stateOf) pause(ctx context.Context, now time.Time) (string, error) {
 	answer, err := agent.Raw(s.request().SetHeader("Accept", "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json").Do(ctx))
 	if agent.StatusOf(err) == http.StatusNotFound {
-		return "", nil
+		return s.restore(ctx)
 	}
 	var m metav1.PartialObjectMetadata
 	if err == nil {
@@ -79,8 +84,35 @@ func (s *stateOf) pause(ctx context.Context, now time.Time) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("reading ConfigMap %s/%s: %w", s.namespace, karpenstate.ConfigMap, err)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.paused = nil
 	if by := karpenstate.PausedBy(m.Annotations); by != "" {
+		s.paused = map[string]string{}
+		for _, name := range []string{karpenstate.AnnotationPaused, karpenstate.AnnotationPausedBy} {
+			if v, is := m.Annotations[name]; is {
+				s.paused[name] = v
+			}
+		}
 		return "paused by " + by, nil
 	}
 	return frozen(m.Annotations[karpenstate.AnnotationFreeze], now), nil
+}
+
+// restore says what holds while the ConfigMap is gone. A pause does not end because somebody deleted what it was written on: it is put back.
+func (s *stateOf) restore(ctx context.Context) (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.paused == nil {
+		return "", nil
+	}
+	cm := corev1.ConfigMap{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"}, ObjectMeta: metav1.ObjectMeta{Namespace: s.namespace, Name: karpenstate.ConfigMap, Annotations: s.paused}}
+	body, err := json.Marshal(cm)
+	if err == nil {
+		err = s.kube.Post().AbsPath("/api/v1/namespaces", s.namespace, "configmaps").SetHeader("Content-Type", "application/json").Body(body).Do(ctx).Error()
+	}
+	if err != nil && agent.StatusOf(err) != http.StatusConflict {
+		return "", fmt.Errorf("putting the pause back onto ConfigMap %s/%s, which was deleted: %w", s.namespace, karpenstate.ConfigMap, err)
+	}
+	return "paused by " + karpenstate.PausedBy(s.paused), nil
 }

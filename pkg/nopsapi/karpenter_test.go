@@ -337,3 +337,14 @@ func survives[T interface{ Validate() error }](t *testing.T, data []byte) (T, bo
 	}
 	return first, true
 }
+
+// A number so high that no later document could have a higher one is a slip of the pen: it would make a replay of everything that follows.
+func TestNoSequenceNumberEndsAllOthers(t *testing.T) {
+	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	for seq, good := range map[uint64]bool{1: true, uint64(at.Unix()): true, uint64(at.UnixNano()): true, uint64(at.UnixNano()) + 1: false, 1<<64 - 1: false} {
+		h := nopsapi.FactHeader{SchemaVersion: nopsapi.KarpenterSchema, Seq: seq, AsOf: at, ValidUntil: at.Add(time.Hour)}
+		if err := h.Validate(); (err == nil) != good {
+			t.Errorf("seq %d: %v", seq, err)
+		}
+	}
+}

@@ -318,7 +318,7 @@ func TestWhatIsUnknownAboutKarpenterSurvives(t *testing.T) {
 		person, _ := installed(t, h.URL)
 		key := must[nopsapi.AgentKey](t)(person.CreateAgentKey(t.Context(), arn)).Key
 		at, until := c.Now().Format(time.RFC3339), c.Now().Add(time.Hour).Format(time.RFC3339)
-		head := `{"schema_version":1,"seq":12345678901234567890,"as_of":"` + at + `","valid_until":"` + until + `","newer":{"deep":[12345678901234567891]},`
+		head := `{"schema_version":1,"seq":1234567890123456789,"as_of":"` + at + `","valid_until":"` + until + `","newer":{"deep":[12345678901234567891]},`
 		for _, tt := range []struct{ method, path, key, body, part string }{
 			{"PUT", nopsapi.PathMarket(arn), adminKey, head + `"region":"us-east-1","instance_types":[{"name":"a","vcpu":1,"memory_mib":1,"gpus":8}],"offerings":[]}`, `"gpus":8`},
 			{"PUT", nopsapi.PathCommitments(arn), adminKey, head + `"commitments":[]}`, `"deep":[12345678901234567891]`},

@@ -353,7 +353,7 @@ func (b *reverting) empty(ctx context.Context, name, base string) error {
 			}
 			continue
 		}
-		line := ""
+		var line string
 		if len(claims) > 0 {
 			line = b.nodes(ctx, pool, claims)
 		} else if line, err = b.remove(ctx, name, base, pool); err != nil || line == "" {

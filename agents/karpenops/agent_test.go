@@ -178,6 +178,7 @@ func TestWhatStopsIt(t *testing.T) {
 		want         string
 	}{
 		{"paused", "somebody's word", func(_ *Agent, h *fakeHands, _ *inventory.Snapshot) { h.paused = "paused by ann: load test" }, func(s karpenstate.Status) string { return s.Paused }, "ann: load test"},
+		{"paused, and what waits", "for that, not for the next round", func(_ *Agent, h *fakeHands, _ *inventory.Snapshot) { h.paused = "paused by ann: load test" }, func(s karpenstate.Status) string { return s.Pending[0].Waiting }, "paused by ann: load test"},
 		{"state unreadable", "whether it is paused is not known", func(_ *Agent, h *fakeHands, _ *inventory.Snapshot) { h.unread = fmt.Errorf("etcd is away") }, func(s karpenstate.Status) string { return s.Holding }, "etcd is away"},
 		{"inventory behind", "what is there is not known", func(_ *Agent, _ *fakeHands, s *inventory.Snapshot) { s.Problem = "NodePools were last seen at noon" }, func(s karpenstate.Status) string { return s.Holding }, "last seen at noon"},
 		{"no Karpenter", "there is nothing to do", func(_ *Agent, _ *fakeHands, s *inventory.Snapshot) { s.Karpenter = karpenstate.Karpenter{} }, func(s karpenstate.Status) string { return s.Holding }, "not installed"},

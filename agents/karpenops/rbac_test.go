@@ -243,8 +243,12 @@ func undoesStory(s *scene) error {
 		return fmt.Errorf("%s: %w", record.Outcome, err)
 	}
 	at := metav1.NewTime(time.Now().Add(2 * time.Second))
+	spot, err := s.p.dynamic.Resource(poolsGVR).Get(s.t.Context(), "spot", metav1.GetOptions{})
+	if err != nil {
+		s.t.Fatal(err)
+	}
 	if _, err := s.p.client.CoreV1().Events(metav1.NamespaceDefault).Create(s.t.Context(), &corev1.Event{
-		ObjectMeta: metav1.ObjectMeta{GenerateName: "e-"}, InvolvedObject: corev1.ObjectReference{Kind: "NodePool", Name: "spot"}, Reason: "NoCompatibleInstanceTypes", Message: "nothing", FirstTimestamp: at, LastTimestamp: at,
+		ObjectMeta: metav1.ObjectMeta{GenerateName: "e-"}, Source: corev1.EventSource{Component: "karpenter"}, InvolvedObject: corev1.ObjectReference{Kind: "NodePool", Name: "spot", UID: spot.GetUID()}, Reason: "NoCompatibleInstanceTypes", Message: "nothing", FirstTimestamp: at, LastTimestamp: at,
 	}, metav1.CreateOptions{}); err != nil {
 		s.t.Fatal(err)
 	}

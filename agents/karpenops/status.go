@@ -52,7 +52,7 @@ func (r round) status(version string) karpenstate.Status {
 		if r.done[a.ID] {
 			continue
 		}
-		s.Pending = append(s.Pending, karpenstate.Pending{ID: a.ID, Action: string(a.Kind), Object: a.ObjectKind + "/" + a.Name, Reason: a.Reason, Waiting: or(or(r.waiting[a.ID], a.Waiting), "the next round"), Drift: len(a.Drift)})
+		s.Pending = append(s.Pending, karpenstate.Pending{ID: a.ID, Action: string(a.Kind), Object: a.ObjectKind + "/" + a.Name, Reason: a.Reason, Waiting: or(or(or(r.waiting[a.ID], a.Waiting), or(r.paused, r.holding)), "the next round"), Drift: len(a.Drift)})
 	}
 	return s
 }

@@ -5,12 +5,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/nopsctl/nopsctl/internal/karpenstate"
 	"github.com/nopsctl/nopsctl/internal/ui/plain"
 	"github.com/nopsctl/nopsctl/pkg/event"
 )
@@ -87,8 +90,8 @@ func newKarpenopsRevertCommand(f *Factory, runF func(context.Context, *karpenAct
 		Use: "revert [NODEPOOL...]", Short: "Take back what karpenops did, to some NodePools or to all",
 		Long: `Takes back what karpenops did for these NodePools, or with --all for every one. NodePools that it made get a limit of 0 vCPU, Karpenter moves their
 pods within their disruption budgets, and once they have no nodes they are deleted, never before. What it changed in place gets its former
-value back where it still is what karpenops wrote; what a person has changed since stays. karpenops is paused first and stays so, or it would begin
-again: nopsctl karpenops resume lets it.
+value back where it still is what karpenops wrote; what a person has changed since stays. karpenops as a whole is paused first and stays so, also where
+NodePools are named, or it would begin again: nopsctl karpenops resume lets it.
 
 ` + byJob,
 		Example: `  nopsctl karpenops revert default
@@ -185,17 +188,26 @@ func (o *karpenActOptions) act(ctx context.Context, op *operation, answer *karpe
 	if err != nil {
 		return err
 	}
+	if err := k.known(ctx, o.pools); err != nil {
+		return err
+	}
 	o.f.announce("About to take back what karpenops did", s.facts, op.closing.Target)
 	fmt.Fprintf(o.f.IO.ErrOut, "  %-10s %s\n  %-10s %s\n  %-10s %s\n", "of", first(strings.Join(o.pools, ", "), "all NodePools"), "there is", before,
-		"meanwhile", "karpenops is paused, and stays so: nopsctl karpenops resume lets it begin again")
+		"meanwhile", "karpenops as a whole is paused, and stays so: nopsctl karpenops resume lets it begin again")
 	if err := o.f.confirm(ctx, o.yes, true, "karpenops revert"); err != nil {
 		return err
 	}
 	err = k.revert(ctx, job, o.pools, before)
 	if left, lookErr := k.leftovers(context.WithoutCancel(ctx)); lookErr == nil {
 		answer.Leftovers = &left
-		if err == nil && o.all && left.any() {
-			err = &failure{class: "failed", reason: "karpenops revert: it ended, and there still is " + left.String(), advice: "nopsctl karpenops revert --all goes on; nopsctl karpenops status says what happened"}
+		switch theirs := left.reach(); {
+		case err == nil && o.all && theirs.any():
+			err = &failure{
+				class: "failed", reason: "karpenops revert: it ended, and there still is " + theirs.String(),
+				advice: "what it left alone it said above, with what to do by hand; nopsctl karpenops revert --all goes on with the rest, and nopsctl karpenops status says what happened",
+			}
+		case err == nil && len(left.Strays) > 0:
+			op.Observe(strayed(left))
 		}
 	}
 	return err
@@ -203,20 +215,22 @@ func (o *karpenActOptions) act(ctx context.Context, op *operation, answer *karpe
 
 // revert runs the agent's revert: of these NodePools, or without any of all.
 func (k *karpenSession) revert(ctx context.Context, job agentJob, pools []string, there leftovers) error {
-	job.args = []string{"revert", "--all"}
+	job.args = []string{"revert", "--timeout=" + job.patience.String(), "--by=" + k.whoami(ctx)}
 	again := "nopsctl karpenops revert --all"
 	if len(pools) > 0 {
-		job.args = append([]string{"revert"}, pools...)
+		job.args = append(append(job.args, "--"), pools...)
 		again = "nopsctl karpenops revert " + strings.Join(pools, " ")
+	} else {
+		job.args = append(job.args, "--all")
 	}
-	job.args = append(job.args, "--timeout="+job.patience.String(), "--by="+k.whoami(ctx))
 	for _, s := range there.Siblings {
 		if len(pools) == 0 || slices.Contains(pools, s.Base) || slices.Contains(pools, s.Name) {
 			job.avoid = append(job.avoid, s.Name)
 		}
 	}
 	job.half = "NodePools that it had reached stay at a limit of 0 vCPU and lose their nodes within their disruption budgets; the others are as they were"
-	job.goOn = again + " goes on from there; nopsctl karpenops status shows what is left"
+	job.goOn = again + " goes on from there, with a longer --timeout where it needs one; nopsctl karpenops status shows what is left"
+	job.mend = "it says how far it came; once that is mended, " + again + " does what is left, which nopsctl karpenops status shows"
 	return k.run(ctx, job)
 }
 
@@ -253,7 +267,8 @@ func (o *karpenActOptions) approve(ctx context.Context, k *karpenSession, job ag
 	if err := o.f.confirm(ctx, o.yes, true, "karpenops approve"); err != nil {
 		return err
 	}
-	job.args = append(job.args, o.id, "--by="+k.whoami(ctx))
+	job.args = append(job.args, "--by="+k.whoami(ctx), "--", o.id)
+	job.mend = "nothing is done but what the ledger has, and nopsctl karpenops status shows that and what waits now"
 	job.half, job.goOn = "whether it was carried out is in the ledger", "nopsctl karpenops status shows the ledger; what was done goes back with nopsctl karpenops revert"
 	return k.run(ctx, job)
 }
@@ -271,7 +286,9 @@ This lets go of that, for one NodePool or for all, once somebody has looked, and
 }
 
 func (o *karpenActOptions) resume(ctx context.Context, k *karpenSession, job agentJob) error {
-	job.args = append(job.args, o.pools...)
+	if len(o.pools) > 0 {
+		job.args = append(append(job.args, "--"), o.pools...)
+	}
 	job.half, job.goOn = "whether it was let go of is not known", "run it again: twice does no harm"
 	return k.run(ctx, job)
 }
@@ -314,7 +331,9 @@ func (o *karpenActOptions) describe(r karpenRecord) error {
 // logLine shows a line of the program's log, unless only what is wrong is to be told.
 func (o *karpenActOptions) logLine(line string) {
 	var entry map[string]any
-	if json.Unmarshal([]byte(line), &entry) != nil {
+	numbers := json.NewDecoder(strings.NewReader(line))
+	numbers.UseNumber() // as the program wrote them
+	if numbers.Decode(&entry) != nil {
 		return
 	}
 	level, _ := entry["level"].(string)
@@ -444,8 +463,10 @@ func (o *keeper) leave(ctx context.Context, l *leaving, operation string, observ
 		switch {
 		case lookErr != nil:
 			err = lookErr
-		case left.any():
-			err = &failure{class: "failed", reason: "there still is " + left.String()}
+		case left.reach().any():
+			err = &failure{class: "failed", reason: "there still is " + left.reach().String()}
+		case len(left.Strays) > 0:
+			observe.Emit(strayed(left))
 		}
 	}
 	if err == nil {
@@ -470,3 +491,46 @@ func (l *leaving) gone(ctx context.Context) error {
 
 // warnLeftovers says that something is left with nobody to tend it.
 const warnLeftovers = "NOPS-CLI-002"
+
+// strayed warns of what karpenops made and may not touch any more.
+func strayed(l leftovers) event.Warning {
+	name := l.Strays[0].Name
+	return event.Warning{
+		ID: warnLeftovers, Message: "nobody tends any more: " + leftovers{Strays: l.Strays}.String(),
+		Hint: fmt.Sprintf("kubectl label nodepool %s %s=true, and revert again; or by hand: a limit of 0 vCPU, and kubectl delete nodepool %[1]s once it has no nodes", name, karpenstate.LabelOwned),
+	}
+}
+
+// known refuses names of which there is nothing: a revert pauses karpenops, and a slip must not.
+func (k *karpenSession) known(ctx context.Context, names []string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	pools, err := k.list(ctx, "NodePool")
+	if err != nil {
+		return err
+	}
+	known := map[string]bool{}
+	for i := range pools {
+		known[pools[i].GetName()] = true
+		known[pools[i].GetAnnotations()[karpenstate.AnnotationBase]] = true
+	}
+	// And whatever else was changed in place: a node class that a person agreed to.
+	var journal struct {
+		Originals map[string]json.RawMessage `json:"originals"`
+	}
+	if cm, err := k.client.CoreV1().ConfigMaps(k.namespace).Get(ctx, karpenstate.ConfigMap, metav1.GetOptions{}); err == nil {
+		_ = json.Unmarshal([]byte(cm.Data[karpenstate.KeyJournal]), &journal) // the agent's own: it looks again
+	}
+	for ref := range journal.Originals {
+		_, name, _ := strings.Cut(ref, "/")
+		known[name] = true
+	}
+	delete(known, "")
+	for _, name := range names {
+		if !known[name] {
+			return usageHint("there are "+first(strings.Join(slices.Sorted(maps.Keys(known)), ", "), "none"), "there is no NodePool %q: nothing was done, and nothing is paused", name)
+		}
+	}
+	return nil
+}

@@ -20,12 +20,14 @@ import (
 	"testing/fstest"
 	"time"
 
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
@@ -497,6 +499,37 @@ func (k *karpenWorld) pool(name, base string, nodes int64) {
 	must(k.t, unstructured.SetNestedField(made.Object, nodes, "status", "nodes"))
 	_, err = k.dynamic.Resource(nodePools).UpdateStatus(k.t.Context(), made, metav1.UpdateOptions{})
 	must(k.t, err)
+}
+
+// refuse has an admission webhook of a resource of Karpenter's that does not answer, until the test ends.
+func (k *karpenWorld) refuse(plural string) {
+	k.t.Helper()
+	fail, none, scope, url := admissionv1.Fail, admissionv1.SideEffectClassNone, admissionv1.AllScopes, "https://127.0.0.1:1/"
+	hooks := k.client.AdmissionregistrationV1().ValidatingWebhookConfigurations()
+	made, err := hooks.Create(k.t.Context(), &admissionv1.ValidatingWebhookConfiguration{
+		ObjectMeta: metav1.ObjectMeta{Name: k.namespace},
+		Webhooks: []admissionv1.ValidatingWebhook{{
+			Name: "gone.example.com", FailurePolicy: &fail, SideEffects: &none, AdmissionReviewVersions: []string{"v1"}, ClientConfig: admissionv1.WebhookClientConfig{URL: &url},
+			Rules: []admissionv1.RuleWithOperations{{
+				Operations: []admissionv1.OperationType{admissionv1.Update}, Rule: admissionv1.Rule{APIGroups: []string{"karpenter.sh"}, APIVersions: []string{"v1"}, Resources: []string{plural}, Scope: &scope},
+			}},
+		}},
+	}, metav1.CreateOptions{})
+	must(k.t, err)
+	k.t.Cleanup(func() {
+		if err := hooks.Delete(context.WithoutCancel(k.t.Context()), made.Name, metav1.DeleteOptions{}); err != nil {
+			k.t.Error(err)
+		}
+	})
+	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) { // until the API server has heard of it
+		_, err := k.dynamic.Resource(nodePools).Patch(k.t.Context(), "default", types.MergePatchType, []byte(`{"metadata":{"annotations":{"a":"b"}}}`), metav1.PatchOptions{DryRun: []string{metav1.DryRunAll}})
+		if err != nil {
+			return
+		}
+		if time.Now().After(end) {
+			k.t.Fatal("the webhook is not asked")
+		}
+	}
 }
 
 func (k *karpenWorld) deletePool(name string) {

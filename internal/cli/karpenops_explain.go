@@ -161,8 +161,11 @@ func next(a karpenExplainAnswer, mode karpenstate.Mode) []string {
 			steps = append(steps, "approve "+f.Code+": nopsctl karpenops approve "+f.ID)
 		}
 	}
-	if own := first(string(p.Mode), string(mode)); own != string(karpenstate.ModeInPlace) {
-		steps = append(steps, "let it go further: "+annotate(base, karpenstate.AnnotationMode, string(karpenstate.ModeInPlace))+" (at most as far as the agent's own mode, "+string(mode)+")")
+	switch own := karpenstate.Mode(first(string(p.Mode), string(mode))); {
+	case !own.Includes(mode):
+		steps = append(steps, "let it go as far as the agent may: "+annotate(base, karpenstate.AnnotationMode, string(mode)))
+	case own != karpenstate.ModeInPlace:
+		steps = append(steps, "let it go further: the value karpenops.mode of the release, which is "+string(mode)+" and binds every NodePool")
 	}
 	if p.Paused == "" {
 		steps = append(steps, "pause: nopsctl karpenops pause "+base+" --why REASON")

@@ -47,6 +47,7 @@ type agentJob struct {
 	avoid    []string      // NodePools on whose nodes it must not run: they are about to go
 	// half says what may be half done when it is interrupted, and goOn how to go on.
 	half, goOn string
+	mend       string       // instead of goOn, where the program ended by itself and says why
 	line       func(string) // gets each line of the answer as it comes
 	log        func(string) // gets each line of the log
 	observe    event.Func
@@ -510,7 +511,11 @@ func (r *jobRun) failed(pod *corev1.Pod, otherwise string) error {
 		}
 		reason = strings.Join(nonEmpty(reason, how), ": ")
 	}
-	return &failure{class: class, reason: "karpenops " + r.args[0] + ": " + reason, advice: r.goOn}
+	advice := r.goOn
+	if r.mend != "" && class != "timeout" {
+		advice = r.mend
+	}
+	return &failure{class: class, reason: "karpenops " + r.args[0] + ": " + reason, advice: advice}
 }
 
 // waits tells what a pod that does not run yet waits for, and gives up in time.

@@ -13,8 +13,9 @@ import (
 // leftovers is what karpenops made or changed, as the cluster has it now: what nobody tends when the agent is gone.
 type leftovers struct {
 	Siblings []leftSibling `json:"siblings"`
-	InPlace  []string      `json:"in_place"` // NodePools of the user's that it changed
-	Overlays []string      `json:"overlays"` // NodeOverlays
+	Strays   []leftSibling `json:"strays,omitempty"` // that it made, and that somebody took the label from: it does not touch them any more
+	InPlace  []string      `json:"in_place"`         // NodePools of the user's that it changed
+	Overlays []string      `json:"overlays"`         // NodeOverlays
 }
 
 // leftSibling is a NodePool that karpenops made.
@@ -25,7 +26,15 @@ type leftSibling struct {
 	Nodes   int64  `json:"nodes"`
 }
 
-func (l leftovers) any() bool { return len(l.Siblings)+len(l.InPlace)+len(l.Overlays) > 0 }
+func (l leftovers) any() bool {
+	return len(l.Siblings)+len(l.Strays)+len(l.InPlace)+len(l.Overlays) > 0
+}
+
+// reach is what of it karpenops can take back.
+func (l leftovers) reach() leftovers {
+	l.Strays = nil
+	return l
+}
 
 func (l leftovers) nodes() (n int64) {
 	for _, s := range l.Siblings {
@@ -37,12 +46,18 @@ func (l leftovers) nodes() (n int64) {
 // String is one line.
 func (l leftovers) String() string {
 	var parts []string
-	if len(l.Siblings) > 0 {
+	names := func(of []leftSibling) string {
 		var names []string
-		for _, s := range l.Siblings {
+		for _, s := range of {
 			names = append(names, fmt.Sprintf("%s (%s)", s.Name, count(int(s.Nodes), "node")))
 		}
-		parts = append(parts, fmt.Sprintf("%s that it made, with %s: %s", count(len(l.Siblings), "NodePool"), count(int(l.nodes()), "node"), strings.Join(names, ", ")))
+		return strings.Join(names, ", ")
+	}
+	if len(l.Siblings) > 0 {
+		parts = append(parts, fmt.Sprintf("%s that it made, with %s: %s", count(len(l.Siblings), "NodePool"), count(int(l.nodes()), "node"), names(l.Siblings)))
+	}
+	if len(l.Strays) > 0 {
+		parts = append(parts, fmt.Sprintf("%s that it made and does not touch, for the label %s is gone: %s", count(len(l.Strays), "NodePool"), karpenstate.LabelOwned, names(l.Strays)))
 	}
 	if len(l.Overlays) > 0 {
 		parts = append(parts, fmt.Sprintf("%s: %s", count(len(l.Overlays), "NodeOverlay"), strings.Join(l.Overlays, ", ")))
@@ -65,9 +80,13 @@ func (k *karpenSession) leftovers(ctx context.Context) (leftovers, error) {
 	}
 	for i := range pools {
 		p := &pools[i]
-		switch annotations := p.GetAnnotations(); {
+		annotations := p.GetAnnotations()
+		sibling := leftSibling{Name: p.GetName(), Base: annotations[karpenstate.AnnotationBase], Purpose: annotations[karpenstate.AnnotationPurpose], Nodes: nodesOf(p)}
+		switch {
 		case owned(p):
-			l.Siblings = append(l.Siblings, leftSibling{Name: p.GetName(), Base: annotations[karpenstate.AnnotationBase], Purpose: annotations[karpenstate.AnnotationPurpose], Nodes: nodesOf(p)})
+			l.Siblings = append(l.Siblings, sibling)
+		case sibling.Base != "":
+			l.Strays = append(l.Strays, sibling)
 		case annotations[karpenstate.AnnotationOriginal] != "":
 			l.InPlace = append(l.InPlace, p.GetName())
 		}

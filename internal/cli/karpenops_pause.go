@@ -204,7 +204,11 @@ func (k *karpenSession) pausePool(ctx context.Context, pool, by string) (was str
 		return "", false, nil
 	}
 	if _, err := pools.Patch(ctx, pool, types.MergePatchType, pausing(by), metav1.PatchOptions{FieldManager: "nopsctl"}); err != nil {
-		return was, false, unreachable("annotate NodePool "+pool, err)
+		err := unreachable("annotate NodePool "+pool, err)
+		if f := (*failure)(nil); by != "" && errors.As(err, &f) && f.advice == "" {
+			f.advice = "nopsctl karpenops pause --why REASON, without a NodePool, pauses karpenops as a whole: that annotation is on a ConfigMap, and no webhook of NodePools is asked"
+		}
+		return was, false, err
 	}
 	return was, true, nil
 }

@@ -189,6 +189,9 @@ func (o *karpenStatusOptions) find(ctx context.Context, a *karpenStatusAnswer) e
 		}
 	}
 	o.fill(a, record)
+	if left, err := k.leftovers(ctx); err == nil && len(left.Strays) > 0 { // which no agent tends either
+		a.Leftovers = &leftovers{Siblings: []leftSibling{}, InPlace: []string{}, Overlays: []string{}, Strays: left.Strays}
+	}
 	if a.Agent.State != "ready" && a.Agent.State != "progressing" && a.Agent.State != "degraded" {
 		left, err := k.leftovers(ctx)
 		if err != nil {
@@ -607,5 +610,11 @@ func printEntry(t sheet, e nopsapi.KarpenterRecord) {
 }
 
 func (o *karpenStatusOptions) printLeftovers(t sheet, l leftovers) {
-	t.para(2, "", 0, "Nobody tends what it left: "+l.String()+". nopsctl karpenops revert --all takes it back.")
+	if theirs := l.reach(); theirs.any() {
+		t.para(2, "", 0, "Nobody tends what it left: "+theirs.String()+". nopsctl karpenops revert --all takes it back.")
+	}
+	if len(l.Strays) > 0 {
+		w := strayed(l)
+		t.para(2, "", 0, "N"+w.Message[1:]+". "+w.Hint+".")
+	}
 }

@@ -19,6 +19,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/yaml"
 
 	"github.com/nopsctl/nopsctl/internal/karpenstate"
@@ -291,6 +292,12 @@ func TestKarpenopsPause(t *testing.T) {
 		t.Errorf("left: %v", o.GetAnnotations())
 	}
 	k.want(CodeAuth, k.args("karpenops", "pause", "default", "--why", "x", "--as", "nobody")...)
+	// Whoever cannot write to NodePools, because their admission does not answer above all, has another way.
+	k.refuse("nodepools")
+	k.want(CodeFailed, k.args("karpenops", "pause", "default", "--why", "x")...)
+	k.contains(k.errOut, "nopsctl karpenops pause --why REASON", "as a whole")
+	k.want(CodeOK, k.args("karpenops", "pause", "--why", "x")...)
+	k.want(CodeOK, k.args("karpenops", "resume")...)
 	k.want(CodeUsage, k.args("karpenops", "pause", "a", "b", "--why", "x")...)
 }
 
@@ -465,6 +472,7 @@ func TestKarpenopsJobsThatFail(t *testing.T) {
 		{name: "no pod", reason: "quota, Pod Security: what the Job's controller was told", run: agentRun{noPod: `pods "x" is forbidden: exceeded quota`}, fast: true, code: CodeFailed, says: []string{"no pod was made", "exceeded quota"}},
 		{name: "too long", reason: "what may be half done, and how to go on", run: agentRun{expired: true, lines: []string{"draining default-spot"}}, args: []string{"karpenops", "revert", "--all", "--yes"}, code: CodeTimedOut, says: []string{"stay at a limit of 0 vCPU", "nopsctl karpenops revert --all goes on"}},
 		{name: "slow", reason: "it keeps to the time by itself", run: agentRun{code: 1, long: true, lines: []string{"karpenops: reverting: default-spot still has nodes"}}, args: []string{"karpenops", "revert", "--all", "--yes"}, code: CodeTimedOut, says: []string{"still has nodes", "goes on from there"}},
+		{name: "mends", reason: "what stands in the way, and no promise to go on from there", run: agentRun{code: 1, lines: []string{"karpenops: schema 2: a newer version of the agent wrote the journal"}}, args: []string{"karpenops", "revert", "--all", "--yes"}, code: CodeFailed, says: []string{"once that is mended, nopsctl karpenops revert --all does what is left"}},
 		{name: "half", reason: "it says that it is done, and the cluster says otherwise", run: agentRun{lines: []string{"done"}}, args: []string{"karpenops", "revert", "--all", "--yes"}, code: CodeFailed, says: []string{"there still is", "default-spot (2 nodes)"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -567,11 +575,17 @@ func TestKarpenopsAct(t *testing.T) {
 	if len(*jobs) != 0 {
 		t.Error("it ran without a yes")
 	}
+	k.contains(k.errOut, "karpenops as a whole is paused")
+	k.want(CodeUsage, k.args("karpenops", "revert", "defualt", "--yes")...)
+	k.contains(k.errOut, `there is no NodePool "defualt"`, "there are default, default-spot, other, other-spot", "nothing is paused")
+	if len(*jobs) != 0 || karpenstate.PausedBy(k.stateMap().Annotations) != "" {
+		t.Error("it ran, or paused, for a NodePool that there is not")
+	}
 	k.want(CodeOK, k.args("karpenops", "revert", "default", "--yes", "-o", "json")...)
 	k.fits("karpenops-act")
 	golden(t, "karpenops-revert.json", k.shown(k.out.String()))
 	spec := (*jobs)[0].Spec.Template.Spec
-	if diff := cmp.Diff([]string{"revert", "default", "--timeout=1h0m0s", "--by=jane"}, spec.Containers[0].Args); diff != "" {
+	if diff := cmp.Diff([]string{"revert", "--timeout=1h0m0s", "--by=jane", "--", "default"}, spec.Containers[0].Args); diff != "" {
 		t.Error(diff)
 	}
 	want := []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{{Key: "karpenter.sh/nodepool", Operator: corev1.NodeSelectorOpNotIn, Values: []string{"default-spot"}}}}}
@@ -587,7 +601,7 @@ func TestKarpenopsAct(t *testing.T) {
 	k.want(CodeOK, k.args("karpenops", "approve", "c0ffee")...)
 	k.contains(k.out, "narrow NodePool/default: applied")
 	k.tty = false
-	if diff := cmp.Diff([]string{"approve", "--timeout=10m0s", "c0ffee", "--by=jane"}, (*jobs)[0].Spec.Template.Spec.Containers[0].Args); diff != "" || len(*jobs) != 1 {
+	if diff := cmp.Diff([]string{"approve", "--timeout=10m0s", "--by=jane", "--", "c0ffee"}, (*jobs)[0].Spec.Template.Spec.Containers[0].Args); diff != "" || len(*jobs) != 1 {
 		t.Errorf("%d Jobs\n%s", len(*jobs), diff)
 	}
 	k.want(CodeOK, k.args("karpenops", "approve", "f-77", "--yes")...)
@@ -596,9 +610,15 @@ func TestKarpenopsAct(t *testing.T) {
 	k.contains(k.errOut, "nothing that could be approved")
 	k.want(CodeOK, k.args("karpenops", "approve", "0000", "--yes")...)
 	k.contains(k.errOut, "its record does not have it")
+	k.program(agentRun{code: 1, lines: []string{`{"time":"2026-11-23T14:00:00Z","level":"INFO","msg":"facts","seq":1795828189}`, "karpenops: NodePool/default: frozen: until Monday"}})
+	k.want(CodeFailed, k.args("karpenops", "approve", "c0ffee", "--yes")...)
+	k.contains(k.errOut, "info facts seq=1795828189", "frozen: until Monday", "nothing is done but what the ledger has")
+	if strings.Contains(k.errOut.String(), "karpenops revert") {
+		t.Errorf("there is nothing to take back:\n%s", k.errOut)
+	}
 	jobs = k.program(agentRun{lines: []string{"NodePool default is not paused any more"}})
 	k.want(CodeOK, k.args("karpenops", "retry", "default")...)
-	if diff := cmp.Diff([]string{"resume", "--timeout=5m0s", "default"}, (*jobs)[0].Spec.Template.Spec.Containers[0].Args); diff != "" {
+	if diff := cmp.Diff([]string{"resume", "--timeout=5m0s", "--", "default"}, (*jobs)[0].Spec.Template.Spec.Containers[0].Args); diff != "" {
 		t.Error(diff)
 	}
 	k.clean()
@@ -714,6 +734,8 @@ func TestDisableKarpenops(t *testing.T) {
 		disabled     bool
 		paused       bool
 		real         bool
+		stray        bool
+		silent       string
 	}{
 		{name: "nothing left", reason: "nothing to decide", args: []string{"--yes"}, disabled: true},
 		{name: "no choice", reason: "neither draining nor leaving is guessed", pools: true, args: []string{"--yes"}, code: CodeUsage, says: []string{"--revert", "--no-revert", "default-spot (2 nodes)"}},
@@ -723,6 +745,8 @@ func TestDisableKarpenops(t *testing.T) {
 		{name: "asked, no", reason: "then it is said what stays", pools: true, in: "n\ny\n", disabled: true, says: []string{"NOPS-CLI-002"}},
 		{name: "asked, not at all", reason: "nothing happens", pools: true, in: "y\nn\n", code: CodeCancelled},
 		{name: "revert fails", reason: "the agent stays, and says in what state", pools: true, args: []string{"--yes", "--revert"}, run: agentRun{code: 1, lines: []string{"karpenops: no budget"}}, jobs: 1, code: CodeFailed, paused: true, says: []string{"karpenops stays, and is paused", "no budget", "nopsctl karpenops resume"}},
+		{name: "revert, said", reason: "not the opposite of what it does", pools: true, args: []string{"--yes", "--revert"}, jobs: 1, disabled: true, says: []string{"means what karpenops made and changed is taken back first"}, silent: "nobody to tend"},
+		{name: "astray", reason: "what it may not touch keeps nothing from going, and is said", pools: true, stray: true, args: []string{"--yes", "--revert"}, jobs: 1, disabled: true, says: []string{"NOPS-CLI-002", "default-stray (1 node)", "kubectl label nodepool default-stray karpenops.nops.io/owned=true"}},
 		{name: "dry run", reason: "needs no decision", pools: true, args: []string{"--dry-run"}, says: []string{"default-spot (2 nodes)"}},
 		{name: "revert", reason: "first, paused meanwhile, and not paused when it is switched on again", pools: true, args: []string{"--yes", "--revert"}, jobs: 1, disabled: true, real: true},
 		{name: "again", reason: "it is switched off, and its permissions are gone; what came back by itself is taken back all the same", pools: true, args: []string{"--yes", "--revert"}, jobs: 1, disabled: true, real: true},
@@ -743,6 +767,11 @@ func TestDisableKarpenops(t *testing.T) {
 				k.pool("default", "", 3)
 				k.pool("default-spot", "default", 2)
 			}
+			if tt.stray {
+				k.pool("default-stray", "default", 1)
+				_, err := k.dynamic.Resource(nodePools).Patch(t.Context(), "default-stray", types.MergePatchType, []byte(`{"metadata":{"labels":{"karpenops.nops.io/owned":null}}}`), metav1.PatchOptions{})
+				must(t, err)
+			}
 			var pausedBy string
 			run := tt.run
 			if run.code == 0 {
@@ -759,6 +788,9 @@ func TestDisableKarpenops(t *testing.T) {
 				if text := strings.Join(strings.Fields(k.errOut.String()), " "); !strings.Contains(text, s) {
 					t.Errorf("no %q: %s\n%s", s, tt.reason, k.errOut)
 				}
+			}
+			if tt.silent != "" && strings.Contains(k.errOut.String(), tt.silent) {
+				t.Errorf("%q: %s\n%s", tt.silent, tt.reason, k.errOut)
 			}
 			if len(*jobs) != tt.jobs {
 				t.Errorf("%d Jobs, want %d: %s", len(*jobs), tt.jobs, tt.reason)

@@ -122,7 +122,7 @@ func (o *toggleOptions) toggle(ctx context.Context, op *operation, answer *toggl
 	// Disabling removes what runs: without a yes there is nothing to plan for when nobody can be asked.
 	mustAsk := !o.enable && !o.dryRun
 	if mustAsk && !o.yes && !o.f.IO.CanPrompt() {
-		if text := install.Consequence(o.component, o.enable); text != "" {
+		if text := install.Consequence(o.component, o.enable); text != "" && !o.keeper.revert {
 			fmt.Fprintf(o.f.IO.ErrOut, "%s %s: %s\n", operation, o.component, text)
 		}
 	}
@@ -145,9 +145,12 @@ func (o *toggleOptions) toggle(ctx context.Context, op *operation, answer *toggl
 		return err
 	}
 	answer.Consequence = plan.Consequence
+	if leaves != nil && o.keeper.revert {
+		answer.Consequence = "what karpenops made and changed is taken back first: its NodePools are drained within their disruption budgets and deleted; NodePools are not changed any more then"
+	}
 	if !plan.NoOp || o.dryRun {
 		o.f.announce(fmt.Sprintf("About to %s %s", operation, o.component), s.facts, plan.Target)
-		fmt.Fprintf(o.f.IO.ErrOut, "  %-10s %s\n  %-10s %s\n", "means", plan.Consequence, "changes", changes(plan))
+		fmt.Fprintf(o.f.IO.ErrOut, "  %-10s %s\n  %-10s %s\n", "means", answer.Consequence, "changes", changes(plan))
 	}
 	if leaves != nil {
 		leaves.say(o.f)

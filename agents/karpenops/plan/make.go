@@ -319,7 +319,7 @@ func (p *planner) schedule() []Action {
 			s.waiting = fmt.Sprintf("one run makes no more than %s: the next one", counted(p.cfg.SiblingsPerRun, "NodePool"))
 		case s.flip != "" && flips[s.flip] >= p.cfg.FlipsPerDay:
 			s.waiting = fmt.Sprintf("the choice for %s was changed %s in the last 24 h, and more often it may not be", s.flip, counted(flips[s.flip], "time"))
-		case s.rank > rankDelete && writes+len(s.actions) > p.cfg.WritesPerHour: // to take back waits for nothing
+		case s.rank > rankDelete && writes+len(s.actions) > p.cfg.WritesPerHour:
 			s.waiting = fmt.Sprintf("rate limit: of %d writes an hour %d are used", p.cfg.WritesPerHour, writes)
 		default:
 			writes += len(s.actions)
@@ -332,6 +332,7 @@ func (p *planner) schedule() []Action {
 			}
 		}
 		for _, a := range s.actions {
+			a.back = s.rank <= rankDelete
 			if a.Waiting = s.waiting; a.Waiting != "" {
 				p.say(cmp.Or(a.Base, a.Name), "%s %s waits: %s", a.Kind, a.Name, a.Waiting)
 			} else {

@@ -149,6 +149,9 @@ type Action struct {
 	Flip string `json:"flip,omitempty"`
 	// Waiting says why it is planned and not to be carried out now: a mode that does not go so far, a pause. "": to be carried out.
 	Waiting string `json:"waiting,omitempty"`
+
+	// back says that it only takes back or gives back, which waits for no bucket of writes.
+	back bool
 }
 
 // Change is of one field. Path is a JSON pointer; nil is absent.

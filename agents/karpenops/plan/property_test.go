@@ -164,7 +164,8 @@ func p3Keeps(k tick) error {
 	})
 }
 
-// P9: no more nodes drift than the cap, and no more is written in an hour than the bucket holds.
+// P9: no more nodes drift than the cap, and no more is written in an hour than the bucket holds. What only takes back is not bounded: a
+// share that shrank, or a NodePool that opted out, cannot wait.
 func p9Churn(k tick) error {
 	cfg := k.in.Config.WithDefaults()
 	for _, a := range k.plan.Actions {
@@ -173,7 +174,7 @@ func p9Churn(k tick) error {
 		}
 	}
 	n := 0
-	for _, at := range k.toy.writes {
+	for _, at := range k.toy.spent {
 		if k.in.Now.Sub(at) < time.Hour {
 			n++
 		}

@@ -257,6 +257,7 @@ type toy struct {
 	memory Memory
 	made   int
 	writes []time.Time
+	spent  []time.Time // of those what the bucket is for
 	cat    *offering.Catalogue
 }
 
@@ -500,7 +501,9 @@ func (y *toy) apply(actions []Action) error {
 		if a.Waiting != "" {
 			continue
 		}
-		y.writes, y.memory = append(y.writes, y.now), y.memory.Applied(a, y.now)
+		if y.writes, y.memory = append(y.writes, y.now), y.memory.Applied(a, y.now); !a.back {
+			y.spent = append(y.spent, y.now)
+		}
 		switch a.Kind {
 		case CreateSibling:
 			if y.pools[a.Name] != nil {

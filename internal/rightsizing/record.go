@@ -34,6 +34,8 @@ type Adjustment struct {
 	Rule string            `json:"rule"` // "floor", "platform", "oom", "max", "min", "jvm", "node", "limitRange"
 	Why  string            `json:"why"`  // for people
 	To   resource.Quantity `json:"to"`
+	// At is when it began, of "oom": it holds for OOMHold from then on, and a restart of the recommender does not forget it.
+	At time.Time `json:"at,omitzero"`
 }
 
 // Application is what became of a recommendation, in the autoscaler's status as application; the updater writes it.

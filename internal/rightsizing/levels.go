@@ -24,7 +24,7 @@ func Upstream() Estimation {
 	return Estimation{CPU: p, Memory: p, Margin: 0.15}
 }
 
-// Estimation is that of a level; false of a word that is none. CPU that is short slows a container, memory that is short kills it: memory
+// Estimation is that of a level; upstream's, and false, of a word that is none. CPU that is short slows a container, memory that is short kills it: memory
 // goes by a higher percentile on every level, and its samples are a day's peaks to begin with.
 func (l Level) Estimation() (Estimation, bool) {
 	switch l {
@@ -37,7 +37,7 @@ func (l Level) Estimation() (Estimation, bool) {
 	case MaximumPerformance:
 		return Estimation{CPU: Percentiles{0.8, 0.99, 1}, Memory: Percentiles{0.9, 1, 1}, Margin: 0.25}, true
 	}
-	return Estimation{}, false
+	return Upstream(), false
 }
 
 // Floor is what a container never goes below of a resource, cpu or memory.
@@ -55,7 +55,8 @@ func (s Settings) Floor(name string) resource.Quantity {
 }
 
 // EffectiveOf reads the settings of an autoscaler from its annotations; nil when it has none, and upstream's defaults hold. Settings that
-// cannot be read are an error: nobody guesses what a person meant.
+// cannot be read are an error: nobody guesses what a person meant. Without a
+// level upstream's percentiles hold.
 func EffectiveOf(annotations map[string]string) (*Effective, error) {
 	text, is := annotations[AnnotationSettings]
 	if !is {
@@ -65,7 +66,7 @@ func EffectiveOf(annotations map[string]string) (*Effective, error) {
 	if err := json.Unmarshal([]byte(text), &e); err != nil {
 		return nil, fmt.Errorf("reading annotation %s: %w", AnnotationSettings, err)
 	}
-	if _, is := e.Level.Estimation(); !is {
+	if _, is := e.Level.Estimation(); !is && e.Level != "" {
 		return nil, fmt.Errorf("annotation %s: level %q is none of %v", AnnotationSettings, e.Level, Levels())
 	}
 	return &e, nil

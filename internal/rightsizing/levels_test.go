@@ -36,8 +36,8 @@ func TestLevelsRise(t *testing.T) {
 		}
 		last = e
 	}
-	if _, is := Level("Fast").Estimation(); is {
-		t.Error("a word that is no level has an estimation")
+	if e, is := Level("Fast").Estimation(); is || e != Upstream() {
+		t.Errorf("a word that is no level has an estimation of its own: %+v", e)
 	}
 }
 
@@ -53,7 +53,7 @@ func TestEffectiveOf(t *testing.T) {
 		{"plain", "the floors have defaults", map[string]string{AnnotationSettings: `{"policy":"p","level":"BalancedSavings"}`}, BalancedSavings, "10m", "32Mi", ""},
 		{"floors", "one that is set replaces the default of that resource alone", map[string]string{AnnotationSettings: `{"policy":"p","level":"MaximumSavings","floors":{"memory":"64Mi"}}`}, MaximumSavings, "10m", "64Mi", ""},
 		{"no JSON", "nobody guesses", map[string]string{AnnotationSettings: `level: x`}, "", "", "", "reading annotation vpa.nops.io/settings"},
-		{"no level", "settings without a level are not complete", map[string]string{AnnotationSettings: `{"policy":"p"}`}, "", "", "", `level "" is none of`},
+		{"another level", "", map[string]string{AnnotationSettings: `{"policy":"p","level":"Fast"}`}, "", "", "", `level "Fast" is none of`},
 		{"a quantity that is none", "", map[string]string{AnnotationSettings: `{"policy":"p","level":"MaximumSavings","floors":{"cpu":"fast"}}`}, "", "", "", "reading annotation"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

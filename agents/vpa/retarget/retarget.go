@@ -16,14 +16,19 @@ import (
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
 	vpascheme "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/client/clientset/versioned/scheme"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/features"
 
 	"github.com/nopsctl/nopsctl/internal/rightsizing"
 )
 
-// Ours points this process at vpa.nops.io/v1, once; to be called before any client of upstream's is built.
+// Ours points this process at vpa.nops.io/v1, once; to be called before any client of upstream's is built. It also turns on upstream's
+// gate InPlace, whose update mode is that of our policies: without the gate the webhook refuses such an autoscaler.
 func Ours() { once() }
 
-var once = sync.OnceFunc(func() { To(schema.GroupVersion{Group: rightsizing.Group, Version: rightsizing.Version}) }) //nolint:gochecknoglobals // what it changes is global to the process
+var once = sync.OnceFunc(func() {
+	To(schema.GroupVersion{Group: rightsizing.Group, Version: rightsizing.Version})
+	utilruntime.Must(features.MutableFeatureGate.SetFromMap(map[string]bool{string(features.InPlace): true}))
+}) //nolint:gochecknoglobals // what it changes is global to the process
 
 // To points this process at a group and version. It is for programs that can serve either group; agents call Ours. It must not run
 // beside anything that uses upstream's client.

@@ -12,13 +12,11 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/admission-controller/logic"
 	handlers "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/admission-controller/resource"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/admission-controller/resource/pod"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/admission-controller/resource/pod/patch"
-	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/admission-controller/resource/pod/recommendation"
 	autoscaler "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/admission-controller/resource/vpa"
 	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
 	vpaclient "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/client/clientset/versioned"
@@ -27,13 +25,13 @@ import (
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/client"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/limitrange"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/status"
-	vpautil "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/vpa"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
 	"github.com/nopsctl/nopsctl/agents/internal/agent"
 	"github.com/nopsctl/nopsctl/agents/vpa/retarget"
+	"github.com/nopsctl/nopsctl/agents/vpa/rules"
 	"github.com/nopsctl/nopsctl/internal/rightsizing"
 )
 
@@ -63,8 +61,10 @@ type Deps struct {
 	Lifetimes Lifetimes
 	// Every and Settle are the Authority's.
 	Every, Settle time.Duration
-	// Provider wraps what sizes pods; nil leaves upstream's.
-	Provider func(recommendation.Provider) recommendation.Provider
+	// Hosts are the names under which the webhook is called; empty means those of its Service.
+	Hosts []string
+	// Known is what is known of an autoscaler's workload; nil means nothing.
+	Known func(*vpav1.VerticalPodAutoscaler) rules.Known
 	// Leave says why a pod of an autoscaler is not to be sized; empty is that it is. Nil never does.
 	Leave func(ctx context.Context, pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler) string
 }
@@ -96,7 +96,7 @@ func New(deps Deps) (*Controller, error) {
 		return nil, fmt.Errorf("make a client of %s: %w", rightsizing.Group, err)
 	}
 	return &Controller{deps: deps, kube: kube, vpas: vpas, authority: &Authority{
-		Client: kube, Namespace: deps.Namespace, Lifetimes: deps.Lifetimes, Now: deps.Now, Log: deps.Log, Every: deps.Every, Settle: deps.Settle,
+		Client: kube, Namespace: deps.Namespace, Lifetimes: deps.Lifetimes, Now: deps.Now, Log: deps.Log, Hosts: deps.Hosts, Every: deps.Every, Settle: deps.Settle,
 	}}, nil
 }
 
@@ -163,20 +163,18 @@ func (c *Controller) logic(ctx context.Context) (*logic.AdmissionServer, error) 
 	if err != nil {
 		return nil, fmt.Errorf("watch LimitRanges: %w", err)
 	}
-	channel := make(chan struct{})
-	go func() { <-stop; close(channel) }()
-	_, index := vpautil.NewVpasListerWithIndexer(c.vpas, channel, metav1.NamespaceAll)
-	provider := recommendation.NewProvider(limits, vpautil.NewCappingRecommendationProcessor(limits))
-	if c.deps.Provider != nil {
-		provider = c.deps.Provider(provider)
+	_, index, err := retarget.Autoscalers(ctx, c.vpas)
+	if err != nil {
+		return nil, err //nolint:wrapcheck // says what it waited for
 	}
+	provider := rules.NewProvider(rules.Options{LimitRanges: limits, Now: c.deps.Now, Known: c.deps.Known})
 	factory.Start(stop)
 	for kind, synced := range factory.WaitForCacheSync(stop) {
 		if !synced {
 			return nil, fmt.Errorf("wait for the cache of %s: %w", kind, ctx.Err())
 		}
 	}
-	calculators := []patch.Calculator{patch.NewResourceUpdatesCalculator(provider, resource.QuantityValue{}), patch.NewObservedContainersCalculator()}
+	calculators := append(provider.Calculators(patch.Pod), patch.NewObservedContainersCalculator())
 	server := logic.NewAdmissionServer(pod.NewDefaultPreProcessor(), autoscaler.NewDefaultPreProcessor(), limits, matcher{
 		Matcher: autoscaler.NewMatcher(index, selectors, controllers), leave: c.deps.Leave, log: c.deps.Log,
 	}, calculators)

@@ -32,14 +32,18 @@ type Authority struct {
 	Lifetimes Lifetimes
 	Now       func() time.Time
 	Log       *slog.Logger
+	// Hosts are the names under which API servers call the webhook; empty means those of its Service.
+	Hosts []string
 	// Every is how often the Secret is looked at, Settle how long API servers have to notice a new authority; 1m and 20s unless set.
 	Every, Settle time.Duration
 
 	serving atomic.Pointer[tls.Certificate]
 }
 
-// names under which API servers call the webhook.
 func (a *Authority) names() []string {
+	if len(a.Hosts) > 0 {
+		return a.Hosts
+	}
 	return []string{rightsizing.AdmissionService + "." + a.Namespace + ".svc", rightsizing.AdmissionService + "." + a.Namespace + ".svc.cluster.local"}
 }
 

@@ -121,10 +121,8 @@ func (m *material) pem() []byte {
 	return out.Bytes()
 }
 
-// due says when a certificate is to be renewed.
-func due(c *x509.Certificate) time.Time {
-	return c.NotBefore.Add(c.NotAfter.Sub(c.NotBefore) / 3 * 2)
-}
+// due says when a certificate that is valid for so long is to be renewed.
+func due(c *x509.Certificate, valid time.Duration) time.Time { return c.NotAfter.Add(-valid / 3) }
 
 // renew makes what is missing, unusable or old, and says whether anything was. The authority before stays in the bundle until it expires:
 // a replica that has not read the Secret yet serves what it signed.
@@ -136,7 +134,7 @@ func renew(m *material, names []string, l Lifetimes, now time.Time) (*material, 
 		next.bundle = slices.Clone(m.bundle)
 	}
 	changed := false
-	if m == nil || !now.Before(due(m.bundle[0])) || now.Before(m.bundle[0].NotBefore) {
+	if m == nil || !now.Before(due(m.bundle[0], l.Authority)) || now.Before(m.bundle[0].NotBefore) {
 		key, c, err := sign(&x509.Certificate{
 			Subject: pkix.Name{CommonName: authorityName}, NotBefore: now.Add(-backdate), NotAfter: now.Add(l.Authority),
 			IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
@@ -153,7 +151,7 @@ func renew(m *material, names []string, l Lifetimes, now time.Time) (*material, 
 	}
 	changed = changed || len(next.bundle) != before
 	leaf := next.serving.Leaf
-	fits := leaf != nil && leaf.CheckSignatureFrom(next.bundle[0]) == nil && now.Before(due(leaf)) && !now.Before(leaf.NotBefore) &&
+	fits := leaf != nil && leaf.CheckSignatureFrom(next.bundle[0]) == nil && (now.Before(due(leaf, l.Serving)) || leaf.NotAfter.Equal(next.bundle[0].NotAfter)) && !now.Before(leaf.NotBefore) &&
 		!slices.ContainsFunc(names, func(name string) bool { return leaf.VerifyHostname(name) != nil })
 	if !fits {
 		key, c, err := sign(&x509.Certificate{

@@ -168,7 +168,13 @@ func TestPolicyHasItsFields(t *testing.T) {
 		case reflect.Slice:
 			compare(path+"[]", at(schema, "items"), of.Elem())
 		case reflect.Map:
-			compare(path+"{}", at(schema, "additionalProperties"), of.Elem())
+			// By resource; others are not sized.
+			have := at(schema, "properties")
+			if len(have) != 2 {
+				t.Errorf("%s: %v", path, have)
+			}
+			compare(path+"{cpu}", at(have, "cpu"), of.Elem())
+			compare(path+"{memory}", at(have, "memory"), of.Elem())
 		case reflect.Struct:
 			have := at(schema, "properties")
 			known := map[string]bool{}

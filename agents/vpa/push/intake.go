@@ -161,7 +161,7 @@ func (i *Intake) Age(now time.Time) time.Duration {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if !i.taken {
-		return -1
+		return -time.Second
 	}
 	return now.Sub(i.seen.AsOf)
 }

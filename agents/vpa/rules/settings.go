@@ -198,3 +198,20 @@ func Held(vpa *vpav1.VerticalPodAutoscaler, s Settings, err error, known Known, 
 	}
 	return Hold{}
 }
+
+// KnownOf is what an autoscaler's status says of its workload besides the recommendation.
+func KnownOf(a rightsizing.Application, explanations []rightsizing.Explanation) Known {
+	k := Known{Changed: !a.LastChange.IsZero()}
+	for _, e := range explanations {
+		if !e.Since.IsZero() && (k.Watched.IsZero() || e.Since.Before(k.Watched)) {
+			k.Watched = e.Since
+		}
+		if e.Resource == string(corev1.ResourceMemory) && e.Peak.Sign() > 0 {
+			if k.Peaks == nil {
+				k.Peaks = map[string]resource.Quantity{}
+			}
+			k.Peaks[e.Container] = e.Peak
+		}
+	}
+	return k
+}

@@ -50,7 +50,7 @@ func explanations() object {
 			"since": object{"type": "string", "format": "date-time"}, "samples": object{"type": "integer"},
 			"median": quantity(), "percentile": object{"type": "number"}, "atPercentile": quantity(), "peak": quantity(), "margin": object{"type": "number"},
 			"local": quantity(), "result": quantity(),
-			"steps": object{"type": "array", "items": object{"type": "object", "properties": object{"rule": object{"type": "string"}, "why": object{"type": "string"}, "to": quantity()}}},
+			"steps": object{"type": "array", "items": object{"type": "object", "properties": object{"rule": object{"type": "string"}, "why": object{"type": "string"}, "to": quantity(), "at": object{"type": "string", "format": "date-time"}}}},
 		},
 	}}
 }

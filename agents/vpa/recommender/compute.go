@@ -231,7 +231,7 @@ func unsure(states model.ContainerNameToAggregateStateMap) []string {
 // moved says whether a quantity differs from another by more than a fraction of it.
 func moved(from, to resource.Quantity, fraction float64) bool {
 	a, b := from.AsApproximateFloat64(), to.AsApproximateFloat64()
-	return math.Abs(a-b) > fraction*math.Abs(a)
+	return math.Abs(a-b) > fraction*math.Abs(a)*(1+1e-9) // what is exactly so much is not more, however it is rounded
 }
 
 // What counts as a change of a status.

@@ -45,7 +45,7 @@ func Components() []Component {
 		{Name: "karpenops", Toggle: "karpenops.enabled", Workloads: []string{"karpenops"},
 			on:  "NodePools that opted in are tuned to spot markets and commitments, as far as karpenops.mode lets it go; by default it makes NodePools of its own beside them",
 			off: "NodePools stay as they are now and are not changed any more; those that it made go on launching nodes, with nobody to tend them"},
-		{Name: "containerRightsizing", Toggle: "containerRightsizing.enabled", Workloads: []string{"vpa-recommender", "vpa-updater", "vpa-admission-controller"},
+		{Name: "containerRightsizing", Toggle: "containerRightsizing.enabled", Workloads: []string{"vpa-recommender", "vpa-updater", "vpa-policy", "vpa-admission-controller"},
 			on:  "requests of containers are recommended and, where a policy says so, changed; pods may be restarted for it",
 			off: "requests are not changed any more; pods keep what they have now until they are replaced"},
 		{Name: "dataFetcher", Toggle: "dataFetcher.enabled", Workloads: []string{"data-fetcher"},

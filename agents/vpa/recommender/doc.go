@@ -7,7 +7,7 @@
 //
 // Of the status it writes recommendation, conditions, observedGeneration and explanations, by merge patches; the application is the
 // updater's. It writes when a target moved by more than 1 %, a bound by more than 5 %, or a condition changed. Bounds narrow for days as
-// confidence grows, and nobody acts on that alone: those are written at most every half hour, and at once when the request of a running
+// confidence grows, and nobody acts on that alone: those are written at most every hour, and at once when the request of a running
 // pod comes to lie on the other side.
 //
 // Of several replicas one works (Lease nops-vpa-recommender).

@@ -63,7 +63,7 @@ const (
 	// collectEvery is how often aggregations and checkpoints that nobody needs are looked for.
 	collectEvery = time.Hour
 	// boundsEvery is how often bounds are written that only drifted.
-	boundsEvery = 30 * time.Minute
+	boundsEvery = time.Hour
 	// flushLimit is how long the last checkpoints may take at the end.
 	flushLimit = 20 * time.Second
 	// roundsMissed is for how many rounds the loop may not turn before it is taken for dead; one may have thousands of writes to make.

@@ -134,7 +134,7 @@ func (p *Past) cpu(ctx context.Context, namespace string, start, end time.Time, 
 	})
 	var refused *StoreError
 	if errors.As(err, &refused) && refused.Status == unprocessed && end.Sub(start) > smallest {
-		middle := start.Add(end.Sub(start) / 2).Truncate(step)
+		middle := start.Add((end.Sub(start) / 2).Truncate(step)) // on a step of the whole, so that none is lost
 		n, err := p.cpu(ctx, namespace, start, middle, owners, all)
 		if err != nil {
 			return n, err

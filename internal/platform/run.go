@@ -57,7 +57,7 @@ func (s *Server) rejudgeAll(ctx context.Context) error {
 	return nil
 }
 
-// Prune removes heartbeats, records of karpenops and closed warnings beyond the retention, tests a day after they expired, and the answers to
+// Prune removes heartbeats, records of karpenops, outcomes and closed warnings beyond the retention, tests a day after they expired, and the answers to
 // writes that can no longer be repeated.
 func (s *Server) Prune(ctx context.Context) error {
 	retention := s.Retention
@@ -81,6 +81,15 @@ func (s *Server) Prune(ctx context.Context) error {
 		}
 		home := d.ID[:len(d.ID)-len("|"+recordID(r))]
 		return []Change{deletes(kindRecord, d.ID), deletes(kindRecordID, home+"|"+r.ID)}
+	}); err != nil {
+		return err
+	}
+	if err := prune(ctx, s, kindOutcome, func(d Document, o nopsapi.Outcome) []Change {
+		if !o.At.Before(old) {
+			return nil
+		}
+		home := d.ID[:len(d.ID)-len("|"+outcomeID(o))]
+		return []Change{deletes(kindOutcome, d.ID), deletes(kindOutcomeID, home+"|"+o.ID)}
 	}); err != nil {
 		return err
 	}

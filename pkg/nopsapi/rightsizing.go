@@ -13,10 +13,22 @@ const FeatureRightsizing = "rightsizing"
 
 // Limits of the documents about rightsizing.
 const (
-	MaxRecommendations = 8 << 20 // bytes of a list, unpacked
+	MaxRecommendations = 8 << 20 // bytes of a list, unpacked; of a list of workloads as well
 	MaxWorkloads       = 20000   // of a list
 	MaxContainers      = 50      // of a workload
-	MaxOutcomes        = 500     // of one delivery
+	MaxOutcomes        = 500     // of one delivery, and of one answer
+	MaxCores           = 1000.0  // of a container: what is more is a slip of units
+	MaxMemory          = 1e13    // bytes of a container, likewise
+)
+
+// Kinds of outcomes.
+const (
+	OutcomeInPlace  = "in-place"
+	OutcomeEvicted  = "evicted"
+	OutcomeCreated  = "created"
+	OutcomeOOM      = "oom"
+	OutcomeRefused  = "refused"
+	OutcomeReverted = "reverted"
 )
 
 // WorkloadRef names a workload: "apps/v1", "Deployment".
@@ -86,9 +98,23 @@ type Outcome struct {
 	At       time.Time   `json:"at"`
 	Workload WorkloadRef `json:"workload"`
 	Pod      string      `json:"pod"`
-	// Kind is in-place, evicted, created, oom, refused or reverted; Reason says why, for people.
+	// Kind is one of those above; Reason says why, for people.
 	Kind   string `json:"kind"`
 	Reason string `json:"reason,omitempty"`
 	// Seq is that of the recommendations that it follows; 0 is the agent's own model.
 	Seq uint64 `json:"seq,omitempty"`
+}
+
+// OutcomeList is GET /clusters/{arn}/rightsizing/outcomes?since=RFC3339, by time.
+type OutcomeList struct {
+	Outcomes []Outcome `json:"outcomes"`
+	Next     string    `json:"next,omitempty"` // there are more: ask again with after=Next
+}
+
+// RightsizingAck answers what is written about rightsizing.
+type RightsizingAck struct {
+	ReceivedAt time.Time `json:"received_at"`
+	Generation int64     `json:"generation,omitempty"` // of the list of workloads that recommendations are made for from now on
+	Seq        uint64    `json:"seq,omitempty"`        // of the recommendations that are served from now on
+	Stored     int       `json:"stored,omitempty"`     // outcomes that were not known yet
 }

@@ -6,39 +6,33 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/nopsctl/nopsctl/internal/rightsizing/level"
 )
 
-// Estimation is how usage becomes a recommendation: percentiles of it, each with the margin added. Lower and Upper bound what is close
-// enough.
-type Estimation struct {
-	CPU, Memory Percentiles
-	Margin      float64 // as a fraction
-}
+// What the levels mean is in the package level, for those who know nothing of Kubernetes.
+type (
+	// Level is one of the four published levels, from the cheapest to the safest.
+	Level = level.Level
+	// Estimation is how usage becomes a recommendation.
+	Estimation = level.Estimation
+	// Percentiles are from 0 to 1.
+	Percentiles = level.Percentiles
+)
 
-// Percentiles are from 0 to 1.
-type Percentiles struct{ Lower, Target, Upper float64 }
+// Levels.
+const (
+	MaximumSavings      = level.MaximumSavings
+	BalancedSavings     = level.BalancedSavings
+	BalancedPerformance = level.BalancedPerformance
+	MaximumPerformance  = level.MaximumPerformance
+)
+
+// Levels are all of them, in their order.
+func Levels() []Level { return level.All() }
 
 // Upstream is the estimation of an autoscaler without settings: what upstream's recommender does unless it is told otherwise.
-func Upstream() Estimation {
-	p := Percentiles{0.5, 0.9, 0.95}
-	return Estimation{CPU: p, Memory: p, Margin: 0.15}
-}
-
-// Estimation is that of a level; upstream's, and false, of a word that is none. CPU that is short slows a container, memory that is short kills it: memory
-// goes by a higher percentile on every level, and its samples are a day's peaks to begin with.
-func (l Level) Estimation() (Estimation, bool) {
-	switch l {
-	case MaximumSavings:
-		return Estimation{CPU: Percentiles{0.5, 0.8, 0.9}, Memory: Percentiles{0.5, 0.9, 0.95}, Margin: 0.05}, true
-	case BalancedSavings:
-		return Estimation{CPU: Percentiles{0.5, 0.9, 0.95}, Memory: Percentiles{0.6, 0.95, 0.98}, Margin: 0.10}, true
-	case BalancedPerformance:
-		return Estimation{CPU: Percentiles{0.6, 0.95, 0.98}, Memory: Percentiles{0.8, 0.98, 0.99}, Margin: 0.15}, true
-	case MaximumPerformance:
-		return Estimation{CPU: Percentiles{0.8, 0.99, 1}, Memory: Percentiles{0.9, 1, 1}, Margin: 0.25}, true
-	}
-	return Upstream(), false
-}
+func Upstream() Estimation { return level.Upstream() }
 
 // Floor is what a container never goes below of a resource, cpu or memory.
 func (s Settings) Floor(name string) resource.Quantity {

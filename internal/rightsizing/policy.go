@@ -5,22 +5,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// Level is one of the four published levels, from the cheapest to the safest.
-type Level string
-
-// Levels.
-const (
-	MaximumSavings      Level = "MaximumSavings"
-	BalancedSavings     Level = "BalancedSavings"
-	BalancedPerformance Level = "BalancedPerformance"
-	MaximumPerformance  Level = "MaximumPerformance"
-)
-
-// Levels are all of them, in their order.
-func Levels() []Level {
-	return []Level{MaximumSavings, BalancedSavings, BalancedPerformance, MaximumPerformance}
-}
-
 // Policy is a RightsizingPolicy: which workloads are rightsized, and how carefully. It is cluster-wide; with a namespaceSelector it is
 // for those namespaces. Where several select a workload the one with the highest priority holds, then the first by name.
 type Policy struct {

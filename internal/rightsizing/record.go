@@ -24,6 +24,11 @@ type Explanation struct {
 	Margin float64           `json:"margin"`
 	Local  resource.Quantity `json:"local"` // percentile with margin
 
+	// Held is what a container that ran out of memory is given at least, for OOMHold from HeldSince on. A restart of the recommender finds
+	// it here.
+	Held      *resource.Quantity `json:"held,omitempty"`
+	HeldSince time.Time          `json:"heldSince,omitzero"`
+
 	// Steps are what changed it from there on, in order.
 	Steps  []Adjustment      `json:"steps,omitempty"`
 	Result resource.Quantity `json:"result"`
@@ -34,8 +39,6 @@ type Adjustment struct {
 	Rule string            `json:"rule"` // "floor", "platform", "oom", "max", "min", "jvm", "node", "limitRange"
 	Why  string            `json:"why"`  // for people
 	To   resource.Quantity `json:"to"`
-	// At is when it began, of "oom": it holds for OOMHold from then on, and a restart of the recommender does not forget it.
-	At time.Time `json:"at,omitzero"`
 }
 
 // Application is what became of a recommendation, in the autoscaler's status as application; the updater writes it.

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -40,6 +41,8 @@ const (
 	extraRounds, extraEvery = 3, 2 * time.Minute
 	// syncLimit is how long the first round waits for the API server and for facts: until then there is nothing to decide by.
 	syncLimit = 45 * time.Second
+	// keepTimeout bounds recording what was done, after the end of the process was asked for.
+	keepTimeout = 10 * time.Second
 	// memoryEvery is how often what only helps after a restart is written.
 	memoryEvery = 5 * time.Minute
 	// The conditions of readiness.
@@ -72,6 +75,7 @@ type Deps struct {
 type eyes interface {
 	Tasks() []agent.Task
 	Snapshot() inventory.Snapshot
+	Unread() string
 	Changes() <-chan struct{}
 }
 
@@ -112,7 +116,9 @@ type Agent struct {
 	memory    memory
 	keptAt    time.Time // when the memory was written
 	kept      [sha256.Size]byte
-	content   string // of the status as it was written
+	content   string    // of the status as it was written
+	changed   time.Time // when that changed last
+	looked    time.Time // when it was written last that it was looked
 	last      map[string]string
 	settled   write.Settled
 	unordered [sha256.Size]byte // of what people wrote into NodePools
@@ -266,7 +272,7 @@ func (a *Agent) begin(ctx context.Context) bool {
 			return false
 		}
 	}
-	for deadline := time.Now().Add(syncLimit); time.Now().Before(deadline) && (!a.asked.Load() || a.watch.Snapshot().Problem != ""); {
+	for deadline := time.Now().Add(syncLimit); time.Now().Before(deadline) && (!a.asked.Load() || a.watch.Snapshot().Problem != "" || a.watch.Unread() != ""); {
 		if a.loops.deciding.Sleep(ctx, 250*time.Millisecond) != nil {
 			return false
 		}
@@ -289,7 +295,7 @@ func (a *Agent) takeOver(ctx context.Context) error {
 	var status karpenstate.Status
 	if json.Unmarshal([]byte(s.status), &status) == nil {
 		if _, content, err := encode(status); err == nil {
-			a.content = content
+			a.content, a.changed, a.looked = content, status.At, status.LookedAt
 		}
 	}
 	// The platform may lack the last of them; what it has is stored once.
@@ -316,14 +322,17 @@ func (a *Agent) edited() bool {
 }
 
 func (a *Agent) rules() inventory.Rules {
-	return inventory.Rules{Mode: a.opts.config.Mode, Budget: write.DriftBudget, Frozen: frozen}
+	return inventory.Rules{Mode: a.opts.config.Mode, Budget: write.DriftBudget, Frozen: frozen, Schedules: write.Schedules}
 }
+
+// frozenForGood begins what is said of freeze windows that cannot be read: whoever wrote them wanted a freeze.
+const frozenForGood = "frozen for good, since the freeze windows cannot be read: "
 
 // frozen says what window of an annotation is open.
 func frozen(windows string, now time.Time) string {
 	all, err := write.ParseWindows(windows)
 	if err != nil {
-		return "frozen for good, since the freeze windows cannot be read: " + err.Error()
+		return frozenForGood + err.Error()
 	}
 	for _, w := range all {
 		if until, open := w.Active(now); open {
@@ -348,6 +357,7 @@ func (a *Agent) round(ctx context.Context) {
 	a.latest.Store(&r)
 	a.counters.show(r)
 	a.keep(ctx, r)
+	a.shelf.clear()
 	// A round makes garbage of several times what is kept, and then there is a minute without any: the memory is somebody else's meanwhile.
 	debug.FreeOSMemory()
 }
@@ -356,6 +366,9 @@ func (a *Agent) round(ctx context.Context) {
 func (a *Agent) settle(ctx context.Context) {
 	s, err := a.writer.Settle(ctx)
 	a.noted(s.Records...)
+	for _, w := range s.Writes {
+		a.memory.Plan = a.memory.Plan.Applied(plan.Action{Flip: w.Flip}, w.At)
+	}
 	if err != nil {
 		a.deps.Log.Warn("what was written could not be looked after", "error", err)
 		return
@@ -383,6 +396,13 @@ func (a *Agent) think(ctx context.Context) round {
 		r.holding = "whether the agent is paused cannot be read: " + err.Error()
 	case pause != "":
 		r.paused = pause
+	}
+	if why, bad := strings.CutPrefix(pause, frozenForGood); bad {
+		object := "ConfigMap/" + karpenstate.ConfigMap
+		r.fights = append(slices.Clone(r.fights), nopsapi.KarpenterFinding{
+			ID: "schedule-unreadable/" + object, Code: "schedule-unreadable", Object: object,
+			Message: fmt.Sprintf("its annotation %s cannot be read (%s): nothing is written anywhere until it can", karpenstate.AnnotationFreeze, why),
+		})
 	}
 	switch {
 	case r.holding != "":
@@ -430,6 +450,9 @@ func (a *Agent) act(ctx context.Context, r *round) {
 		default:
 			r.done[action.ID] = true
 			a.noted(record)
+			if write.Made(record) {
+				a.memory.Plan = a.memory.Plan.Applied(action, a.deps.Now())
+			}
 		}
 	}
 }
@@ -444,24 +467,19 @@ func (a *Agent) noted(records ...nopsapi.KarpenterRecord) {
 	a.records.push(records...)
 }
 
-// keep records the round in the cluster, where that says anything new.
+// keep records the round in the cluster, where that says anything new, and else each while that it looked.
 func (a *Agent) keep(ctx context.Context, r round) {
-	s := fit(r.status(a.deps.Version))
 	now := a.deps.Now()
-	s.At = now.UTC().Truncate(time.Second)
-	full, content, err := encode(s)
-	if err != nil {
-		a.deps.Log.Error("the status cannot be encoded", "error", err)
-		return
-	}
 	data, binary := map[string]*string{}, map[string][]byte{}
-	if content != a.content {
-		data[karpenstate.KeyStatus] = &full
-	}
 	m := a.memory
 	m.Market, m.Commitments = a.known.market.remember(), a.known.commitments.remember()
 	sum := digest(m)
-	// What was acted on is remembered at once: after a restart it must not be decided anew.
+	// What was acted on is remembered at once, also at the end of the process: after a restart it must not be decided anew.
+	if len(r.done) > 0 {
+		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), keepTimeout)
+		defer cancel()
+		ctx = late
+	}
 	if sum != a.kept && (len(r.done) > 0 || now.Sub(a.keptAt) >= memoryEvery || a.kept == [sha256.Size]byte{}) {
 		packed, err := m.pack()
 		if err != nil {
@@ -469,6 +487,20 @@ func (a *Agent) keep(ctx context.Context, r round) {
 		} else {
 			binary[karpenstate.KeyMemory] = packed
 		}
+	}
+	s := fit(r.status(a.deps.Version))
+	s.LookedAt = now.UTC().Truncate(time.Second)
+	_, content, err := encode(s)
+	if s.At = a.changed; content != a.content || s.At.IsZero() {
+		s.At = s.LookedAt
+	}
+	full, _, again := encode(s)
+	if err = errors.Join(err, again); err != nil {
+		a.deps.Log.Error("the status cannot be encoded", "error", err)
+		return
+	}
+	if content != a.content || len(binary) > 0 || now.Sub(a.looked) >= karpenstate.LookEvery {
+		data[karpenstate.KeyStatus] = &full
 	}
 	if len(data)+len(binary) == 0 {
 		return
@@ -478,7 +510,7 @@ func (a *Agent) keep(ctx context.Context, r round) {
 		return
 	}
 	if len(data) > 0 {
-		a.content = content
+		a.content, a.changed, a.looked = content, s.At, s.LookedAt
 	}
 	if len(binary) > 0 {
 		a.kept, a.keptAt = sum, now

@@ -5,10 +5,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"k8s.io/client-go/rest"
 
 	"github.com/nopsctl/nopsctl/agents/internal/agent"
 	"github.com/nopsctl/nopsctl/agents/internal/agenttest"
@@ -44,6 +48,8 @@ func (e *fakeEyes) Snapshot() inventory.Snapshot {
 	return e.s
 }
 
+func (*fakeEyes) Unread() string { return "" }
+
 func (e *fakeEyes) Changes() <-chan struct{} { return e.changed }
 
 // fakeHands record what they are told to do.
@@ -57,26 +63,34 @@ type fakeHands struct {
 	binary  map[string][]byte
 	keeps   int
 	paused  string
-	unread  error // of the state
+	unread  error  // of the state
+	explain string // of the next records
+	then    func() // after an Apply
 }
 
 func (h *fakeHands) Apply(_ context.Context, a plan.Action, why write.Meta) (nopsapi.KarpenterRecord, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	r := nopsapi.KarpenterRecord{ID: a.ID + ".1", At: noon, Actor: why.Actor, Action: string(a.Kind), Object: a.ObjectKind + "/" + a.Name, Outcome: write.Applied, Predicted: len(a.Drift)}
+	r := nopsapi.KarpenterRecord{ID: a.ID + ".1", At: noon, Actor: why.Actor, Action: string(a.Kind), Object: a.ObjectKind + "/" + a.Name, Outcome: write.Applied, Predicted: len(a.Drift), Explanation: h.explain}
 	if h.fail != nil {
 		r.Outcome = write.Refused
 		return r, h.fail
 	}
 	h.applied, h.why = append(h.applied, a), append(h.why, why)
+	if h.then != nil {
+		h.then()
+	}
 	return r, nil
 }
 
 func (h *fakeHands) Settle(context.Context) (write.Settled, error) { return h.settled, nil }
 
-func (h *fakeHands) Keep(_ context.Context, data map[string]*string, binary map[string][]byte) error {
+func (h *fakeHands) Keep(ctx context.Context, data map[string]*string, binary map[string][]byte) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	h.keeps++
 	for k, v := range data {
 		h.data[k] = *v
@@ -176,6 +190,11 @@ func TestWhatStopsIt(t *testing.T) {
 		{"the pool frozen", "", func(_ *Agent, _ *fakeHands, s *inventory.Snapshot) {
 			s.Pools = []map[string]any{poolOf("default", map[string]any{karpenstate.AnnotationManaged: "true", karpenstate.AnnotationFreeze: "0 8 * * * 10h"})}
 		}, func(s karpenstate.Status) string { return s.Pools[0].Paused }, "frozen"},
+		{"the pool's freeze unreadable", "whoever wrote it wanted a freeze, and is told", func(_ *Agent, _ *fakeHands, s *inventory.Snapshot) {
+			s.Pools = []map[string]any{poolOf("default", map[string]any{karpenstate.AnnotationManaged: "true", karpenstate.AnnotationFreeze: "0 25 * * * 10h"})}
+		}, func(s karpenstate.Status) string { return s.Pools[0].Paused + fmt.Sprint(s.Findings) }, "{schedule-unreadable/NodePool/default schedule-unreadable NodePool/default its annotation karpenops.nops.io/freeze cannot be read"},
+		{"the freeze of all unreadable", "likewise", func(_ *Agent, h *fakeHands, _ *inventory.Snapshot) { h.paused = frozen("0 25 * * * 10h", noon) }, func(s karpenstate.Status) string { return s.Paused + fmt.Sprint(s.Findings) },
+			"{schedule-unreadable/ConfigMap/nops-karpenops-state schedule-unreadable ConfigMap/nops-karpenops-state its annotation"},
 		{"not opted in", "", func(_ *Agent, _ *fakeHands, s *inventory.Snapshot) {
 			s.Pools = []map[string]any{poolOf("default", map[string]any{"a": "b"})}
 		}, func(s karpenstate.Status) string { return fmt.Sprint(s.Pools[0].Managed) }, "false"},
@@ -213,6 +232,31 @@ func TestWhatStopsIt(t *testing.T) {
 	})
 }
 
+// TestPauseOfTheState: whatever is written into the annotation but "false" pauses, by the state as the API server has it.
+func TestPauseOfTheState(t *testing.T) {
+	for value, want := range map[string]string{
+		"": "", `"false"`: "", `"true"`: "paused by ann: test", `"yes"`: `"yes", which is neither true nor false`, `"True"`: `"True", which`, `""`: `"", which`,
+	} {
+		annotations := `"karpenops.nops.io/paused-by":"ann: test"`
+		if value != "" {
+			annotations += `,"karpenops.nops.io/paused":` + value
+		}
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprintf(w, `{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":{"name":"nops-karpenops-state","annotations":{%s}}}`, annotations)
+		}))
+		kube, err := write.NewClient(&rest.Config{Host: server.URL}, "test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := (&stateOf{kube: kube, namespace: "nops"}).pause(t.Context(), noon)
+		if err != nil || (got == "") != (want == "") || !strings.Contains(got, want) {
+			t.Errorf("paused: %s: %q, %v; want %q", value, got, err, want)
+		}
+		server.Close()
+	}
+}
+
 // TestOptingOutNeedsNoFacts: what a person says of a NodePool is done while the platform is away, too.
 func TestOptingOutNeedsNoFacts(t *testing.T) {
 	a, hands := newTestAgent(t, false)
@@ -245,6 +289,60 @@ func TestRefusalsAreSaid(t *testing.T) {
 	}
 }
 
+// TestOnlyWhatWasWrittenCounts: the bounds of writes and of changes of a choice count what was written. Refusals use nothing up; what was undone was written, and so
+// is what undid it.
+func TestOnlyWhatWasWrittenCounts(t *testing.T) {
+	a, hands := newTestAgent(t, false)
+	informed(t, a)
+	now := noon
+	a.deps.Now = func() time.Time { return now }
+	hands.fail = &write.Refusal{Code: write.RateLimited, Object: "NodePool/x", Why: "another one has to prove itself"}
+	for range 25 { // more than an hour's writes
+		now = now.Add(time.Minute)
+		a.round(t.Context())
+		if m := a.memory.Plan; len(m.Writes) != 0 || len(m.Flips) != 0 {
+			t.Fatalf("refusals were counted: %v %v", m.Writes, m.Flips)
+		}
+	}
+	if s := hands.status(t); len(s.Pending) == 0 || !strings.Contains(s.Pending[0].Waiting, "another one has to prove itself") {
+		t.Fatalf("it waits for something else: %+v", s.Pending)
+	}
+	// What was so already is no write.
+	hands.fail, hands.explain = nil, "it was so already"
+	a.round(t.Context())
+	if n := len(a.memory.Plan.Writes); n != 0 || len(hands.applied) == 0 {
+		t.Fatalf("%d writes counted of what was so already, %d applied", n, len(hands.applied))
+	}
+	hands.explain, hands.applied = "", nil
+	a.round(t.Context())
+	made := len(hands.applied)
+	if n := len(a.memory.Plan.Writes); n != made || made == 0 {
+		t.Fatalf("%d writes counted, %d made", n, made)
+	}
+	// An undo, and one that a crash left, of a change of the choice.
+	hands.fail = &write.Refusal{Code: write.RateLimited, Object: "NodePool/x", Why: "it is left alone"}
+	hands.settled = write.Settled{Writes: []write.Write{{At: now}, {At: now, Flip: "default"}}}
+	a.settle(t.Context())
+	hands.settled = write.Settled{}
+	a.round(t.Context())
+	if m := a.memory.Plan; len(m.Writes) != made+2 || len(m.Flips["default"]) != 1 {
+		t.Errorf("%d writes counted, want %d; flips %v", len(m.Writes), made+2, m.Flips)
+	}
+}
+
+// TestWhatWasDoneIsRemembered also where the process is told to end while it is done.
+func TestWhatWasDoneIsRemembered(t *testing.T) {
+	a, hands := newTestAgent(t, false)
+	informed(t, a)
+	ctx, cancel := context.WithCancel(t.Context())
+	hands.then = cancel
+	a.round(ctx)
+	m, err := unpackMemory(hands.binary[karpenstate.KeyMemory])
+	if err != nil || len(hands.applied) == 0 || len(m.Plan.Writes) != len(hands.applied) {
+		t.Errorf("%d writes in the memory, %d made, %v", len(m.Plan.Writes), len(hands.applied), err)
+	}
+}
+
 // TestStable: what did not change is not written, and equal rounds give equal bytes.
 func TestStable(t *testing.T) {
 	a, hands := newTestAgent(t, false)
@@ -268,6 +366,49 @@ func TestStable(t *testing.T) {
 	}
 	if _, err := unpackMemory(hands.binary[karpenstate.KeyMemory]); err != nil || len(hands.binary[karpenstate.KeyMemory]) == 0 {
 		t.Errorf("the memory: %v", err)
+	}
+}
+
+// TestLooks: where nothing changes it is written now and then that it looked, so that an agent with nothing to say differs from one that is gone; and when something
+// changed last stays.
+func TestLooks(t *testing.T) {
+	a, hands := newTestAgent(t, false)
+	now := noon
+	a.deps.Now = func() time.Time { return now }
+	a.round(t.Context())
+	first, keeps := hands.status(t), hands.keeps
+	if !first.At.Equal(noon) || !first.LookedAt.Equal(noon) {
+		t.Fatalf("changed %s, looked %s", first.At, first.LookedAt)
+	}
+	for range 60 {
+		now = now.Add(time.Minute)
+		a.round(t.Context())
+		if age := now.Sub(hands.status(t).LookedAt); age >= karpenstate.LookEvery {
+			t.Fatalf("%s: it says that it looked %s ago", now, age)
+		}
+	}
+	if n := hands.keeps - keeps; n < 10 || n > 12 {
+		t.Errorf("%d writes in an hour without changes, want one in %s", n, karpenstate.LookEvery)
+	}
+	if s := hands.status(t); !s.At.Equal(noon) {
+		t.Errorf("nothing changed, and it says that something did at %s", s.At)
+	}
+	// Another process goes on with it, and what changes changes at once.
+	b, _ := newTestAgent(t, false)
+	b.deps.Now, b.writer, b.state = a.deps.Now, hands, hands
+	if err := b.takeOver(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	now = now.Add(time.Minute)
+	b.round(t.Context())
+	if s := hands.status(t); !s.At.Equal(noon) || !s.LookedAt.Equal(now) {
+		t.Errorf("after a restart: changed %s, looked %s", s.At, s.LookedAt)
+	}
+	hands.paused = "paused by ann: test"
+	now = now.Add(time.Minute)
+	b.round(t.Context())
+	if s := hands.status(t); !s.At.Equal(now) || s.Paused == "" {
+		t.Errorf("a change: changed %s, %q", s.At, s.Paused)
 	}
 }
 

@@ -36,6 +36,9 @@ func open(c *agent.Call) (*session, error) {
 		return nil, err
 	}
 	agent.Memory(c.Getenv, memoryLimit)
+	if s.o.LogLevel == "info" {
+		s.o.LogLevel = "warn" // what was done is the answer, and in the ledger
+	}
 	log, err := c.Logger(s.o.ProcessOptions)
 	if err != nil {
 		return nil, err
@@ -207,9 +210,9 @@ func (s *session) decide(ctx context.Context) (r round, err error) {
 		stop()
 		err = errors.Join(err, <-done)
 	}()
-	for deadline := time.Now().Add(time.Minute); a.watch.Snapshot().Problem != "" && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(time.Minute); (a.watch.Snapshot().Problem != "" || a.watch.Unread() != "") && time.Now().Before(deadline); {
 		if err := agent.Sleep(ctx, 200*time.Millisecond); err != nil {
-			return r, fmt.Errorf("reading the cluster: %w: %s", err, a.watch.Snapshot().Problem)
+			return r, fmt.Errorf("reading the cluster: %w: %s", err, or(a.watch.Snapshot().Problem, a.watch.Unread()+" not read yet"))
 		}
 	}
 	return a.think(ctx), nil
@@ -301,22 +304,15 @@ func runRevert(ctx context.Context, c *agent.Call) error {
 	if !text {
 		return errors.Join(err, s.json(done))
 	}
-	for _, list := range []struct {
-		what string
-		of   []string
-	}{{"got back what it had", done.Restored}, {"left as somebody changed it", done.Released}, {"deleted", done.Deleted}, {"still has nodes", done.Waiting}} {
-		for _, o := range list.of {
-			fmt.Fprintf(s.out, "%s: %s\n", o, list.what)
-		}
+	// What was done is said already, as it was done.
+	if n := len(done.Problems); n > 0 && ctx.Err() == nil {
+		err = fmt.Errorf("reverting: %d of it could not be taken back, as said above; the rest is", n)
 	}
-	switch {
-	case err == nil && len(done.Restored)+len(done.Released)+len(done.Deleted)+len(done.Waiting) == 0:
+	if err == nil && len(done.Restored)+len(done.Released)+len(done.Deleted) == 0 {
 		fmt.Fprintln(s.out, "There was nothing of karpenops to take back.")
-	case err == nil && len(done.Waiting) > 0:
-		err = fmt.Errorf("reverting: %s still have nodes; run it again, it goes on where it was", strings.Join(done.Waiting, ", "))
 	}
 	if err == nil {
-		fmt.Fprintln(s.out, "karpenops is paused now, or it would begin again: resume lets it.")
+		fmt.Fprintln(s.out, "karpenops is paused now, or it would begin again. To let it: nopsctl karpenops resume")
 	}
 	return err
 }
@@ -362,7 +358,7 @@ func runApprove(ctx context.Context, c *agent.Call) error {
 		}
 		record, err = s.writer(write.Limits{}).Approve(ctx, write.Approval{Finding: f, By: s.o.By, Generation: r.generation(kind, name), MarketSeq: r.market.Seq, CommitSeq: r.commits.Seq})
 	default:
-		return fmt.Errorf("nothing that is planned or found now has the ID %s%s: the cluster has moved on, and status says what waits now", id, because(r))
+		return s.unknown(ctx, id, r)
 	}
 	if err != nil {
 		return err
@@ -372,6 +368,24 @@ func runApprove(ctx context.Context, c *agent.Call) error {
 	}
 	fmt.Fprintf(s.out, "%s\nrecorded as %s\n", line(record), record.ID)
 	return nil
+}
+
+// unknown says why nothing has an ID: it was carried out, it is another change by now, or nothing asks for it any more.
+func (s *session) unknown(ctx context.Context, id string, r round) error {
+	if recorded, err := s.state.read(ctx); err == nil {
+		for _, e := range slices.Backward(recorded.ledger) {
+			if write.Decided(e, id) && e.Outcome == write.Applied {
+				return fmt.Errorf("%s was carried out already, at %s by %s (record %s): there is nothing left to approve", id, e.At.UTC().Format(time.RFC3339), e.Actor, e.ID)
+			}
+		}
+	}
+	about := func(id string) string { return id[:max(0, strings.LastIndex(id, "/"))] } // without the patch's digest
+	for _, f := range r.findings() {
+		if f.Patch != "" && about(f.ID) == about(id) {
+			return fmt.Errorf("finding %s has changed since: it is %s now, with the patch %s (%s). Where that is right, too, approve that ID", id, f.ID, f.Patch, replaces(f.Drift))
+		}
+	}
+	return fmt.Errorf("nothing that is planned or found now has the ID %s%s: the cluster has moved on, and status says what waits now", id, because(r))
 }
 
 func because(r round) string {

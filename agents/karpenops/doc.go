@@ -27,8 +27,9 @@
 //
 // # RBAC
 //
-// The chart's roles must equal these tables (a test compares them). Where Kubernetes has ValidatingAdmissionPolicy (1.30), one of that name holds create and
-// delete to what is ours: the label karpenops.nops.io/owned, which no update may add, and no nodes.
+// The chart's roles must equal these tables (a test compares them). Each right has a story that ends otherwise without it (rbac_test.go).
+// Where Kubernetes has ValidatingAdmissionPolicy (1.30), one of that name holds create and delete to what is ours: the label karpenops.nops.io/owned, which no
+// update may add, and no nodes.
 //
 // ClusterRole nops-karpenops:
 //

@@ -333,7 +333,7 @@ func (f *fromConfigMap) Commitments(ctx context.Context) (answer[nopsapi.Commitm
 }
 
 func readFact[T any](ctx context.Context, f *fromConfigMap, name string, taken *string) (a answer[T], err error) {
-	got, err := f.kube.Get().AbsPath("/api/v1/namespaces", f.namespace, "configmaps", f.name).Do(ctx).Raw()
+	got, err := agent.Raw(f.kube.Get().AbsPath("/api/v1/namespaces", f.namespace, "configmaps", f.name).Do(ctx))
 	if agent.StatusOf(err) == http.StatusNotFound {
 		return a, fmt.Errorf("there is no ConfigMap %s/%s (%w)", f.namespace, f.name, errNotOffered)
 	}

@@ -44,7 +44,7 @@ func (s *stateOf) request() *rest.Request {
 
 // read takes the ConfigMap apart. That there is none is nothing wrong: the agent never ran here.
 func (s *stateOf) read(ctx context.Context) (recorded, error) {
-	answer, err := s.request().Do(ctx).Raw()
+	answer, err := agent.Raw(s.request().Do(ctx))
 	if agent.StatusOf(err) == http.StatusNotFound {
 		return recorded{}, nil
 	}
@@ -68,7 +68,7 @@ func (s *stateOf) read(ctx context.Context) (recorded, error) {
 
 // pause asks for the metadata alone: the rest is hundreds of KiB, each minute.
 func (s *stateOf) pause(ctx context.Context, now time.Time) (string, error) {
-	answer, err := s.request().SetHeader("Accept", "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json").Do(ctx).Raw()
+	answer, err := agent.Raw(s.request().SetHeader("Accept", "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json").Do(ctx))
 	if agent.StatusOf(err) == http.StatusNotFound {
 		return "", nil
 	}
@@ -79,8 +79,8 @@ func (s *stateOf) pause(ctx context.Context, now time.Time) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("reading ConfigMap %s/%s: %w", s.namespace, karpenstate.ConfigMap, err)
 	}
-	if m.Annotations[karpenstate.AnnotationPaused] == "true" {
-		return "paused by " + or(m.Annotations[karpenstate.AnnotationPausedBy], "nobody named"), nil
+	if by := karpenstate.PausedBy(m.Annotations); by != "" {
+		return "paused by " + by, nil
 	}
 	return frozen(m.Annotations[karpenstate.AnnotationFreeze], now), nil
 }

@@ -32,7 +32,7 @@ type round struct {
 	counts   map[string]int // by pool: offerings
 }
 
-// status is the round for people and for nopsctl: sorted, without relative times, so that equal rounds give equal bytes. At is left to whoever
+// status is the round for people and for nopsctl: sorted, without relative times, so that equal rounds give equal bytes. Its moments are left to whoever
 // knows when it last changed.
 func (r round) status(version string) karpenstate.Status {
 	s := karpenstate.Status{
@@ -79,15 +79,15 @@ func vcpu(v *float64) string {
 	return strconv.FormatFloat(*v, 'f', -1, 64)
 }
 
-// encode gives the bytes, and what they hold but for the moment: two of equal content are the same.
+// encode gives the bytes, and what they hold but for the moments: two of equal content are the same.
 func encode(s karpenstate.Status) (full, content string, err error) {
-	at := s.At
-	s.At = time.Time{}
+	at, looked := s.At, s.LookedAt
+	s.At, s.LookedAt = time.Time{}, time.Time{}
 	bare, err := json.Marshal(s)
 	if err != nil {
 		return "", "", fmt.Errorf("encoding the status: %w", err)
 	}
-	s.At = at
+	s.At, s.LookedAt = at, looked
 	all, err := json.MarshalIndent(s, "", " ")
 	if err != nil {
 		return "", "", fmt.Errorf("encoding the status: %w", err)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/nopsctl/nopsctl/internal/karpenstate"
+	"github.com/nopsctl/nopsctl/pkg/nopsapi"
 )
 
 // What people read at three in the morning: what is going on first, then what stands against it, then the details.
@@ -24,7 +25,7 @@ func headline(mode karpenstate.Mode, paused, holding string) string {
 
 func printStatus(w io.Writer, s karpenstate.Status) {
 	fmt.Fprintf(w, "karpenops %s: %s\n", s.Version, headline(s.Mode, s.Paused, s.Holding))
-	fmt.Fprintf(w, "as of        %s (the last change)\n", s.At.UTC().Format(time.RFC3339))
+	fmt.Fprintf(w, "looked       %s\nchanged      %s\n", since(s.LookedAt), since(s.At))
 	k := s.Karpenter
 	api := or(strings.Join(k.APIVersions, ", "), "not served")
 	if len(k.APIVersions) > 0 && !k.Writable {
@@ -37,15 +38,26 @@ func printStatus(w io.Writer, s karpenstate.Status) {
 	fmt.Fprintf(w, "market       %s\ncommitments  %s\n", factLine(s.Market), factLine(s.Commitments))
 	printPools(w, s.Pools)
 	printPending(w, s.Pending)
-	if len(s.Findings) > 0 {
-		fmt.Fprint(w, "\nFindings:\n")
-		for _, f := range s.Findings {
-			fmt.Fprintf(w, "  %s  %s: %s\n", f.ID, f.Object, f.Message)
-			if f.Patch != "" {
-				fmt.Fprintf(w, "      approve %s would apply %s (%s)\n", f.ID, f.Patch, replaces(f.Drift))
-			}
+	printFindings(w, s.Findings)
+}
+
+func printFindings(w io.Writer, findings []nopsapi.KarpenterFinding) {
+	for i, f := range findings {
+		if i == 0 {
+			fmt.Fprint(w, "\nFindings:\n")
+		}
+		fmt.Fprintf(w, "  %s  %s: %s\n", f.ID, f.Object, f.Message)
+		if f.Patch != "" {
+			fmt.Fprintf(w, "      approve %s would apply %s (%s)\n", f.ID, f.Patch, replaces(f.Drift))
 		}
 	}
+}
+
+func since(t time.Time) string {
+	if t.IsZero() {
+		return "not known"
+	}
+	return t.UTC().Format(time.RFC3339)
 }
 
 func printPools(w io.Writer, pools []karpenstate.Pool) {
@@ -190,12 +202,7 @@ func printPlan(w io.Writer, r round) {
 			}
 		}
 	}
-	for i, f := range r.plan.Findings {
-		if i == 0 {
-			fmt.Fprint(w, "\nFindings:\n")
-		}
-		fmt.Fprintf(w, "  %s  %s: %s\n", f.ID, f.Object, f.Message)
-	}
+	printFindings(w, r.findings())
 }
 
 func orNone(v any) any {

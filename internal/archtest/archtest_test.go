@@ -185,6 +185,11 @@ func laws() []rule {
 			reason: "an agent's image carries only what the agent does",
 		},
 		{
+			name: "agents link no generated clientset", to: under(agents + "/cmd"), closure: true,
+			forbids: anyOf("k8s.io/client-go/kubernetes", "k8s.io/client-go/informers", "k8s.io/client-go/tools/leaderelection", "sigs.k8s.io/controller-runtime"),
+			reason:  "it brings every API group with it, which was half of a binary and a quarter of an agent's memory",
+		},
+		{
 			name: "an agent knows no other agent", to: under(agents),
 			forbids: func(from, imported string) bool {
 				if !within(imported, agents) || within(imported, agents+"/internal") || within(from, agents+"/cmd") {
@@ -368,6 +373,7 @@ func TestLawCatches(t *testing.T) {
 		root + "/pkg/connectivity":       {ImportPath: root + "/pkg/connectivity", Imports: []string{root + "/pkg/verify/ref"}},
 		root + "/internal/cli":           {ImportPath: root + "/internal/cli", Imports: []string{"helm.sh/helm/v3/pkg/action", "github.com/charmbracelet/bubbletea", lab + "/cluster", agents + "/heartbeat"}},
 		root + "/internal/platform":      {ImportPath: root + "/internal/platform", Imports: []string{root + "/pkg/nopsapi/nopsclient"}},
+		agents + "/cmd/heartbeat":        {ImportPath: agents + "/cmd/heartbeat", Imports: []string{"k8s.io/client-go/tools/leaderelection"}},
 		agents + "/heartbeat":            {ImportPath: agents + "/heartbeat", Imports: []string{agents + "/vpa", root + "/pkg/install"}},
 		root + "/internal/innocent":      {ImportPath: root + "/internal/innocent", Imports: []string{"fmt", "github.com/spf13/cobra"}},
 	}

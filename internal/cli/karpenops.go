@@ -135,7 +135,7 @@ func (k *karpenSession) read(ctx context.Context) (karpenRecord, error) {
 	case err != nil:
 		return r, unreachable("read "+where, err)
 	}
-	r.paused = pausedBy(cm.Annotations)
+	r.paused = karpenstate.PausedBy(cm.Annotations)
 	text, there := cm.Data[karpenstate.KeyStatus]
 	if !there {
 		return r, nil
@@ -171,14 +171,6 @@ func unreachable(what string, err error) error {
 		return &failure{class: map[bool]string{true: "auth", false: "failed"}[apierrors.IsForbidden(err)], reason: what, err: err}
 	}
 	return &failure{class: "preflight", reason: what, err: err, advice: "is the cluster's API server reachable from here? kubectl get --raw /version"}
-}
-
-// pausedBy is who paused what carries these annotations, and why; empty: it is not paused. Whatever somebody wrote but "false" pauses, as the agent has it.
-func pausedBy(annotations map[string]string) string {
-	if v := annotations[karpenstate.AnnotationPaused]; v == "" || v == "false" {
-		return ""
-	}
-	return first(annotations[karpenstate.AnnotationPausedBy], "nobody says who")
 }
 
 // nodePools is where NodePools are; nil where Karpenter's API is not served.

@@ -178,7 +178,7 @@ func (o *karpenExplainOptions) print(a karpenExplainAnswer) {
 	const label = 11
 	t.para(0, "", 0, t.s.Bold(p.Name)+": "+map[bool]string{true: "made by karpenops for " + p.Base + ", " + poolWord(*p), false: poolWord(*p)}[p.Owned])
 	if a.Record.Old {
-		t.para(2, "", 0, "The record is of "+moment(a.Record.At)+": things may have changed.")
+		t.para(2, "", 0, "The record is of "+moment(a.Record.last())+": things may have changed.")
 	}
 	t.para(2, "paused", label, first(p.Paused, a.Paused))
 	t.para(2, "holding", label, a.Holding)

@@ -168,7 +168,7 @@ func (k *karpenSession) pauseAll(ctx context.Context, by string) (was string, ch
 	case err != nil:
 		return "", false, unreachable("read "+what, err)
 	default:
-		if was = pausedBy(have.Annotations); was == "" && by == "" {
+		if was = karpenstate.PausedBy(have.Annotations); was == "" && by == "" {
 			return "", false, nil
 		}
 	}
@@ -200,7 +200,7 @@ func (k *karpenSession) pausePool(ctx context.Context, pool, by string) (was str
 	case err != nil:
 		return "", false, unreachable("read NodePool "+pool, err)
 	}
-	if was = pausedBy(have.GetAnnotations()); was == "" && by == "" {
+	if was = karpenstate.PausedBy(have.GetAnnotations()); was == "" && by == "" {
 		return "", false, nil
 	}
 	if _, err := pools.Patch(ctx, pool, types.MergePatchType, pausing(by), metav1.PatchOptions{FieldManager: "nopsctl"}); err != nil {

@@ -30,8 +30,12 @@ type karpenstateEntry = nopsapi.KarpenterRecord
 // ledgerShown is how many entries of the ledger status tells; the ConfigMap has them all.
 const ledgerShown = 5
 
-// recordAge is how old a record may be, before it says little where no agent is well: one that works writes a new record only when something has changed.
-const recordAge = 30 * time.Minute
+// lookAge is how long ago the agent may have looked last: one that works says so each karpenstate.LookEvery. recordAge is the same of an agent that does not
+// say it yet: that writes a new record only when something has changed, so an old one says little only where the agent is not well.
+const (
+	lookAge   = 3 * karpenstate.LookEvery
+	recordAge = 30 * time.Minute
+)
 
 type karpenStatusOptions struct {
 	karpenFlags
@@ -77,8 +81,17 @@ type karpenAgent struct {
 type karpenWhen struct {
 	At         time.Time `json:"at"` // when something in it changed last
 	AgeSeconds int64     `json:"age_seconds"`
-	Old        bool      `json:"old"`     // things may have changed since: the agent is not well, or not there
-	Version    string    `json:"version"` // of the agent that wrote it
+	LookedAt   time.Time `json:"looked_at,omitzero"` // when the agent looked last, as it wrote at least each five minutes
+	Old        bool      `json:"old"`                // things may have changed since: the agent does not look any more
+	Version    string    `json:"version"`            // of the agent that wrote it
+}
+
+// last is the last moment that the record speaks of.
+func (w karpenWhen) last() time.Time {
+	if w.LookedAt.IsZero() {
+		return w.At
+	}
+	return w.LookedAt
 }
 
 // karpenFacts is a document of facts.
@@ -247,7 +260,12 @@ func (o *karpenStatusOptions) fill(a *karpenStatusAnswer, r karpenRecord) {
 		return
 	}
 	age := max(0, now.Sub(s.At))
-	a.Record = &karpenWhen{At: s.At.UTC(), AgeSeconds: int64(age.Seconds()), Old: age > recordAge && a.Agent.State != "ready", Version: s.Version}
+	a.Record = &karpenWhen{At: s.At.UTC(), AgeSeconds: int64(age.Seconds()), Version: s.Version}
+	if s.LookedAt.IsZero() {
+		a.Record.Old = age > recordAge && a.Agent.State != "ready"
+	} else {
+		a.Record.LookedAt, a.Record.Old = s.LookedAt.UTC(), now.Sub(s.LookedAt) > lookAge
+	}
 	a.Mode, a.Holding, a.Karpenter = string(s.Mode), s.Holding, &s.Karpenter
 	a.Paused = first(s.Paused, r.paused)
 	fresh := func(kind string, f karpenstate.Fact) karpenFacts {
@@ -310,7 +328,8 @@ func (o *karpenStatusOptions) judge(a *karpenStatusAnswer, nothing bool) error {
 		say("never-ran", "the agent has recorded nothing yet, though it should run")
 		return broken("kubectl --namespace " + a.Namespace + " logs deployment/nops-karpenops says why")
 	case a.Record.Old:
-		say("silent", fmt.Sprintf("the agent has recorded nothing for %s: what follows is how things were at %s", plain.Elapsed(time.Duration(a.Record.AgeSeconds)*time.Second), moment(a.Record.At)))
+		last := a.Record.last()
+		say("silent", fmt.Sprintf("the agent has recorded nothing for %s: what follows is how things were at %s", ago(o.f.Now(), last), moment(last)))
 		return broken("kubectl --namespace " + a.Namespace + " logs deployment/nops-karpenops says why")
 	case a.Paused != "":
 		say("paused", "nothing is written: "+a.Paused)
@@ -322,6 +341,18 @@ func (o *karpenStatusOptions) judge(a *karpenStatusAnswer, nothing bool) error {
 		say("running", "it works")
 	}
 	return nil
+}
+
+// ago is how long ago something was, to the second; past is the same with the moment.
+func ago(now, t time.Time) string {
+	return plain.Elapsed(max(0, now.Sub(t)).Truncate(time.Second))
+}
+
+func past(now, t time.Time) string {
+	if now.Sub(t) < time.Second {
+		return "just now, " + moment(t)
+	}
+	return ago(now, t) + " ago, " + moment(t)
 }
 
 func moment(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 MST") }
@@ -417,11 +448,11 @@ func (o *karpenStatusOptions) print(a karpenStatusAnswer) {
 	}
 	t.para(2, "agent", label, agent)
 	if r := a.Record; r != nil {
-		age := plain.Elapsed(time.Duration(r.AgeSeconds)*time.Second) + " ago"
-		if r.AgeSeconds == 0 {
-			age = "just now"
+		now := o.f.Now()
+		if !r.LookedAt.IsZero() {
+			t.para(2, "looked", label, past(now, r.LookedAt))
 		}
-		t.para(2, "changed", label, fmt.Sprintf("%s, %s, by %s", age, moment(r.At), first(r.Version, "an unknown version")))
+		t.para(2, "changed", label, past(now, r.At)+", by "+first(r.Version, "an unknown version"))
 		t.para(2, "mode", label, a.Mode+": "+modeAbout(karpenstate.Mode(a.Mode)))
 		t.para(2, "paused", label, a.Paused)
 		t.para(2, "holding", label, a.Holding)

@@ -29,7 +29,7 @@ import (
 // recordOf is a record with something of everything in it.
 func recordOf(now time.Time) (karpenstate.Status, []karpenstateEntry) {
 	s := karpenstate.Status{
-		SchemaVersion: 1, At: now.Add(-90 * time.Second), Version: "0.1.0", Mode: karpenstate.ModeSiblings,
+		SchemaVersion: 1, At: now.Add(-90 * time.Second), LookedAt: now.Add(-30 * time.Second), Version: "0.1.0", Mode: karpenstate.ModeSiblings,
 		Karpenter:   karpenstate.Karpenter{APIVersions: []string{"v1"}, Writable: true, SpotToSpot: true, NodeClassKinds: []string{"EC2NodeClass"}},
 		Market:      karpenstate.Fact{Seq: 8812, AsOf: now.Add(-3 * time.Minute), ValidUntil: now.Add(12 * time.Minute)},
 		Commitments: karpenstate.Fact{Seq: 41, AsOf: now.Add(-3 * time.Hour), ValidUntil: now.Add(-time.Minute), Problem: "the platform does not answer: connection refused"},
@@ -100,14 +100,24 @@ func TestKarpenopsStatus(t *testing.T) {
 		{name: "not-installed", reason: "nothing is", arrange: func() { k.engine.status.Health = install.NotInstalled }, code: CodeCheckFailed, state: "not-installed", says: []string{"nopsctl install installs it"}},
 		{name: "disabled", reason: "by choice, and it never ran", arrange: func() { k.agentState(install.ComponentDisabled) }, state: "disabled"},
 		{name: "full", reason: "all of it", arrange: func() { k.record(full, entries...) }, state: "running", golden: true},
-		{name: "quiet", reason: "a record that has not changed for a day, of an agent that is well, is not old", arrange: func() {
+		{name: "quiet", reason: "nothing has changed for a day, and it goes on looking", arrange: func() {
 			s := full
-			s.At = s.At.Add(-24 * time.Hour)
+			s.At, s.LookedAt = s.At.Add(-24*time.Hour), s.LookedAt.Add(-4*time.Minute)
+			k.record(s)
+		}, state: "running", says: []string{"changed 24h02m ago", "looked 4m30s ago"}},
+		{name: "gone", reason: "its pod is there, and it does not look any more", arrange: func() {
+			s := full
+			s.LookedAt = s.LookedAt.Add(-20 * time.Minute)
+			k.record(s)
+		}, code: CodeCheckFailed, state: "silent", says: []string{"recorded nothing for 20m30s", "13:39"}},
+		{name: "quiet, and older", reason: "an agent that does not say when it looked, and is well", arrange: func() {
+			s := full
+			s.At, s.LookedAt = s.At.Add(-24*time.Hour), time.Time{}
 			k.record(s)
 		}, state: "running", says: []string{"24h02m ago"}},
-		{name: "silent", reason: "an agent that is on its way for an hour", arrange: func() {
+		{name: "silent", reason: "one that does not say it, and is on its way for an hour", arrange: func() {
 			s := full
-			s.At = s.At.Add(-time.Hour)
+			s.At, s.LookedAt = s.At.Add(-time.Hour), time.Time{}
 			k.record(s)
 			k.agentState("progressing")
 		}, code: CodeCheckFailed, state: "silent", says: []string{"recorded nothing for 1h02m", "12:58"}},

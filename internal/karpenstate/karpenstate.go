@@ -5,6 +5,7 @@
 package karpenstate
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/nopsctl/nopsctl/pkg/nopsapi"
@@ -15,14 +16,15 @@ const ConfigMap = "nops-karpenops-state"
 
 // Keys of the ConfigMap's data.
 const (
-	KeyStatus = "status.json" // Status
-	KeyLedger = "ledger.json" // Ledger
-	KeyMemory = "memory.gz"   // in binaryData: what the agent itself has to remember between restarts
+	KeyStatus  = "status.json"  // Status
+	KeyLedger  = "ledger.json"  // Ledger
+	KeyJournal = "journal.json" // the agent's own: what it has under way
+	KeyMemory  = "memory.gz"    // in binaryData, the agent's own: what it has to remember between restarts
 )
 
 // Annotations and labels. Everything of ours lies below karpenops.nops.io/.
 const (
-	AnnotationPaused     = "karpenops.nops.io/paused"      // "true" on a NodePool or on the ConfigMap: nothing is written
+	AnnotationPaused     = "karpenops.nops.io/paused"      // on a NodePool or on the ConfigMap: nothing is written, see PausedBy
 	AnnotationPausedBy   = "karpenops.nops.io/paused-by"   // who, and why
 	AnnotationManaged    = "karpenops.nops.io/managed"     // "true" on a NodePool opts it in, "false" opts it out whatever else says
 	AnnotationMode       = "karpenops.nops.io/mode"        // Mode of this pool, below or equal to the agent's
@@ -35,6 +37,27 @@ const (
 	AnnotationImported   = "imported_by"                   // "nops" opts a NodePool in: the published marker
 	ImportedByNops       = "nops"
 )
+
+// PausedBy says by whom, and why, what carries these annotations is paused, "" if it is not. Without the annotation, and with "false", it is not. Whatever
+// else somebody wrote is taken for a pause, and said: who mistypes "true" wants a pause, and who mistypes "false" finds out why nothing happens.
+func PausedBy(annotations map[string]string) string {
+	value, there := annotations[AnnotationPaused]
+	if !there || value == "false" {
+		return ""
+	}
+	by := annotations[AnnotationPausedBy]
+	if by == "" {
+		by = "somebody who left no name"
+	}
+	if value != "true" {
+		const most = 40
+		if r := []rune(value); len(r) > most {
+			value = string(r[:most]) + "…"
+		}
+		by += fmt.Sprintf(" (annotation %s is %q, which is neither true nor false and pauses)", AnnotationPaused, value)
+	}
+	return by
+}
 
 // Purposes of siblings.
 const (
@@ -70,18 +93,24 @@ func (m Mode) Includes(other Mode) bool {
 	return rank(m) >= 0 && rank(m) >= rank(other)
 }
 
+// LookEvery is how long the agent looks without writing that it did, where nothing changes.
+const LookEvery = 5 * time.Minute
+
 // Status is what the agent sees and intends.
 type Status struct {
 	SchemaVersion int       `json:"schema_version"` // 1
 	At            time.Time `json:"at"`             // of the last change of what follows
-	Version       string    `json:"version"`
-	Mode          Mode      `json:"mode"`
-	Paused        string    `json:"paused,omitempty"`  // by whom and why, or what freeze window; empty: not
-	Holding       string    `json:"holding,omitempty"` // why nothing is decided: "no market since …", "replayed payload", …
-	Karpenter     Karpenter `json:"karpenter"`
-	Market        Fact      `json:"market"`
-	Commitments   Fact      `json:"commitments"`
-	Pools         []Pool    `json:"pools"`
+	// LookedAt is when the agent looked last and found it so, written at least each LookEvery: what tells an agent with nothing to say from one that is gone.
+	// Zero: of an agent that did not say it yet.
+	LookedAt    time.Time `json:"looked_at,omitzero"`
+	Version     string    `json:"version"`
+	Mode        Mode      `json:"mode"`
+	Paused      string    `json:"paused,omitempty"`  // by whom and why, or what freeze window; empty: not
+	Holding     string    `json:"holding,omitempty"` // why nothing is decided: "no market since …", "replayed payload", …
+	Karpenter   Karpenter `json:"karpenter"`
+	Market      Fact      `json:"market"`
+	Commitments Fact      `json:"commitments"`
+	Pools       []Pool    `json:"pools"`
 	// Pending are the actions that the last plan holds and that are not carried out yet, with the reason why not.
 	Pending  []Pending                  `json:"pending,omitempty"`
 	Findings []nopsapi.KarpenterFinding `json:"findings,omitempty"`

@@ -118,10 +118,11 @@ const (
 	teamLabel = "example.com/team"
 	tierLabel = "example.com/tier"
 	gpuLabel  = "karpenter.k8s.aws/instance-gpu-name"
+	ebsZone   = "topology.ebs.csi.aws.com/zone" // of volumes, which the AWS provider takes for the zone
 )
 
 func (c chance) key() string {
-	return pick(c, offering.LabelFamily, offering.LabelZone, "failure-domain.beta.kubernetes.io/zone", offering.LabelInstanceType, "beta.kubernetes.io/instance-type",
+	return pick(c, offering.LabelFamily, offering.LabelZone, "failure-domain.beta.kubernetes.io/zone", ebsZone, offering.LabelInstanceType, "beta.kubernetes.io/instance-type",
 		offering.LabelArch, "beta.kubernetes.io/arch", offering.LabelCapacityType, offering.LabelCPU, offering.LabelCPU, offering.LabelMemory, offering.LabelZoneID, teamLabel, tierLabel, tierLabel)
 }
 

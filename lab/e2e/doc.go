@@ -1,7 +1,8 @@
 // Package e2e holds the stories: what a user sees, told in txtar and run by the real binaries in a real lab.
 //
 // TestStories runs testdata/stories, TestKarpenter those in testdata/karpenter, TestScenarios the long ones in
-// testdata/scenarios; each in one lab that is started for it and removed afterwards. With NOPSCTL_LAB=NAME they use a lab that is up already and leave it up.
+// testdata/scenarios; each in one lab that is started for it and removed afterwards, and TestKarpenter in a second one at the same
+// time, for what needs no agent (NN-…-by-hand). With NOPSCTL_LAB=NAME they use a lab that is up already and leave it up.
 //
 // A story may use, besides the commands of testscript:
 //
@@ -39,7 +40,7 @@
 //	nodes-stay POOL N for TIME              it has so many all the time
 //	drifted POOL N within TIME              waits until exactly so many of its nodes carry Karpenter's mark Drifted
 //	at-most N deleting POOL   no more of its nodes were ever being deleted at once, since Karpenter was turned on
-//	launched POOL N           so many nodes it has had, those that are gone included, since then
+//	launched POOL N [within TIME]           so many nodes it has had, those that are gone included, since then; with a time it waits for them
 //	sibling VARIABLE within TIME            waits until exactly one NodePool of karpenops launches nodes; the variable is its name
 //	timeline                  prints each node since then, one JSON object a line: karpenter.Node of lab/karpenter
 package e2e

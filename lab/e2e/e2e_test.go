@@ -47,6 +47,18 @@ func TestScenarios(t *testing.T) { run(t, "scenarios", 2) }
 
 // run plays every story of a directory, one after another: they share one cluster.
 func run(t *testing.T, dir string, atLeast int) {
+	files := stories(t, dir, atLeast)
+	w, err := start("e2e")
+	t.Cleanup(w.down(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.play(t, files)
+}
+
+// stories are the files of a directory's.
+func stories(t *testing.T, dir string, atLeast int) []string {
+	t.Helper()
 	if runtime.GOOS != "linux" || os.Geteuid() != 0 {
 		t.Skip("the stories need root on Linux: they run a real Kubernetes in namespaces of their own")
 	}
@@ -57,11 +69,16 @@ func run(t *testing.T, dir string, atLeast int) {
 	if len(files) < atLeast {
 		t.Fatalf("found %d stories in testdata/%s, expected at least %d", len(files), dir, atLeast)
 	}
-	w := start(t)
+	return files
+}
+
+// play plays stories one after another.
+func (w *world) play(t *testing.T, files []string) {
 	for _, file := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
 			began := time.Now()
-			defer func() { t.Logf("%s took %s", filepath.Base(file), time.Since(began).Round(time.Second)) }()
+			// Not deferred: testscript's own tests begin once this one has returned.
+			t.Cleanup(func() { t.Logf("%s took %s", filepath.Base(file), time.Since(began).Round(time.Second)) })
 			w.clean(t)
 			testscript.Run(t, testscript.Params{
 				Files:               []string{file},
@@ -72,46 +89,56 @@ func run(t *testing.T, dir string, atLeast int) {
 			})
 		})
 	}
-	t.Logf("%d stories", len(files))
+	t.Logf("%d stories in lab %s", len(files), w.name)
 }
 
-// start brings a lab with all components up, or uses the one that NOPSCTL_LAB names.
-func start(t *testing.T) *world {
-	t.Helper()
+// theirs is the lab that is up already and stays up, where one is named.
+func theirs() string { return os.Getenv("NOPSCTL_LAB") }
+
+// start brings a lab with all components up, or uses the one that NOPSCTL_LAB names. What it returns can be taken down in any case.
+func start(name string) (*world, error) {
 	bin, err := filepath.Abs("../../bin")
 	if err != nil {
-		t.Fatal(err)
+		return &world{}, err
 	}
+	w := &world{bin: bin, name: name}
 	for _, name := range []string{"lab", "nopsctl"} {
 		if _, err := os.Stat(filepath.Join(bin, name)); err != nil {
-			t.Fatalf("%v: run make build", err)
+			return w, fmt.Errorf("%w: run make build", err)
 		}
 	}
-	w := &world{bin: bin, name: os.Getenv("NOPSCTL_LAB")}
-	if w.name == "" {
-		w.name = "e2e"
+	if theirs() != "" {
+		w.name = theirs()
+	} else {
 		if out, err := w.lab("down", "--name", w.name).CombinedOutput(); err != nil {
-			t.Fatalf("lab down: %v\n%s", err, out)
+			return w, fmt.Errorf("lab down: %w\n%s", err, out)
 		}
 		up := w.lab("up", "--name", w.name, "--components", "all")
 		up.Stdout, up.Stderr = os.Stdout, os.Stderr
 		if err := up.Run(); err != nil {
-			t.Fatalf("lab up: %v", err)
+			return w, fmt.Errorf("lab up: %w", err)
 		}
-		t.Cleanup(func() {
-			if out, err := w.lab("down", "--name", w.name).CombinedOutput(); err != nil {
-				t.Errorf("lab down: %v\n%s", err, out)
-			}
-		})
 	}
 	out, err := w.lab("status", "--name", w.name, "-o", "json").Output()
 	if err != nil {
-		t.Fatalf("lab status: %v", err)
+		return w, fmt.Errorf("lab status: %w", err)
 	}
 	if err := json.Unmarshal(out, &w.status); err != nil {
-		t.Fatalf("lab status -o json: %v\n%s", err, out)
+		return w, fmt.Errorf("lab status -o json: %w\n%s", err, out)
 	}
-	return w
+	return w, nil
+}
+
+// down removes what start brought up.
+func (w *world) down(t *testing.T) func() {
+	return func() {
+		if theirs() != "" || w.name == "" {
+			return
+		}
+		if out, err := w.lab("down", "--name", w.name).CombinedOutput(); err != nil {
+			t.Errorf("lab down: %v\n%s", err, out)
+		}
+	}
 }
 
 func (w *world) lab(args ...string) *exec.Cmd {

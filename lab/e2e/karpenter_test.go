@@ -7,8 +7,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -19,7 +21,36 @@ import (
 )
 
 // TestKarpenter plays the stories that need Karpenter's API, which changes what nopsctl installs: apart, and each turns it on.
-func TestKarpenter(t *testing.T) { run(t, "karpenter", 4) }
+// They hardly do anything but wait for Karpenter, which moves a node in fifteen seconds and looks for another ten later. So those
+// that are told by hand, without an agent, have a lab and a Karpenter of their own, at the same time.
+func TestKarpenter(t *testing.T) {
+	files := stories(t, "karpenter", 5)
+	if theirs() != "" {
+		run(t, "karpenter", 5)
+		return
+	}
+	labs := map[string][]string{}
+	for _, file := range files {
+		name := "e2e"
+		if strings.HasSuffix(file, "-by-hand.txtar") {
+			name = "e2e-by-hand"
+		}
+		labs[name] = append(labs[name], file)
+	}
+	var both sync.WaitGroup
+	for name, files := range labs {
+		both.Go(func() {
+			w, err := start(name)
+			defer w.down(t)()
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+				return
+			}
+			w.play(t, files)
+		})
+	}
+	both.Wait()
+}
 
 // karpenter turns Karpenter on, with a timeline of its nodes, or off. A story that ends without turning it off is cleaned up after.
 func (w *world) karpenter(ts *testscript.TestScript, neg bool, args []string) {
@@ -133,21 +164,35 @@ func (w *world) atMost(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// launched holds the number of nodes that a pool ever had against a number: what was replaced is seen.
+// launched holds the number of nodes that a pool ever had against a number: what was replaced is seen. With a time it waits
+// until there have been so many.
 func (w *world) launched(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 2 {
-		ts.Fatalf("usage: launched POOL N")
+	if neg || len(args) != 2 && (len(args) != 4 || args[2] != "within") {
+		ts.Fatalf("usage: launched POOL N [within TIME]")
 	}
 	want, err := strconv.Atoi(args[1])
 	ts.Check(err)
-	nodes, got := w.nodes(ts), 0
-	for _, n := range nodes {
-		if n.Pool == args[0] {
-			got++
-		}
+	within := time.Duration(0)
+	if len(args) == 4 {
+		within, err = time.ParseDuration(args[3])
+		ts.Check(err)
 	}
-	if got != want {
-		ts.Fatalf("pool %s launched %d nodes, want %d: %s", args[0], got, want, timelineText(nodes))
+	for began := time.Now(); ; time.Sleep(100 * time.Millisecond) {
+		nodes, got := w.nodes(ts), 0
+		for _, n := range nodes {
+			if n.Pool == args[0] {
+				got++
+			}
+		}
+		switch {
+		case got == want:
+			if within > 0 {
+				ts.Logf("pool %s has launched %d nodes after %s", args[0], got, time.Since(began).Round(100*time.Millisecond))
+			}
+			return
+		case got > want || time.Since(began) > within:
+			ts.Fatalf("pool %s launched %d nodes, want %d: %s", args[0], got, want, timelineText(nodes))
+		}
 	}
 }
 
@@ -219,6 +264,36 @@ func TestRecordings(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestBehaviours: the page that says what karpenops relies on names every story and recording, and none that is gone.
+func TestBehaviours(t *testing.T) {
+	page, err := os.ReadFile("../../docs/karpenter-behaviour.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := map[string]bool{}
+	for _, found := range regexp.MustCompile("`([0-9a-z-]+\\.(?:txtar|json))`").FindAllStringSubmatch(string(page), -1) {
+		named[found[1]] = true
+	}
+	there := 0
+	for _, pattern := range []string{"testdata/karpenter/*.txtar", "../bench/karpenops/testdata/live/*.json"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: %d files, %v", pattern, len(files), err)
+		}
+		for _, file := range files {
+			there++
+			if !named[filepath.Base(file)] {
+				t.Errorf("%s shows what Karpenter does, and docs/karpenter-behaviour.md does not say what", filepath.Base(file))
+			}
+			delete(named, filepath.Base(file))
+		}
+	}
+	for name := range named {
+		t.Errorf("docs/karpenter-behaviour.md refers to %s, which is not there", name)
+	}
+	t.Logf("%d stories and recordings", there)
 }
 
 // sibling waits until exactly one NodePool of karpenops's own launches nodes, and puts its name into a variable.

@@ -64,6 +64,14 @@ func NewClients(config *rest.Config, userAgent string, groups ...Group) (Clients
 	return clients, nil
 }
 
+// Raw is the body of an answer of the API server. Result.Raw alone calls whatever the API server refuses "unknown"; Result.Error reads in the body why.
+func Raw(result rest.Result) ([]byte, error) {
+	if err := result.Error(); err != nil {
+		return nil, err //nolint:wrapcheck // the caller says what was asked for
+	}
+	return result.Raw() //nolint:wrapcheck // likewise
+}
+
 // StatusOf is the HTTP status of an answer of the API server, 0 when there is none. (apimachinery's errors package knows as
 // much, and more than is needed here.)
 func StatusOf(err error) int32 {

@@ -3,7 +3,14 @@ package election
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -11,6 +18,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/leaderelection"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
 	"github.com/nopsctl/nopsctl/agents/internal/agent"
 	"github.com/nopsctl/nopsctl/agents/internal/agenttest"
@@ -30,13 +39,18 @@ type candidate struct {
 
 func stand(t *testing.T, config *rest.Config, lease, name string, lastWork func()) *candidate {
 	t.Helper()
+	return standFor(t, Options{Kube: config, Who: who, Lease: lease, Candidate: name, Term: 4 * time.Second, Renew: 3 * time.Second, Retry: 500 * time.Millisecond}, lastWork)
+}
+
+func standFor(t *testing.T, o Options, lastWork func()) *candidate {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	c := &candidate{leads: make(chan struct{}), done: make(chan struct{}), stop: cancel, lastWork: lastWork}
 	go func() {
 		defer close(c.done)
 		// As an agent runs it: what counts is what becomes of the process.
 		c.err = agent.Run(ctx, agent.Task{Name: "leading", Run: func(ctx context.Context) error {
-			return Lead(ctx, Options{Kube: config, Who: who, Lease: lease, Candidate: name, Term: 4 * time.Second, Renew: 3 * time.Second, Retry: 500 * time.Millisecond}, func(ctx context.Context) error {
+			return Lead(ctx, o, func(ctx context.Context) error {
 				close(c.leads)
 				<-ctx.Done()
 				if c.lastWork != nil {
@@ -68,6 +82,15 @@ func leads(c *candidate) bool {
 	}
 }
 
+func (c *candidate) ended() bool {
+	select {
+	case <-c.done:
+		return true
+	default:
+		return false
+	}
+}
+
 func read(t *testing.T, client kubernetes.Interface, name string) *coordinationv1.Lease {
 	t.Helper()
 	l, err := client.CoordinationV1().Leases(agenttest.Namespace).Get(context.WithoutCancel(t.Context()), name, metav1.GetOptions{})
@@ -80,6 +103,7 @@ func read(t *testing.T, client kubernetes.Interface, name string) *coordinationv
 func TestLead(t *testing.T) {
 	config, client := agenttest.Kubernetes(t)
 	t.Run("one of two", func(t *testing.T) {
+		t.Parallel()
 		var second *candidate
 		overlap := false
 		first := stand(t, config, "", "first", func() {
@@ -112,6 +136,7 @@ func TestLead(t *testing.T) {
 		await(t, "the second leads", second.leads)
 	})
 	t.Run("a candidate that never leads", func(t *testing.T) {
+		t.Parallel()
 		first := stand(t, config, "waiting", "first", nil)
 		await(t, "the first leads", first.leads)
 		second := stand(t, config, "waiting", "second", nil)
@@ -123,6 +148,7 @@ func TestLead(t *testing.T) {
 		}
 	})
 	t.Run("the lease is lost", func(t *testing.T) {
+		t.Parallel()
 		c := stand(t, config, "lost", "first", nil)
 		await(t, "it leads", c.leads)
 		thief, long := "thief", int32(3600)
@@ -142,6 +168,7 @@ func TestLead(t *testing.T) {
 		}
 	})
 	t.Run("the work fails", func(t *testing.T) {
+		t.Parallel()
 		boom := errors.New("boom")
 		err := Lead(t.Context(), Options{Kube: config, Who: who, Lease: "failing", Candidate: "first"}, func(context.Context) error { return boom })
 		if !errors.Is(err, boom) || errors.Is(err, ErrLost) {
@@ -151,7 +178,171 @@ func TestLead(t *testing.T) {
 			t.Errorf("the lease was not given back: %q holds it", holder)
 		}
 	})
+	t.Run("a leader that died", func(t *testing.T) {
+		t.Parallel()
+		// Its clock was an hour slow: what counts is that the lease stands still.
+		dead, seconds, renewed := "dead", int32(4), metav1.NewMicroTime(time.Now().Add(-time.Hour))
+		lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: "dead"}, Spec: coordinationv1.LeaseSpec{HolderIdentity: &dead, LeaseDurationSeconds: &seconds, RenewTime: &renewed}}
+		lease, err := client.CoordinationV1().Leases(agenttest.Namespace).Create(t.Context(), lease, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := stand(t, config, "dead", "heir", nil)
+		time.Sleep(2500 * time.Millisecond)
+		alive := metav1.NewMicroTime(renewed.Add(time.Second))
+		lease.Spec.RenewTime = &alive
+		if _, err := client.CoordinationV1().Leases(agenttest.Namespace).Update(t.Context(), lease, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		last := time.Now()
+		await(t, "the heir leads", c.leads)
+		if after := time.Since(last); after < 4*time.Second {
+			t.Errorf("the heir led %s after a sign of life, within the term of 4s", after)
+		}
+		if l := read(t, client, "dead"); value(l.Spec.HolderIdentity) != "heir" || value(l.Spec.LeaseTransitions) != 1 || l.Labels[agent.LabelPartOf] != agent.PartOf {
+			t.Errorf("the lease: %+v, labels %v", l.Spec, l.Labels)
+		}
+	})
+	t.Run("the lease is deleted", func(t *testing.T) {
+		t.Parallel()
+		c := stand(t, config, "deleted", "first", nil)
+		await(t, "it leads", c.leads)
+		if err := client.CoordinationV1().Leases(agenttest.Namespace).Delete(t.Context(), "deleted", metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+			if _, err := client.CoordinationV1().Leases(agenttest.Namespace).Get(t.Context(), "deleted", metav1.GetOptions{}); err == nil {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatal("the lease was not made anew")
+			}
+		}
+		if holder := value(read(t, client, "deleted").Spec.HolderIdentity); holder != "first" || c.ended() {
+			t.Errorf("held by %q, ended %v: nobody else led, so the work goes on", holder, c.ended())
+		}
+	})
+	t.Run("an API server that answers no more", func(t *testing.T) {
+		t.Parallel()
+		target, err := url.Parse(config.Host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		transport, err := rest.TransportFor(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var silent atomic.Bool
+		var answered atomic.Int64 // when the last request came that was answered
+		over := make(chan struct{})
+		proxy := &httputil.ReverseProxy{Transport: transport, Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }}
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if silent.Load() {
+				select {
+				case <-r.Context().Done():
+				case <-over:
+				}
+				return
+			}
+			answered.Store(time.Now().UnixNano())
+			proxy.ServeHTTP(w, r)
+		}))
+		defer server.Close()
+		defer close(over)
+		var ended atomic.Int64
+		o := Options{Kube: &rest.Config{Host: server.URL}, Who: who, Lease: "silent", Candidate: "first", Term: 6 * time.Second, Renew: 2 * time.Second, Retry: 500 * time.Millisecond}
+		c := standFor(t, o, func() { ended.Store(time.Now().UnixNano()) })
+		await(t, "it leads", c.leads)
+		silent.Store(true)
+		await(t, "the end of the work", c.done)
+		if !errors.Is(c.err, ErrLost) {
+			t.Errorf("the agent ended with: %v, want that the lease is lost", c.err)
+		}
+		if after := time.Duration(ended.Load() - answered.Load()); after >= o.Term {
+			t.Errorf("the work was told to end %s after the last renewal: others may lead after %s", after, o.Term)
+		}
+	})
+	t.Run("one of ten", func(t *testing.T) {
+		t.Parallel()
+		var all []*candidate
+		for i := range 10 {
+			all = append(all, stand(t, config, "ten", fmt.Sprintf("c%d", i), nil))
+		}
+		for left := all; len(left) > 0; {
+			var leader int
+			for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+				if leader = slices.IndexFunc(left, leads); leader >= 0 {
+					break
+				}
+				if time.Now().After(deadline) {
+					t.Fatalf("nobody of %d leads within a minute", len(left))
+				}
+			}
+			n := 0
+			for _, c := range left {
+				if leads(c) {
+					n++
+				}
+			}
+			if n != 1 {
+				t.Fatalf("%d lead", n)
+			}
+			left[leader].stop()
+			await(t, "the end of a leader", left[leader].done)
+			left = slices.Delete(left, leader, leader+1)
+		}
+	})
+	t.Run("beside client-go", func(t *testing.T) {
+		t.Parallel()
+		// An agent of before, whose elector was client-go's, may still run while a new one comes.
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		began, done := make(chan struct{}), make(chan struct{})
+		theirs, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
+			Lock: &resourcelock.LeaseLock{
+				LeaseMeta: metav1.ObjectMeta{Namespace: agenttest.Namespace, Name: "both"}, Client: client.CoordinationV1(), LockConfig: resourcelock.ResourceLockConfig{Identity: "theirs"},
+			},
+			LeaseDuration: 4 * time.Second, RenewDeadline: 3 * time.Second, RetryPeriod: 500 * time.Millisecond, ReleaseOnCancel: true,
+			Callbacks: leaderelection.LeaderCallbacks{OnStartedLeading: func(context.Context) { close(began) }, OnStoppedLeading: func() {}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		first := stand(t, config, "both", "ours", nil)
+		await(t, "ours leads", first.leads)
+		go func() {
+			defer close(done)
+			theirs.Run(ctx)
+		}()
+		time.Sleep(5 * time.Second) // longer than a term
+		select {
+		case <-began:
+			t.Error("client-go's took a lease that is renewed")
+		default:
+		}
+		first.stop()
+		await(t, "client-go's leads", began)
+		second := stand(t, config, "both", "ours again", nil)
+		time.Sleep(5 * time.Second)
+		if leads(second) {
+			t.Error("ours took a lease that is renewed")
+		}
+		cancel()
+		<-done
+		await(t, "ours leads again", second.leads)
+		if n := value(read(t, client, "both").Spec.LeaseTransitions); n != 2 {
+			t.Errorf("%d transitions, want 2", n)
+		}
+	})
+	t.Run("two leaders by the times", func(t *testing.T) {
+		t.Parallel()
+		err := Lead(t.Context(), Options{Kube: config, Who: who, Candidate: "first", Term: 12 * time.Second, Renew: 10 * time.Second, Retry: 2 * time.Second}, nil)
+		if err == nil || !strings.Contains(err.Error(), "could have two leaders") {
+			t.Errorf("got %v", err)
+		}
+	})
 	t.Run("no name", func(t *testing.T) {
+		t.Parallel()
 		if err := Lead(t.Context(), Options{Kube: config, Who: who}, nil); err == nil || !strings.Contains(err.Error(), "Lease nops/nops-vpa: the candidate has no name") {
 			t.Errorf("got %v", err)
 		}

@@ -51,6 +51,8 @@ type Rules struct {
 	Budget func(pool map[string]any, now time.Time) int
 	// Frozen says what freeze window holds now, of what the annotation says; nil: none ever.
 	Frozen func(windows string, now time.Time) string
+	// Schedules says what of a pool's budgets and freeze windows cannot be; nil: nothing is said.
+	Schedules func(pool map[string]any) []string
 }
 
 // PlanPools are the NodePools as plans see them.
@@ -87,18 +89,19 @@ func (s Snapshot) PlanPools(r Rules) []plan.Pool {
 		if r.Budget != nil {
 			p.DriftBudget = r.Budget(o, s.At)
 		}
+		if r.Schedules != nil {
+			p.Schedules = r.Schedules(o)
+		}
 		all = append(all, p)
 	}
 	return all
 }
 
-// managed says whether a pool is opted in: by ours, or by the published marker.
+// managed says whether a pool is opted in: by ours, or by the published marker. Ours counts alone where it is there, and whatever is not "true" opts out,
+// as the writer has it.
 func managed(annotations map[string]string) bool {
-	switch annotations[karpenstate.AnnotationManaged] {
-	case "true":
-		return true
-	case "false":
-		return false
+	if ours := annotations[karpenstate.AnnotationManaged]; ours != "" {
+		return ours == "true"
 	}
 	return annotations[karpenstate.AnnotationImported] == karpenstate.ImportedByNops
 }
@@ -120,11 +123,12 @@ func mode(agents karpenstate.Mode, annotations map[string]string) karpenstate.Mo
 // pausedBy is why nothing may be written to a pool now.
 func pausedBy(o map[string]any, r Rules, now time.Time) string {
 	annotations := texts(o, "metadata", "annotations")
+	by := karpenstate.PausedBy(annotations)
 	switch {
 	case text(o, "metadata", "deletionTimestamp") != "":
 		return "it is being deleted"
-	case annotations[karpenstate.AnnotationPaused] == "true":
-		return strings.TrimSuffix("paused by "+or(annotations[karpenstate.AnnotationPausedBy], "nobody named"), ": ")
+	case by != "":
+		return "paused by " + by
 	case r.Frozen != nil:
 		return r.Frozen(annotations[karpenstate.AnnotationFreeze], now)
 	}
@@ -255,6 +259,7 @@ func merge(all []plan.Shape) []plan.Shape {
 
 // ofType says whether a label is one that the offering of a node decides; others are the pool's, its template's.
 func ofType(key string) bool {
+	key = offering.Canonical(key)
 	domain, name, _ := strings.Cut(key, "/")
 	switch {
 	case key == offering.LabelNodePool, key == corev1.LabelHostname:

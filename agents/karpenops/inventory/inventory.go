@@ -341,7 +341,7 @@ func groupOf(apiVersion string) string {
 func (w *Watcher) ask(ctx context.Context, path string, into any) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	raw, err := w.rest.Get().AbsPath(path).SetHeader("Accept", "application/json").Do(ctx).Raw()
+	raw, err := agent.Raw(w.rest.Get().AbsPath(path).SetHeader("Accept", "application/json").Do(ctx))
 	switch {
 	case agent.StatusOf(err) == http.StatusNotFound:
 		return false, nil
@@ -491,16 +491,25 @@ func (w *Watcher) count(s *Snapshot) {
 }
 
 // gates are Karpenter's that nothing states: they are told from what it does. A NodeOverlay with a condition was evaluated, so the gate is on;
-// one that has stood for minutes without was not, whatever the option says.
+// one that has stood for minutes without was not, whatever the option says. The problem is also what else of Karpenter's cannot be read: node classes and
+// overlays, which decisions can do without.
 func (w *Watcher) gates(s Snapshot) (overlays bool, problem string) {
 	var missing []string
 	for kind, why := range w.found.missing {
 		missing = append(missing, kind.Kind+": "+why)
 	}
-	for gvk, k := range w.classes {
-		if listed, _, why := k.health(); !listed && why != "" {
-			missing = append(missing, gvk.Kind+": "+why)
+	unread := func(kind string, h interface {
+		health() (bool, time.Time, string)
+	}) {
+		if listed, since, why := h.health(); why != "" && (!listed || s.At.Sub(since) > behindLimit) {
+			missing = append(missing, kind+": "+why)
 		}
+	}
+	for gvk, k := range w.classes {
+		unread(gvk.Kind, k)
+	}
+	if w.overlays != nil {
+		unread("NodeOverlay", w.overlays)
 	}
 	slices.Sort(missing)
 	if w.found.overlays && w.o.Overlays != "off" {

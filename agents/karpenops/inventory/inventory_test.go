@@ -99,6 +99,31 @@ func TestPlanPools(t *testing.T) {
 	}
 }
 
+// TestWordsOfTheUser: a value that is none of those that are known is taken for what does the least.
+func TestWordsOfTheUser(t *testing.T) {
+	for _, tt := range []struct {
+		annotations string
+		managed     bool
+		paused      string // "": not; else what it says
+	}{
+		{`imported_by: nops`, true, ""},
+		{`karpenops.nops.io/managed: "true"`, true, ""},
+		{`imported_by: nops, karpenops.nops.io/managed: "false"`, false, ""},
+		{`imported_by: nops, karpenops.nops.io/managed: "no"`, false, ""},
+		{`imported_by: nops, karpenops.nops.io/managed: "True"`, false, ""},
+		{`imported_by: nops, karpenops.nops.io/paused: "false"`, true, ""},
+		{`imported_by: nops, karpenops.nops.io/paused: "true"`, true, "paused by somebody"},
+		{`imported_by: nops, karpenops.nops.io/paused: "True"`, true, `is "True", which is neither true nor false`},
+		{`imported_by: nops, karpenops.nops.io/paused: "yes", karpenops.nops.io/paused-by: ann`, true, "paused by ann (annotation"},
+	} {
+		s := Snapshot{At: noon, Pools: []map[string]any{object(t, fmt.Sprintf(poolText, "base", tt.annotations, ""))}}
+		p := s.PlanPools(Rules{Mode: karpenstate.ModeSiblings})[0]
+		if p.Managed != tt.managed || (p.Paused == "") != (tt.paused == "") || !strings.Contains(p.Paused, tt.paused) {
+			t.Errorf("%s: managed %v, paused %q", tt.annotations, p.Managed, p.Paused)
+		}
+	}
+}
+
 // TestRequests holds the count against cases of the scheduler's documentation.
 func TestRequests(t *testing.T) {
 	always := corev1.ContainerRestartPolicyAlways
@@ -141,6 +166,8 @@ func TestShapes(t *testing.T) {
 		"blue":       {NodeSelector: map[string]string{"team": "blue"}, Tolerations: tolerant},
 		"red":        {NodeSelector: map[string]string{"team": "red"}, Tolerations: tolerant},
 		"db in arm":  {NodeSelector: map[string]string{"tier": "db", "kubernetes.io/arch": "arm64"}},
+		"old names":  {NodeSelector: map[string]string{"tier": "web", "beta.kubernetes.io/arch": "arm64"}},
+		"volume":     {NodeSelector: map[string]string{"tier": "web", "topology.ebs.csi.aws.com/zone": "us-east-1a"}},
 		"no such":    {NodeSelector: map[string]string{"tier": "none"}},
 		"by name":    {NodeSelector: map[string]string{"karpenter.sh/nodepool": "gpu"}, Tolerations: tolerant},
 		"intolerant": {NodeSelector: map[string]string{"karpenter.sh/nodepool": "gpu"}},
@@ -166,7 +193,9 @@ func TestShapes(t *testing.T) {
 	want := []string{
 		"1×2(2) [] [gpu]",  // blue, and the one that names the NodePool
 		"1×3(1) [] [open]", // plain ones: the other's taint keeps them out
-		"1×1(1) [kubernetes.io/arch In [arm64]] [open]", // what is of the type stays for the planner, what is of the pool is settled
+		"1×1(1) [kubernetes.io/arch In [arm64]] [open]",                 // what is of the type stays for the planner, what is of the pool is settled
+		"1×1(1) [beta.kubernetes.io/arch In [arm64]] [open]",            // under its old name as well
+		"1×1(1) [topology.ebs.csi.aws.com/zone In [us-east-1a]] [open]", // and the zone of a volume, which the AWS provider takes for the node's
 	}
 	for _, line := range want {
 		found := false

@@ -47,7 +47,6 @@ func large(tb testing.TB) Input {
 	for range 4 {
 		y.happen(event{After: 30 * time.Minute, Scores: map[string]int{"m5": 1, "c6": 1}, Lease: -1})
 		y.memory = Make(y.input(false)).Memory
-		y.memory.Writes = nil
 	}
 	y.happen(event{After: 30 * time.Minute, Lease: -1})
 	in := y.input(false)

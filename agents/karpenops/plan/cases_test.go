@@ -661,9 +661,10 @@ func TestFindings(t *testing.T) {
 		{name: "an API that is not known", code: "unsupported-api", says: "karpenter.sh/v1beta1", input: func(in *Input) {
 			in.Karpenter.Writable, in.Karpenter.APIVersions = false, []string{"karpenter.sh/v1beta1"}
 		}},
-		{name: "an AMI that moves", code: "ami-not-pinned", says: "latest", drift: 3, patch: `{"spec":{"amiSelectorTerms":[{"id":"ami-1"},{"id":"ami-2"}]}}`, input: func(in *Input) {
+		{name: "an AMI that moves", code: "ami-not-pinned", says: "latest", drift: 3, patch: `{"spec":{"amiFamily":"AL2023","amiSelectorTerms":[{"id":"ami-1"},{"id":"ami-2"}]}}`, input: func(in *Input) {
 			in.NodeClasses, in.Pools[0].Nodes = []map[string]any{class}, 3
 		}},
+		{name: "a schedule that cannot be", code: "schedule-unreadable", says: "budget 0 cannot be read; and the freeze", input: func(in *Input) { in.Pools[0].Schedules = []string{"budget 0 cannot be read", "and the freeze"} }},
 		{name: "a sibling of nobody", code: "sibling-without-base", says: "left alone", input: func(in *Input) { in.Pools = append(in.Pools, Pool{Name: "nops-x", Owned: true}) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -11,7 +11,8 @@ import (
 	"github.com/nopsctl/nopsctl/pkg/nopsapi"
 )
 
-// find adds a finding. Its ID is of what it is about, not of what it says, so that a number that changes makes no new one.
+// find adds a finding. Its ID is of what it is about, not of what it says, so that a number that changes makes no new one. Where it proposes a patch the ID is
+// of that as well: whoever approves an ID means the change that they have seen under it.
 func (p *planner) find(code, object, detail, message string, patch any, drift int) {
 	f := nopsapi.KarpenterFinding{ID: code + "/" + object, Code: code, Object: object, Message: message, Drift: drift}
 	if detail != "" {
@@ -21,6 +22,7 @@ func (p *planner) find(code, object, detail, message string, patch any, drift in
 		data, err := json.Marshal(patch)
 		if err == nil {
 			f.Patch = string(data)
+			f.ID += "/" + digest(f.Patch)
 		}
 	}
 	p.findings[f.ID] = f
@@ -47,6 +49,9 @@ func (p *planner) inspect() {
 		object := "NodePool/" + pool.Name
 		if pool.Static && pool.Managed {
 			p.find("static-pool", object, "", "it is static (spec.replicas): Karpenter takes neither weight nor cpu limits for it, so it is left alone although it is opted in", nil, 0)
+		}
+		if len(pool.Schedules) > 0 {
+			p.find("schedule-unreadable", object, "", strings.Join(pool.Schedules, "; "), nil, 0)
 		}
 		p.inspectList(pool, object)
 		p.inspectLife(pool, object)
@@ -103,10 +108,13 @@ func (p *planner) inspectClass(class map[string]any) {
 	kind, _ := at(class, "kind").(string)
 	name := nameOf(class)
 	terms, _ := at(class, "spec", "amiSelectorTerms").([]any)
-	latest := slices.ContainsFunc(terms, func(t any) bool {
-		alias, _ := at(t, "alias").(string)
-		return strings.HasSuffix(alias, "@latest")
-	})
+	latest, alias := false, ""
+	for _, t := range terms {
+		text, _ := at(t, "alias").(string)
+		if of, is := strings.CutSuffix(text, "@latest"); is {
+			latest, alias = true, of
+		}
+	}
 	if !latest || name == "" {
 		return
 	}
@@ -120,12 +128,20 @@ func (p *planner) inspectClass(class map[string]any) {
 	slices.Sort(ids)
 	ids = slices.Compact(ids)
 	var patch any
-	if len(ids) > 0 {
+	family, said := at(class, "spec", "amiFamily").(string)
+	if !said {
+		family = familyOf(alias) // which the alias says, and IDs do not: without it the API server refuses them
+	}
+	if len(ids) > 0 && family != "" {
 		pinned := make([]any, len(ids))
 		for i, id := range ids {
 			pinned[i] = map[string]any{"id": id}
 		}
-		patch = map[string]any{"spec": map[string]any{"amiSelectorTerms": pinned}}
+		spec := map[string]any{"amiSelectorTerms": pinned}
+		if !said {
+			spec["amiFamily"] = family
+		}
+		patch = map[string]any{"spec": spec}
 	}
 	nodes := 0
 	for _, pool := range p.sortedPools() {
@@ -136,5 +152,19 @@ func (p *planner) inspectClass(class map[string]any) {
 			nodes += pool.Nodes
 		}
 	}
-	p.find("ami-not-pinned", kind+"/"+name, "", "its AMI is the latest of an alias: each new release of AWS makes every node of it drift, whenever that comes. The patch pins what is selected now.", patch, nodes)
+	message := "its AMI is the latest of an alias: each new release of AWS makes every node of it drift, whenever that comes."
+	if patch != nil {
+		message += " The patch pins what is selected now."
+	}
+	p.find("ami-not-pinned", kind+"/"+name, "", message, patch, nodes)
+}
+
+// familyOf is the AMI family of an alias, "" if it is not known.
+func familyOf(alias string) string {
+	for _, family := range []string{"AL2", "AL2023", "Bottlerocket", "Windows2019", "Windows2022", "Windows2025"} {
+		if strings.EqualFold(alias, family) {
+			return family
+		}
+	}
+	return ""
 }

@@ -287,7 +287,10 @@ func (p *planner) schedule() []Action {
 	slices.SortStableFunc(p.steps, func(a, b step) int {
 		return cmp.Or(cmp.Compare(a.rank, b.rank), strings.Compare(a.actions[0].Name, b.actions[0].Name), strings.Compare(a.actions[0].ID, b.actions[0].ID))
 	})
-	all, created := []Action{}, 0
+	all, created, writes, flips := []Action{}, 0, len(p.mem.Writes), map[string]int{}
+	for base, before := range p.mem.Flips {
+		flips[base] = len(before)
+	}
 	for len(p.steps) > 0 {
 		s := p.steps[0]
 		p.steps = p.steps[1:]
@@ -301,16 +304,15 @@ func (p *planner) schedule() []Action {
 		case s.waiting != "":
 		case makes && created >= p.cfg.SiblingsPerRun:
 			s.waiting = fmt.Sprintf("one run makes no more than %d NodePools", p.cfg.SiblingsPerRun)
-		case s.flip != "" && len(p.mem.Flips[s.flip]) >= p.cfg.FlipsPerDay:
-			s.waiting = fmt.Sprintf("the choice for %s was changed %d times in the last 24 h, which is the most", s.flip, len(p.mem.Flips[s.flip]))
-		case len(p.mem.Writes)+len(s.actions) > p.cfg.WritesPerHour:
-			s.waiting = fmt.Sprintf("rate limit: %d writes an hour, %d of them are used", p.cfg.WritesPerHour, len(p.mem.Writes))
+		case s.flip != "" && flips[s.flip] >= p.cfg.FlipsPerDay:
+			s.waiting = fmt.Sprintf("the choice for %s was changed %d times in the last 24 h, which is the most", s.flip, flips[s.flip])
+		case writes+len(s.actions) > p.cfg.WritesPerHour:
+			s.waiting = fmt.Sprintf("rate limit: %d writes an hour, %d of them are used", p.cfg.WritesPerHour, writes)
 		default:
-			for range s.actions {
-				p.mem.Writes = append(p.mem.Writes, p.in.Now.Unix())
-			}
+			writes += len(s.actions)
 			if s.flip != "" {
-				p.mem.Flips[s.flip] = append(slices.Clone(p.mem.Flips[s.flip]), p.in.Now.Unix())
+				flips[s.flip]++
+				s.actions[len(s.actions)-1].Flip = s.flip // of a handover what is made: to close the old one alone changes no choice
 			}
 			if makes {
 				created++

@@ -7,6 +7,7 @@
 package plan
 
 import (
+	"slices"
 	"time"
 
 	"github.com/nopsctl/nopsctl/agents/karpenops/offering"
@@ -79,6 +80,7 @@ type Pool struct {
 	Zones        []string          // that its NodeClass reaches; nil: not known, all
 	DriftBudget  int               // nodes that may be disrupted for drift now; -1: as many as there are
 	Overlay      *Overlay          // of ours, scoped to it
+	Schedules    []string          // what of its disruption budgets and freeze windows cannot be read or never comes, in sentences
 }
 
 // Overlay is a NodeOverlay of ours.
@@ -143,6 +145,8 @@ type Action struct {
 	Changes    []Change       `json:"changes,omitempty"` // of the kinds that edit
 	Drift      []string       `json:"drift,omitempty"`   // NodeClaims predicted to drift
 	Reason     string         `json:"reason"`
+	// Flip is the NodePool whose choice it changes because a gate turned, which FlipsPerDay bounds; "": none.
+	Flip string `json:"flip,omitempty"`
 	// Waiting says why it is planned and not to be carried out now: a mode that does not go so far, a pause. "": to be carried out.
 	Waiting string `json:"waiting,omitempty"`
 }
@@ -163,13 +167,24 @@ type Plan struct {
 	Memory   Memory                     `json:"-"`
 }
 
-// Memory is what one plan hands to the next. It is a value: Make never changes the one it is given.
+// Memory is what one plan hands to the next. It is a value: Make never changes the one it is given. What was planned is not in it, for it may never be written:
+// whoever carries an action out says so by Applied, before the next plan.
 type Memory struct {
 	Schema int                `json:"schema"`           // 1; of another one nothing is taken over
 	Series map[string]Series  `json:"series,omitempty"` // by "type/zone/capacity type"
 	Gates  map[string]Gate    `json:"gates,omitempty"`  // by "family" or "family/zone"
 	Flips  map[string][]int64 `json:"flips,omitempty"`  // by pool: unix seconds of the last day's
 	Writes []int64            `json:"writes,omitempty"` // unix seconds of the last hour's
+}
+
+// Applied is the memory after an action was written. A refused one was not, and uses up nothing; one that was undone later was, and stays counted.
+func (m Memory) Applied(a Action, at time.Time) Memory {
+	m = clone(m)
+	m.Writes = append(m.Writes, at.Unix())
+	if a.Flip != "" {
+		m.Flips[a.Flip] = append(slices.Clone(m.Flips[a.Flip]), at.Unix())
+	}
+	return m
 }
 
 // Series are the last samples of an offering.

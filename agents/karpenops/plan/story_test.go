@@ -172,6 +172,38 @@ func TestP7Hysteresis(t *testing.T) {
 			t.Fatalf("%d changes of the choice in a day, want 3, and %d that waited", edits, waited)
 		}
 	})
+	t.Run("what was planned and not written uses nothing up", func(t *testing.T) {
+		y, old := preferred(t)
+		y.Config.Exclude, y.Config.Readmit, y.Config.Dwell, y.Config.FlipsPerDay, y.Config.WritesPerHour = 1, 1, time.Minute, 1, 3
+		y.memory.Writes, y.memory.Flips = nil, nil
+		used := familiesOfNodes(y, old)[0]
+		handover := func() Plan {
+			y.happen(event{After: 5 * time.Minute, Scores: map[string]int{used: 1}, Lease: -1})
+			plan := Make(y.input(false))
+			y.memory = plan.Memory
+			return plan
+		}
+		var plan Plan
+		for tries := 0; len(did(plan)) == 0 && tries < 20; tries++ { // the smoothed score takes a while to fall
+			plan = handover()
+		}
+		for i := range 20 { // each of them refused
+			plan = handover()
+			if len(did(plan)) != 2 || len(y.memory.Writes) != 0 || len(y.memory.Flips) != 0 {
+				t.Fatalf("refusal %d: %v; writes %v, flips %v", i, did(plan), y.memory.Writes, y.memory.Flips)
+			}
+		}
+		if plan.Actions[0].Flip != "" || only(t, plan, CreateSibling).Flip != "default" {
+			t.Fatalf("of a handover that counts which makes the new one: %+v", plan.Actions)
+		}
+		before := y.memory
+		if err := y.apply(plan.Actions); err != nil {
+			t.Fatal(err)
+		}
+		if len(y.memory.Writes) != 2 || len(y.memory.Flips["default"]) != 1 || len(before.Writes) != 0 || len(before.Flips) != 0 {
+			t.Fatalf("written: %v %v; the memory before: %v %v", y.memory.Writes, y.memory.Flips, before.Writes, before.Flips)
+		}
+	})
 	t.Run("a document counts once", func(t *testing.T) {
 		y := plain()
 		y.happen(event{After: time.Minute, Scores: map[string]int{y.Families[0].Name: 1}, Lease: -1})

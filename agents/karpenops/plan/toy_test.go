@@ -500,7 +500,7 @@ func (y *toy) apply(actions []Action) error {
 		if a.Waiting != "" {
 			continue
 		}
-		y.writes = append(y.writes, y.now)
+		y.writes, y.memory = append(y.writes, y.now), y.memory.Applied(a, y.now)
 		switch a.Kind {
 		case CreateSibling:
 			if y.pools[a.Name] != nil {

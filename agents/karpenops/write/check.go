@@ -69,15 +69,12 @@ func needs(kind plan.ActionKind) karpenstate.Mode {
 	return karpenstate.ModeObserve // taking back is what every mode may
 }
 
-// pausedBy says by whom and why something is paused, "" if it is not. Whatever somebody wrote but "false" pauses.
+// pausedBy says by whom and why something is paused, "" if it is not.
 func pausedBy(annotations map[string]string, what string) string {
-	if v := annotations[karpenstate.AnnotationPaused]; v == "" || v == "false" {
-		return ""
-	}
-	if by := annotations[karpenstate.AnnotationPausedBy]; by != "" {
+	if by := karpenstate.PausedBy(annotations); by != "" {
 		return what + " is paused by " + by
 	}
-	return what + " is paused"
+	return ""
 }
 
 func annotationsOf(o map[string]any) map[string]string {

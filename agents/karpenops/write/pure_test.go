@@ -101,6 +101,46 @@ func TestDriftBudget(t *testing.T) {
 }
 
 // TestOwnedAt reads managed fields as the API server writes them.
+// TestSchedules: what the NodePool's schema lets through and cannot be is said, and closes.
+func TestSchedules(t *testing.T) {
+	now := time.Date(2026, 5, 4, 9, 0, 0, 0, time.UTC)
+	for _, tt := range []struct {
+		name, budgets, freeze string
+		says                  []string
+		closed                bool // no node may go
+	}{
+		{"none", `[]`, "", nil, false},
+		{"without a schedule", `[{"nodes":"10%"}]`, "", nil, false},
+		{"a good one", `[{"nodes":"0","schedule":"0 20 * * mon-fri","duration":"10h"}]`, "0 8 * * mon-fri 10h; @daily 30m", nil, false},
+		{"the hour 99", `[{"nodes":"3"},{"nodes":"3","schedule":"0 99 * * *","duration":"1h"}]`, "", []string{"disruption budget 1 cannot be read", "0 99 * * *"}, true},
+		{"five words", `[{"nodes":"3","schedule":"a b c d e","duration":"1h"}]`, "", []string{"disruption budget 0 cannot be read"}, true},
+		{"six fields", `[{"nodes":"3","schedule":"0 0 8 * * *","duration":"1h"}]`, "", []string{"disruption budget 0 cannot be read"}, true},
+		{"a range that goes back", `[{"nodes":"3","schedule":"0 8 * * fri-mon","duration":"1h"}]`, "", []string{"disruption budget 0 cannot be read"}, true},
+		{"a time zone", `[{"nodes":"3","schedule":"CRON_TZ=Asia/Tokyo 0 8 * * *","duration":"1h"}]`, "", []string{"disruption budget 0 cannot be read"}, true},
+		{"30 February", `[{"nodes":"0","schedule":"0 0 30 2 *","duration":"1h"}]`, "", []string{"never comes, which Karpenter takes for always"}, true},
+		{"a freeze of the hour 25", `[{"nodes":"3"}]`, "0 25 * * * 1h", []string{"annotation karpenops.nops.io/freeze cannot be read"}, false},
+		{"a freeze that never comes", `[{"nodes":"3"}]`, "0 0 31 4 * 1h", []string{"the freeze window", "never comes"}, false},
+		{"both", `[{"nodes":"3","schedule":"60 * * * *","duration":"1h"}]`, "tomorrow", []string{"disruption budget 0", "annotation karpenops.nops.io/freeze"}, true},
+	} {
+		pool := object(t, `{"metadata":{"annotations":{"karpenops.nops.io/freeze":%q}},"spec":{"disruption":{"budgets":%s}},"status":{"nodes":4}}`, tt.freeze, tt.budgets)
+		said := strings.Join(Schedules(pool), "\n")
+		if (said == "") != (len(tt.says) == 0) {
+			t.Errorf("%s: %q", tt.name, said)
+		}
+		for _, s := range tt.says {
+			if !strings.Contains(said, s) {
+				t.Errorf("%s: no %q in %q", tt.name, s, said)
+			}
+		}
+		if n := DriftBudget(pool, now); (n == 0) != tt.closed {
+			t.Errorf("%s: %d nodes may go, closed: %v", tt.name, n, tt.closed)
+		}
+		if bad := strings.Contains(said, "freeze"); bad != (frozen(tt.freeze, now, 0) != "") && tt.name != "a good one" {
+			t.Errorf("%s: frozen: %q", tt.name, frozen(tt.freeze, now, 0))
+		}
+	}
+}
+
 func TestOwnedAt(t *testing.T) {
 	o := object(t, `{"spec":{"limits":{"cpu":"1"},"weight":1,"template":{"metadata":{"labels":{"a":"b"}},"spec":{"requirements":[]}}}}`)
 	fields := object(t, `{"f:spec":{"f:limits":{},"f:template":{"f:metadata":{"f:labels":{}},"f:spec":{".":{},"f:requirements":{}}}},"f:metadata":{"f:annotations":{".":{},"f:a.b/c~d":{}}}}`)

@@ -54,6 +54,11 @@ func (r *Refusal) Transient() bool {
 	return r.Code == Paused || r.Code == Frozen || r.Code == RateLimited || r.Code == Conflict
 }
 
+// waits says whether a refusal of a deletion may end by itself: nodes go, and so does whoever wrote at the same time.
+func (r *Refusal) waits() bool {
+	return r.Code == Invariant || r.Code == RateLimited || r.Code == Conflict
+}
+
 func refuse(code Code, object, path, format string, args ...any) *Refusal {
 	return &Refusal{Code: code, Object: object, Path: path, Why: fmt.Sprintf(format, args...)}
 }

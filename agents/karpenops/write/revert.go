@@ -66,12 +66,20 @@ func (w *Writer) Revert(ctx context.Context, s Selection, actor string, progress
 	back.restore(ctx, s, c, st)
 	back.siblings(ctx, s, c, overlays)
 	if err := ctx.Err(); err != nil {
-		return r, fmt.Errorf("reverting: %w (run it again: it goes on where it was)", err)
+		return r, fmt.Errorf("reverting: %w%s: run it again, it goes on where it was", err, left(r.Waiting))
 	}
 	if len(r.Problems) > 0 {
 		return r, fmt.Errorf("reverting: %s", strings.Join(r.Problems, "; "))
 	}
 	return r, nil
+}
+
+// left names what still has nodes.
+func left(siblings []string) string {
+	if len(siblings) == 0 {
+		return ""
+	}
+	return " while there still are " + strings.Join(siblings, ", ")
 }
 
 // quiesce pauses, and waits until no write is on its way.
@@ -91,7 +99,7 @@ func (w *Writer) quiesce(ctx context.Context, s Selection, actor string, progres
 		if len(st.journal.Intents) == 0 {
 			return nil
 		}
-		if err := w.recover(ctx, st); err != nil {
+		if err := w.recover(ctx, st, &Settled{}); err != nil {
 			return err
 		}
 		if !told {
@@ -110,9 +118,10 @@ type reverting struct {
 	result *Reverted
 }
 
+// problem keeps what could not be done; the rest goes on.
 func (b *reverting) problem(err error) {
 	b.result.Problems = append(b.result.Problems, err.Error())
-	b.say(err.Error())
+	b.say("not taken back: " + err.Error())
 }
 
 // job is one step of a revert.
@@ -168,7 +177,16 @@ func (b *reverting) restore(ctx context.Context, s Selection, c *cluster, st *st
 		for _, path := range j.released {
 			b.result.Released = append(b.result.Released, ref+" "+path)
 		}
-		b.say(strings.TrimSuffix(ref+": "+j.record.Outcome+", "+j.record.Explanation, ", "))
+		switch {
+		case j.record.Outcome == Undone && len(j.released) > 0:
+			b.say(ref + ": it has again what it had before, but " + j.record.Explanation)
+		case j.record.Outcome == Undone:
+			b.say(ref + ": it has again what it had before")
+		case len(j.released) > 0:
+			b.say(ref + ": left as it is: " + j.record.Explanation)
+		default:
+			b.say(ref + ": " + j.record.Explanation)
+		}
 	}
 }
 
@@ -194,7 +212,7 @@ func (b *reverting) siblings(ctx context.Context, s Selection, c *cluster, overl
 	for _, pool := range pools {
 		if why := b.w.notOwned(pool); why != "" {
 			b.result.Released = append(b.result.Released, refOf(kindPool, nameOf(pool)))
-			b.say(fmt.Sprintf("%s is left alone: %s", refOf(kindPool, nameOf(pool)), why))
+			b.say(refOf(kindPool, nameOf(pool)) + ": left alone: " + why)
 			continue
 		}
 		if drained(pool) {
@@ -209,6 +227,7 @@ func (b *reverting) siblings(ctx context.Context, s Selection, c *cluster, overl
 			continue
 		}
 		mine = append(mine, pool)
+		b.say(refOf(kindPool, nameOf(pool)) + ": it launches nothing any more (limits.cpu is 0)")
 	}
 	// A price of ours that makes a sibling look cheap would keep its nodes where they are.
 	for _, o := range overlays {
@@ -265,23 +284,13 @@ func (b *reverting) empty(ctx context.Context, name, base string) error {
 			}
 			continue
 		}
-		j := b.job(plan.DeleteSibling, kindPool, name, base, "revert: it has no nodes")
-		_, err = b.w.run(ctx, j)
-		var r *Refusal
-		switch {
-		case err == nil:
-			b.result.Records = append(b.result.Records, j.record)
-			b.result.Deleted = append(b.result.Deleted, refOf(kindPool, name))
-			b.say(refOf(kindPool, name) + ": deleted")
-			return nil
-		case errors.As(err, &r) && (r.Code == Invariant || r.Code == RateLimited || r.Code == Conflict):
-			if !b.w.Owned(pool) {
-				return err
-			}
-		case errors.As(err, &r), ctx.Err() == nil:
+		line := ""
+		if len(claims) > 0 {
+			line = b.nodes(pool, claims)
+		} else if line, err = b.remove(ctx, name, base, pool); err != nil || line == "" {
 			return err
 		}
-		if line := b.waiting(name, pool, claims, r); line != last {
+		if line = refOf(kindPool, name) + ": " + line; line != last {
 			b.say(line)
 			last = line
 		}
@@ -291,23 +300,45 @@ func (b *reverting) empty(ctx context.Context, name, base string) error {
 	}
 }
 
-func (b *reverting) waiting(name string, pool map[string]any, claims []map[string]any, r *Refusal) string {
-	ref := refOf(kindPool, name)
-	if len(claims) == 0 {
-		if r != nil {
-			return ref + ": no NodeClaims; " + strings.SplitN(r.Why, ":", 2)[0]
-		}
-		return ref + ": no NodeClaims"
+// remove deletes a sibling without NodeClaims, or says what that waits for, in words that change only when that does.
+func (b *reverting) remove(ctx context.Context, name, base string, pool map[string]any) (waits string, err error) {
+	j := b.job(plan.DeleteSibling, kindPool, name, base, "revert: it has no nodes")
+	j.patient = b.w.Owned(pool)
+	_, err = b.w.run(ctx, j)
+	var r *Refusal
+	switch {
+	case err == nil:
+		b.result.Records = append(b.result.Records, j.record)
+		b.result.Deleted = append(b.result.Deleted, refOf(kindPool, name))
+		b.say(refOf(kindPool, name) + ": deleted")
+		return "", nil
+	case !errors.As(err, &r) || !j.patient || !r.waits():
+		return "", err
+	case r.Code == RateLimited:
+		return fmt.Sprintf("no nodes; one may be on its way still, so it is deleted %s after its limit became 0", b.w.Limits.DrainGrace), nil
+	case r.Code == Conflict:
+		return "no nodes; somebody writes to it, so it is tried again", nil
 	}
-	deleting := 0
+	return "no NodeClaims; " + r.Why, nil
+}
+
+// nodes says how far a sibling's are on their way.
+func (b *reverting) nodes(pool map[string]any, claims []map[string]any) string {
+	going := 0
 	for _, c := range claims {
 		if text(c, "metadata", "deletionTimestamp") != "" {
-			deleting++
+			going++
 		}
 	}
-	line := fmt.Sprintf("%s: %d NodeClaims, %d of them going", ref, len(claims), deleting)
-	if deleting == 0 && DriftBudget(pool, b.w.Now()) == 0 {
+	line := fmt.Sprintf("waits for %d NodeClaims to go, %d of them are going", len(claims), going)
+	if len(claims) == 1 {
+		line = fmt.Sprintf("waits for 1 NodeClaim to go, %s", map[bool]string{true: "it is going", false: "it is not going yet"}[going == 1])
+	}
+	if going == 0 && DriftBudget(pool, b.w.Now()) == 0 {
 		line += "; its disruption budgets allow none now"
+		for _, wrong := range Schedules(pool) {
+			line += "; " + wrong
+		}
 	}
 	return line
 }
@@ -368,7 +399,7 @@ func (w *Writer) annotate(ctx context.Context, pool string, annotations map[stri
 }
 
 // recover writes the records of intents that a crash left, by what is in the cluster.
-func (w *Writer) recover(ctx context.Context, st *state) error {
+func (w *Writer) recover(ctx context.Context, st *state, s *Settled) error {
 	for _, a := range st.journal.Intents {
 		if w.Now().Sub(a.At) < w.Limits.IntentTTL {
 			continue
@@ -379,8 +410,9 @@ func (w *Writer) recover(ctx context.Context, st *state) error {
 		} else if err != nil {
 			return fmt.Errorf("looking at what a crash left: %w", err)
 		}
-		made := w.wasMade(a, live)
+		made, ours := w.wasMade(a, live), false
 		if err := w.mutate(ctx, func(st *state) error {
+			ours = false
 			if !slices.ContainsFunc(st.journal.Intents, func(i Attempt) bool { return i.Record.ID == a.Record.ID }) {
 				return errUnchanged // somebody else did
 			}
@@ -395,9 +427,13 @@ func (w *Writer) recover(ctx context.Context, st *state) error {
 			a.Generation, _ = integer(live, "metadata", "generation")
 			a.Until = w.Now().Add(w.Limits.Window)
 			w.written(st, a)
+			ours = true
 			return nil
 		}); err != nil {
 			return err
+		}
+		if ours {
+			s.Records, s.Writes = append(s.Records, a.Record), append(s.Writes, Write{At: a.At, Flip: a.Flip})
 		}
 		w.Log.Warn("a write that was interrupted is recorded", "action", a.Kind, "object", refOf(a.ObjectKind, a.Name), "written", made)
 	}

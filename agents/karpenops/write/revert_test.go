@@ -86,7 +86,7 @@ func testRevert(w *world) {
 	if why := pausedBy(w.state().meta, "karpenops"); why != "karpenops is paused by ann: revert of base" {
 		w.Errorf("%q", why)
 	}
-	if len(said) == 0 || !strings.Contains(strings.Join(said, "\n"), "NodePool/base-commit: 1 NodeClaims, 0 of them going") {
+	if len(said) == 0 || !strings.Contains(strings.Join(said, "\n"), "NodePool/base-commit: waits for 1 NodeClaim to go, it is not going yet") {
 		w.Errorf("said:\n%s", strings.Join(said, "\n"))
 	}
 
@@ -118,14 +118,53 @@ func testRevert(w *world) {
 			most = max(most, draining)
 		}
 	})
+	// What the agent has told before is not told of what is gone.
+	told := karpenstate.Status{SchemaVersion: 1, At: w.Now().UTC(), Mode: karpenstate.ModeInPlace, Pools: []karpenstate.Pool{{Name: "base", Managed: true}, {Name: "base-commit", Owned: true, Base: "base"}, {Name: "base-spot", Owned: true, Base: "base"}},
+		Pending: []karpenstate.Pending{{ID: "a", Object: "NodePool/base-spot"}, {ID: "b", Object: "NodePool/base"}}}
+	raw, _ := json.Marshal(told)
+	status := string(raw)
+	if err := w.Keep(w.ctx, map[string]*string{karpenstate.KeyStatus: &status}, nil); err != nil {
+		w.Fatal(err)
+	}
+	logged := len(w.logs.String())
+	said = nil
 	again := w.writer(w.config, w.Limits)
 	all, cancel := context.WithTimeout(w.ctx, time.Minute)
 	defer cancel()
-	r, err = again.Revert(all, Selection{All: true}, "bob", nil)
+	r, err = again.Revert(all, Selection{All: true}, "bob", func(line string) { said = append(said, line) })
 	close(done)
 	karpenter.Wait()
 	if err != nil {
 		w.Fatalf("%+v, %v", r, err)
+	}
+	// Each thing is said once. To wait is no refusal: it is neither logged nor recorded.
+	once := map[string]int{}
+	for _, line := range said {
+		if once[line]++; once[line] > 1 && !strings.Contains(line, "waits for") && !strings.Contains(line, "no nodes") {
+			w.Errorf("said %d times: %s", once[line], line)
+		}
+	}
+	for _, want := range []string{"NodePool/base-commit: deleted", "NodePool/base-spot: deleted", "NodePool/other-spot: deleted", "NodePool/other-spot: it launches nothing any more (limits.cpu is 0)"} {
+		if once[want] != 1 {
+			w.Errorf("%q was said %d times in\n%s", want, once[want], strings.Join(said, "\n"))
+		}
+	}
+	for i := 1; i < len(said); i++ {
+		if said[i] == said[i-1] {
+			w.Errorf("said again, though nothing changed: %s", said[i])
+		}
+	}
+	if log := w.logs.String()[logged:]; strings.Contains(log, "a write was refused") {
+		w.Errorf("logged while it waited:\n%s", log)
+	}
+	for _, e := range w.state().ledger.Entries {
+		if e.Outcome == Refused && strings.HasPrefix(e.Reason, "revert") {
+			w.Errorf("recorded while it waited: %+v", e)
+		}
+	}
+	told = karpenstate.Status{}
+	if err := json.Unmarshal([]byte(w.state().status), &told); err != nil || len(told.Pools) != 1 || len(told.Pending) != 1 || told.Pools[0].Name != "base" || told.Mode != karpenstate.ModeInPlace {
+		w.Errorf("the status lists what is gone: %+v, %v", told, err)
 	}
 	if diff := cmp.Diff([]string{"NodePool/base-commit", "NodePool/base-spot", "NodePool/other-spot"}, slices.Sorted(slices.Values(r.Deleted))); diff != "" {
 		w.Error(diff)

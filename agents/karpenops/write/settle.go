@@ -25,9 +25,17 @@ const CodeFight = "gitops-conflict"
 // Settled is what one look came to.
 type Settled struct {
 	Records  []nopsapi.KarpenterRecord  // new ones, and those whose outcome is known now
+	Writes   []Write                    // that were made by it, to undo, or found made; they are among the records
 	Findings []nopsapi.KarpenterFinding // of fields that are fought over, as long as they are
 	Watching int                        // writes that have to prove themselves yet
 	Until    time.Time                  // when the last of them will have; zero: there is none
+}
+
+// Write is a write that whoever asked for it does not know of: the process ended or the answer was lost before its record was made, or it takes back one that
+// went ill.
+type Write struct {
+	At   time.Time
+	Flip string // of the action
 }
 
 // Settle holds what was written against what became of it: once. Call it in a loop, every few seconds while something is watched. All that it
@@ -39,7 +47,7 @@ func (w *Writer) Settle(ctx context.Context) (Settled, error) {
 		return s, err
 	}
 	if len(st.journal.Intents) > 0 {
-		if err := w.recover(ctx, st); err != nil {
+		if err := w.recover(ctx, st, &s); err != nil {
 			return s, err
 		}
 		if st, err = w.readState(ctx); err != nil {
@@ -356,6 +364,9 @@ func (w *Writer) undo(ctx context.Context, a Attempt, live map[string]any, v ver
 			return err
 		}
 		s.Records = append(s.Records, record)
+		if Made(record) {
+			s.Writes = append(s.Writes, Write{At: record.At})
+		}
 	}
 	a.Record.Actual, a.Record.Outcome = len(v.actual), Undone
 	if j != nil && record.Outcome != Undone {

@@ -348,7 +348,9 @@ func testCrash(w *world) {
 		}
 		config.QPS, config.Burst = 1000, 1000
 		doomed := w.writer(config, w.Limits)
-		if _, err := doomed.Apply(w.ctx, w.narrow("base", narrower), Meta{}); err == nil && c.name != "after the record" {
+		action := w.narrow("base", narrower)
+		action.Flip = "base"
+		if _, err := doomed.Apply(w.ctx, action, Meta{}); err == nil && c.name != "after the record" {
 			w.Errorf("%s: it knows of no error", c.name)
 		}
 		if got := equal(value(w.pool("base"), pathRequirements), list(w, narrower)); got != c.written {
@@ -357,7 +359,10 @@ func testCrash(w *world) {
 		// Whoever looks at once leaves it alone: the writer could live. After a while it is settled.
 		w.settle()
 		w.clock.pass(w.Limits.IntentTTL + time.Second)
-		w.settle()
+		// Whoever counts writes is told of those that it does not know of.
+		if s, unknown := w.settle(), c.written && c.name != "after the record"; unknown != (len(s.Writes) == 1 && s.Writes[0].Flip == "base") || !unknown && len(s.Writes) > 0 {
+			w.Errorf("%s (%s): counted as written: %+v", c.name, c.reason, s.Writes)
+		}
 		if diff := cmp.Diff(c.outcome, w.outcomes("NodePool/base")); diff != "" {
 			w.Errorf("%s (%s): ledger (-want +got):\n%s", c.name, c.reason, diff)
 		}
@@ -367,7 +372,9 @@ func testCrash(w *world) {
 		if c.written {
 			// And it is watched, and can be undone, as if nothing had happened.
 			w.says(kindPool, "base", "NoCompatibleInstanceTypes", "filtered out all")
-			w.settle()
+			if s := w.settle(); len(s.Writes) != 1 || s.Writes[0].Flip != "" {
+				w.Errorf("%s: an undo is a write, and counted are %+v", c.name, s.Writes)
+			}
 			if !equal(value(w.pool("base"), pathRequirements), list(w, requirements)) {
 				w.Errorf("%s: it was not undone", c.name)
 			}
@@ -438,7 +445,7 @@ func testBounds(w *world) {
 	}
 	// What cannot be read does not stop the agent; what a newer one wrote does.
 	for text, works := range map[string]bool{`{"schema_version":1,`: true, `[]`: true, `{"schema_version":2}`: false} {
-		patch, err := json.Marshal(map[string]any{"data": map[string]string{KeyJournal: text, karpenstate.KeyLedger: "x"}})
+		patch, err := json.Marshal(map[string]any{"data": map[string]string{karpenstate.KeyJournal: text, karpenstate.KeyLedger: "x"}})
 		if err != nil {
 			w.Fatal(err)
 		}

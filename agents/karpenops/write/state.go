@@ -17,9 +17,6 @@ import (
 	"github.com/nopsctl/nopsctl/pkg/nopsapi"
 )
 
-// KeyJournal is the key of the ConfigMap below which a Writer keeps what it has under way.
-const KeyJournal = "journal.json"
-
 // journalSchema is the version of Journal. An agent that finds a newer one writes nothing: it would not understand what is under way.
 const journalSchema = 1
 
@@ -69,6 +66,7 @@ type Attempt struct {
 	Before     []string                `json:"before,omitempty"`    // that drifted before it
 	Ready      bool                    `json:"ready"`               // that the object was, before it
 	Undo       bool                    `json:"undo,omitempty"`      // it takes something back
+	Flip       string                  `json:"flip,omitempty"`      // of the action
 	Told       string                  `json:"told,omitempty"`      // why it could not be undone yet, as it was said last
 }
 
@@ -120,6 +118,8 @@ type state struct {
 	meta    map[string]string // annotations
 	unset   []string          // annotations to take away
 	sizes   map[string]int    // of the other keys
+	status  string            // the agent's, as it was; see unlist
+	told    string            // the same without what is gone; "": nothing is
 	ledger  karpenstate.Ledger
 	journal Journal
 	// broken are keys that could not be read; what they held is lost, the annotations on the objects are not.
@@ -156,8 +156,11 @@ func (w *Writer) readState(ctx context.Context) (*state, error) {
 			switch k {
 			case karpenstate.KeyLedger:
 				into = &st.ledger
-			case KeyJournal:
+			case karpenstate.KeyJournal:
 				into = &st.journal
+			case karpenstate.KeyStatus:
+				st.status = s
+				fallthrough
 			default:
 				st.sizes[k] = len(k) + len(s)
 				continue
@@ -168,7 +171,7 @@ func (w *Writer) readState(ctx context.Context) (*state, error) {
 		}
 	}
 	for _, k := range st.broken {
-		if k == KeyJournal {
+		if k == karpenstate.KeyJournal {
 			st.journal = Journal{}
 		} else {
 			st.ledger = karpenstate.Ledger{}
@@ -176,7 +179,7 @@ func (w *Writer) readState(ctx context.Context) (*state, error) {
 		w.Log.Error("what the state holds cannot be read and is begun anew; what undo needs is in the annotations of the objects, too", "key", k)
 	}
 	if st.journal.SchemaVersion > journalSchema {
-		return nil, fmt.Errorf("ConfigMap %s/%s, key %s, schema %d: %w", w.Who.Namespace, karpenstate.ConfigMap, KeyJournal, st.journal.SchemaVersion, errNewer)
+		return nil, fmt.Errorf("ConfigMap %s/%s, key %s, schema %d: %w", w.Who.Namespace, karpenstate.ConfigMap, karpenstate.KeyJournal, st.journal.SchemaVersion, errNewer)
 	}
 	st.journal.SchemaVersion, st.ledger.SchemaVersion = journalSchema, 1
 	return st, nil
@@ -217,6 +220,9 @@ func (w *Writer) writeState(ctx context.Context, st *state) error {
 	data, err := st.encode(w.Now())
 	if err != nil {
 		return err
+	}
+	if st.told != "" {
+		data[karpenstate.KeyStatus] = st.told
 	}
 	metadata := map[string]any{"labels": w.Who.Labels()}
 	annotations := map[string]any{}
@@ -311,7 +317,7 @@ func (st *state) encode(now time.Time) (map[string]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encoding the ledger: %w", err)
 	}
-	return map[string]string{karpenstate.KeyLedger: string(ledger), KeyJournal: string(journal)}, nil
+	return map[string]string{karpenstate.KeyLedger: string(ledger), karpenstate.KeyJournal: string(journal)}, nil
 }
 
 // add appends a record, or replaces the one of the same ID, and says whether that made a difference.
@@ -327,6 +333,24 @@ func (st *state) add(r nopsapi.KarpenterRecord) bool {
 	}
 	st.ledger.Entries = append(st.ledger.Entries, r)
 	return true
+}
+
+// unlist takes a NodePool that is gone out of the status, and what was planned for it. Whoever looks before the agent does, which may be switched off, would
+// take it for one that is there.
+func (st *state) unlist(name string) {
+	var s karpenstate.Status
+	if st.status == "" || json.Unmarshal([]byte(st.status), &s) != nil || s.SchemaVersion != 1 {
+		return // the agent's next one will be right
+	}
+	before := len(s.Pools) + len(s.Pending)
+	s.Pools = slices.DeleteFunc(s.Pools, func(p karpenstate.Pool) bool { return p.Owned && p.Name == name })
+	s.Pending = slices.DeleteFunc(s.Pending, func(p karpenstate.Pending) bool { return p.Object == refOf(kindPool, name) })
+	if len(s.Pools)+len(s.Pending) == before {
+		return
+	}
+	if data, err := json.MarshalIndent(s, "", " "); err == nil {
+		st.told = string(data)
+	}
 }
 
 const hour = int64(time.Hour / time.Second)

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/robfig/cron/v3"
+
+	"github.com/nopsctl/nopsctl/internal/karpenstate"
 )
 
 // A Window begins by a schedule and lasts a while, in UTC: the grammar of disruption budgets.
@@ -140,6 +142,41 @@ func contains(all []any, one string) bool {
 	}
 	return false
 }
+
+// Schedules says what a NodePool's disruption budgets and freeze windows have that cannot be or never comes, in sentences. The API server takes whatever looks like a
+// cron expression, and so does Karpenter, which then lets no node go and says so in its log alone.
+func Schedules(pool map[string]any) []string {
+	var wrong []string
+	v, _ := at(pool, "spec", "disruption", "budgets")
+	budgets, _ := v.([]any)
+	for i, b := range budgets {
+		m, _ := b.(map[string]any)
+		schedule, scheduled := m["schedule"].(string)
+		duration, lasts := m["duration"].(string)
+		if !scheduled && !lasts {
+			continue
+		}
+		switch w, err := window(schedule, duration); {
+		case err != nil:
+			wrong = append(wrong, fmt.Sprintf("its disruption budget %d cannot be read (%v): Karpenter disrupts no node of it, whatever the other budgets say", i, err))
+		case w.never():
+			wrong = append(wrong, fmt.Sprintf("the schedule of its disruption budget %d (%q) never comes, which Karpenter takes for always", i, schedule))
+		}
+	}
+	windows, err := ParseWindows(annotation(pool, karpenstate.AnnotationFreeze))
+	if err != nil {
+		wrong = append(wrong, fmt.Sprintf("its annotation %s cannot be read (%v): nothing is written to it until it can", karpenstate.AnnotationFreeze, err))
+	}
+	for _, w := range windows {
+		if w.never() {
+			wrong = append(wrong, fmt.Sprintf("the freeze window %q never comes, which is taken for always: nothing is written to it", w.Text))
+		}
+	}
+	return wrong
+}
+
+// never says that a schedule names a day that no year has.
+func (w Window) never() bool { return w.schedule.Next(time.Unix(0, 0).UTC()).IsZero() }
 
 // budget is what one budget allows of a number of nodes.
 func budget(b map[string]any, nodes int, now time.Time) (int, error) {

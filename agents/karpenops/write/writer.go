@@ -140,6 +140,9 @@ func (w *Writer) run(ctx context.Context, j *job) (nopsapi.KarpenterRecord, erro
 	switch {
 	case errors.As(err, &r):
 		j.record.Outcome, j.record.Explanation = Refused, fmt.Sprintf("%s: %s", r.Code, r.Why)
+		if j.patient && r.waits() {
+			break
+		}
 		w.Observe(j.record.Action, Refused, r.Code)
 		w.Log.Info("a write was refused", "action", j.record.Action, "object", j.ref(), "code", r.Code, "why", r.Why)
 		if !r.Transient() {
@@ -190,9 +193,11 @@ type job struct {
 	patch   map[string]any // of an approval
 	// fenceOnly is of a drain that only ends launches: the nodes' turn comes later.
 	fenceOnly bool
+	flip      string   // of the action: it counts against a bound of the planner's
 	approved  bool     // a person wants this very change
 	undo      bool     // of our own write, as opposed to a plan: an overlay that does harm goes alone
 	override  bool     // a person takes back: pauses and freezes are for the agent
+	patient   bool     // it is tried again and again, and whoever does says what it waits for
 	released  []string // paths that were not taken back, since somebody else changed them
 	// still says why the object is not what the decision was made for, "" if it is. nil: the changes' Before does.
 	still func(live map[string]any) string
@@ -209,7 +214,7 @@ func (j *job) pool() string {
 }
 
 func (w *Writer) jobOf(a plan.Action, why Meta) (*job, error) {
-	j := &job{kind: a.Kind, object: a.ObjectKind, name: a.Name, base: a.Base, drift: a.Drift}
+	j := &job{kind: a.Kind, object: a.ObjectKind, name: a.Name, base: a.Base, drift: a.Drift, flip: a.Flip}
 	if why.Actor == "" {
 		why.Actor = "agent"
 	}
@@ -270,6 +275,19 @@ func recordID(action string, now time.Time) string {
 	return action + "." + strconv.FormatInt(now.UnixNano(), 36)
 }
 
+const alreadySo = "it was so already"
+
+// Made says whether a record is of a write that was made, as opposed to a refusal, and to what was so already.
+func Made(r nopsapi.KarpenterRecord) bool {
+	return r.Outcome != Refused && r.Explanation != alreadySo
+}
+
+// Decided says whether a record is of an action or of an approved finding with this ID.
+func Decided(r nopsapi.KarpenterRecord, id string) bool {
+	decision := r.ID[:max(0, strings.LastIndex(r.ID, "."))]
+	return decision == id || decision == "approve-"+id
+}
+
 // attempt looks at everything afresh, and writes.
 func (w *Writer) attempt(ctx context.Context, j *job) error {
 	live, err := w.get(ctx, j.path)
@@ -290,7 +308,7 @@ func (w *Writer) attempt(ctx context.Context, j *job) error {
 	if done {
 		j.record.Outcome = Applied
 		if j.record.Explanation == "" {
-			j.record.Explanation = "it was so already"
+			j.record.Explanation = alreadySo
 		}
 		return nil
 	}
@@ -442,7 +460,7 @@ func (w *Writer) commit(ctx context.Context, j *job, live map[string]any, c *clu
 	j.record.At = now.UTC()
 	attempt := Attempt{
 		Record: j.record, Kind: j.kind, ObjectKind: j.object, Path: j.path, Name: j.name, UID: string(uidOf(live)), Pool: j.pool(), Base: j.base,
-		At: now, Until: now.Add(w.Limits.Window), Predicted: first(slices.Concat(j.drift, j.allowed), maxNames), Undo: j.undo, Before: first(drifted(c.claims[j.pool()]), maxNames), Ready: ready(live),
+		At: now, Until: now.Add(w.Limits.Window), Predicted: first(slices.Concat(j.drift, j.allowed), maxNames), Undo: j.undo, Flip: j.flip, Before: first(drifted(c.claims[j.pool()]), maxNames), Ready: ready(live),
 	}
 	attempt.Record.Outcome = j.outcome()
 	for _, change := range j.changes {
@@ -491,7 +509,11 @@ func (w *Writer) commit(ctx context.Context, j *job, live map[string]any, c *clu
 	if o == nil || text(o, "kind") == "Status" {
 		o = live
 	}
-	w.event(ctx, o, false, "KarpenopsApplied", fmt.Sprintf("%s: %s (%s)", j.kind, j.record.Reason, j.record.ID))
+	by := ""
+	if j.record.Actor != "agent" {
+		by = " by " + j.record.Actor
+	}
+	w.event(ctx, o, false, "KarpenopsApplied", fmt.Sprintf("%s%s: %s (%s)", j.kind, by, j.record.Reason, j.record.ID))
 	return nil
 }
 
@@ -523,7 +545,9 @@ func (w *Writer) written(st *state, a Attempt) {
 	case plan.CreateSibling, plan.CreateOverlay:
 		j.Written[fieldKey(a.ObjectKind, a.Name, "")] = Written{At: now, ID: a.Record.ID, UID: a.UID}
 	case plan.DeleteSibling, plan.DeleteOverlay:
-		st.forget(a.ObjectKind, a.Name)
+		if st.forget(a.ObjectKind, a.Name); a.ObjectKind == kindPool {
+			st.unlist(a.Name)
+		}
 		return
 	case plan.Restore, actionUndo:
 		delete(j.Originals, refOf(a.ObjectKind, a.Name))

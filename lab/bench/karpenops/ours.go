@@ -34,6 +34,7 @@ func (o *ours) tick(w *world) error {
 			if err := c.carryOut(w, a); err != nil {
 				return fmt.Errorf("cluster %s: %s of %s: %w", c.Name, a.Kind, a.Name, err)
 			}
+			o.memory[c.Name] = o.memory[c.Name].Applied(a, w.now)
 		}
 	}
 	return nil

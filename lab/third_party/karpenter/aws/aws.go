@@ -32,8 +32,13 @@ const (
 	ZoneID     = "topology.k8s.aws/zone-id"
 )
 
-// Register makes the labels ones that Karpenter knows: a pod or a NodePool may ask for them, and a node has them.
+// EBSZone is the zone as the driver of EBS volumes writes it into theirs.
+const EBSZone = "topology.ebs.csi.aws.com/zone"
+
+// Register makes the labels ones that Karpenter knows: a pod or a NodePool may ask for them, and a node has them. A volume's zone is a node's, as in the
+// AWS provider.
 func Register() {
+	v1.NormalizedLabels[EBSZone] = corev1.LabelTopologyZone
 	v1.RestrictedLabelDomains = v1.RestrictedLabelDomains.Insert(Group)
 	v1.WellKnownLabels = v1.WellKnownLabels.Insert(Category, Family, Generation, Size, CPU, Memory, ZoneID)
 }

@@ -219,7 +219,7 @@ func runUpdater(ctx context.Context, c *agent.Call) error {
 	}
 	loop := lazyLoop(p.health, "applying")
 	u, err := updater.New(updater.Options{Every: o.every, Ignored: o.ignored}, updater.Deps{
-		Kube: kube, Who: p.who, Lease: p.who.Name(), Candidate: candidate(c, "updater"), Turn: loop, Metrics: p.metrics, Log: p.log, Now: time.Now,
+		Kube: kube, Who: p.who, Candidate: candidate(c, "updater"), Turn: loop, Metrics: p.metrics, Log: p.log, Now: time.Now,
 	})
 	if err != nil {
 		return err

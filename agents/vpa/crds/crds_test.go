@@ -49,8 +49,8 @@ func explanations() object {
 			"container": object{"type": "string"}, "resource": object{"type": "string"}, "level": object{"type": "string"},
 			"since": object{"type": "string", "format": "date-time"}, "samples": object{"type": "integer"},
 			"median": quantity(), "percentile": object{"type": "number"}, "atPercentile": quantity(), "peak": quantity(), "margin": object{"type": "number"},
-			"local": quantity(), "result": quantity(),
-			"steps": object{"type": "array", "items": object{"type": "object", "properties": object{"rule": object{"type": "string"}, "why": object{"type": "string"}, "to": quantity(), "at": object{"type": "string", "format": "date-time"}}}},
+			"local": quantity(), "held": quantity(), "heldSince": object{"type": "string", "format": "date-time"}, "result": quantity(),
+			"steps": object{"type": "array", "items": object{"type": "object", "properties": object{"rule": object{"type": "string"}, "why": object{"type": "string"}, "to": quantity()}}},
 		},
 	}}
 }

@@ -47,11 +47,21 @@ func (w *Workloads) Set(all []nopsapi.RightsizedWorkload) {
 	w.wanted, w.set = all, true
 }
 
+// known says whether there is a list.
+func (w *Workloads) known() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.set
+}
+
 // Run tells until the context ends.
 func (w *Workloads) Run(ctx context.Context, loop *agent.Loop) error {
 	backoff := agent.Backoff{Base: 2 * time.Second, Max: 15 * time.Minute, Rand: w.deps.Rand}
 	for {
 		wait := agent.Jitter(tellEvery, 0.1, w.deps.Rand)
+		if !w.known() {
+			wait = firstWithin // the first round is on its way
+		}
 		if err := w.Tell(ctx); err != nil && ctx.Err() == nil {
 			_, after := agent.IntentOf(err)
 			wait = max(wait, backoff.Next(after))

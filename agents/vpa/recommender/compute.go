@@ -107,11 +107,6 @@ func (e estimators) recommend(g given) made {
 				in.OOM = g.holds[name].bytes
 			}
 			b, steps := push.Merge(in)
-			for j := range steps {
-				if steps[j].Rule == "oom" {
-					steps[j].At = g.holds[name].at.UTC()
-				}
-			}
 			b, steps = floor(b, steps, res, g.settings.Floors)
 			r.LowerBound[res], r.Target[res], r.UpperBound[res] = model.ResourceAmount(b.Lower), model.ResourceAmount(b.Target), model.ResourceAmount(b.Upper)
 			m.parts = append(m.parts, part{container: name, resource: corev1.ResourceName(res), local: in.Local.Target, steps: steps})
@@ -199,6 +194,10 @@ func (m made) explain(g given) []rightsizing.Explanation {
 		x := rightsizing.Explanation{
 			Container: p.container, Resource: string(p.resource), Level: level, Since: state.FirstSampleStart.UTC(), Samples: state.TotalSamplesCount, Margin: estimation.Margin,
 			Local: push.Quantity(string(p.resource), p.local), Steps: p.steps, Result: p.result,
+		}
+		if held, is := g.holds[p.container]; is && p.resource == corev1.ResourceMemory {
+			q := push.Quantity("memory", held.bytes)
+			x.Held, x.HeldSince = &q, held.at.UTC()
 		}
 		usage, percentiles, unit := state.AggregateCPUUsage, estimation.CPU, 1000.0
 		if p.resource == corev1.ResourceMemory {

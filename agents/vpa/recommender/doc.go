@@ -6,7 +6,7 @@
 // was needed when a container ran out of memory.
 //
 // Of the status it writes recommendation, conditions, observedGeneration and explanations, by merge patches; the application is the
-// updater's. It writes when a target moved by more than 1 %, a bound by more than 5 %, or a condition changed. Bounds narrow for days as
+// updater's. It writes when a target moved by more than 1 %, a bound by more than 5 %, a condition changed, or memory ran out. Bounds narrow for days as
 // confidence grows, and nobody acts on that alone: those are written at most every hour, and at once when the request of a running
 // pod comes to lie on the other side.
 //

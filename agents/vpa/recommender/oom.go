@@ -18,9 +18,13 @@ import (
 // percentile may leave it out; what killed a container is no outlier.
 type holds struct {
 	by map[model.VpaID]map[string]hold
+	// unwritten are those whose status does not tell them yet: another process would not know.
+	unwritten map[model.VpaID]bool
 }
 
-func newHolds() *holds { return &holds{by: map[model.VpaID]map[string]hold{}} }
+func newHolds() *holds {
+	return &holds{by: map[model.VpaID]map[string]hold{}, unwritten: map[model.VpaID]bool{}}
+}
 
 // need is what is given to a container that ran out of memory with so much: upstream's rule, of what it had alone. What was recommended
 // since then must not count: a container that is killed over and over while it waits for its turn would be given ever more.
@@ -32,6 +36,7 @@ func need(had int64) int64 {
 func (h *holds) add(vpa model.VpaID, container string, had int64, at time.Time) bool {
 	before := h.by[vpa][container]
 	bytes := need(had)
+	h.unwritten[vpa] = true
 	if before.bytes > bytes {
 		// It was given more already, or waits for it: the hold goes on from now.
 		h.put(vpa, container, hold{before.bytes, at})
@@ -63,6 +68,7 @@ func (h *holds) forget(present func(model.VpaID) bool) {
 	for id := range h.by {
 		if !present(id) {
 			delete(h.by, id)
+			delete(h.unwritten, id)
 		}
 	}
 }
@@ -70,17 +76,8 @@ func (h *holds) forget(present func(model.VpaID) bool) {
 // recall takes over what a process before this one held, from the explanations that it wrote.
 func (h *holds) recall(vpa model.VpaID, all []rightsizing.Explanation, now time.Time) {
 	for _, x := range all {
-		for _, s := range x.Steps {
-			if s.Rule != "oom" {
-				continue
-			}
-			at := s.At
-			if at.IsZero() {
-				at = now
-			}
-			if now.Sub(at) < rightsizing.OOMHold {
-				h.put(vpa, x.Container, hold{s.To.Value(), at})
-			}
+		if x.Held != nil && now.Sub(x.HeldSince) < rightsizing.OOMHold {
+			h.put(vpa, x.Container, hold{x.Held.Value(), x.HeldSince})
 		}
 	}
 }

@@ -572,7 +572,7 @@ func (l *leader) ranOut(o oom.OomInfo) {
 	if ref, is := refOf(vpa); is && l.outcomes != nil {
 		q := push.Quantity("memory", had)
 		l.outcomes.Add(nopsapi.Outcome{
-			ID: oomID(o), At: o.Timestamp.UTC(), Workload: ref, Pod: o.ContainerID.PodName, Kind: "oom",
+			ID: oomID(o), At: o.Timestamp.UTC(), Workload: ref, Pod: o.ContainerID.PodName, Kind: nopsapi.OutcomeOOM,
 			Reason: fmt.Sprintf("container %s ran out of memory with a request of %s", o.ContainerID.ContainerName, q.String()),
 		})
 	}
@@ -653,6 +653,9 @@ func (l *leader) compute(did *Round) []write {
 		why := change(&observed.Status, status, func(was, is []vpav1.RecommendedContainerResources) bool {
 			return l.due(observed, now) || l.across(vpa, was, is)
 		})
+		if why == "" && g.settings != nil && l.holds.unwritten[vpa.ID] {
+			why = "oom"
+		}
 		if why == "" {
 			did.Unchanged++
 			l.counters.unchanged.Add(1)
@@ -768,6 +771,7 @@ func (l *leader) write(ctx context.Context, writes []write, did *Round) {
 				case err == nil:
 					did.Written++
 					l.written[one.vpa.UID] = l.deps.Now()
+					delete(l.holds.unwritten, model.VpaID{Namespace: one.vpa.Namespace, VpaName: one.vpa.Name})
 					l.counters.written.Add(1)
 				case apierrors.IsNotFound(err) || apierrors.IsConflict(err): // gone, or another of that name
 				default:

@@ -188,7 +188,7 @@ func TestThirtyDays(t *testing.T) {
 	for _, part := range []struct {
 		set      string
 		from, to time.Time
-	}{{"web-6d4f5b7c8", begin, now.Add(-15 * day)}, {"web-7c8d9b4f5", now.Add(-15 * day), now}} {
+	}{{"web-6d4f5b7c8", begin, now.Add(-15*day - 5*time.Hour)}, {"web-7c8d9b4f5", now.Add(-15*day - 5*time.Hour), now}} {
 		l.owns(replicaOwner, "replicaset", part.set, "shop", "Deployment", "web", part.from, part.to)
 		for _, suffix := range []string{"-b2c4d", "-f5g6h"} {
 			pod := part.set + suffix
@@ -197,11 +197,14 @@ func TestThirtyDays(t *testing.T) {
 			l.run(arn, "shop", pod, "proxy", part.from, part.to, now, &sidecar, life(0.01, 30))
 		}
 	}
-	// What must not count: another cluster's, another workload's of a name that begins the same, the sum of a pod's cgroups.
+	// What must not count: another cluster's, other workloads' of a name that begins the same or is the same, the sum of a pod's cgroups.
 	l.run(other, "shop", "web-6d4f5b7c8-b2c4d", "app", begin, now, now, nil, flat(50, 50000))
 	l.owns(replicaOwner, "replicaset", "web-api-6d4f5b7c8", "shop", "Deployment", "web-api", begin, now)
 	l.owns(podOwner, "pod", "web-api-6d4f5b7c8-b2c4d", "shop", "ReplicaSet", "web-api-6d4f5b7c8", begin, now)
 	l.run(arn, "shop", "web-api-6d4f5b7c8-b2c4d", "app", begin, now, now, nil, flat(40, 40000))
+	l.owns(replicaOwner, "replicaset", "web-8f9b5d6c4", "shop", "Rollout", "web", begin, now)
+	l.owns(podOwner, "pod", "web-8f9b5d6c4-b2c4d", "shop", "ReplicaSet", "web-8f9b5d6c4", begin, now)
+	l.run(arn, "shop", "web-8f9b5d6c4-b2c4d", "app", begin, now, now, nil, flat(30, 30000))
 	l.run(arn, "shop", "web-6d4f5b7c8-b2c4d", "", begin, now, now, nil, flat(60, 60000))
 	// A namespace that kube-state-metrics says nothing of.
 	l.run(arn, "legacy", "db-0", "db", begin, now, now, &named, life(0.7, 900))
@@ -210,6 +213,9 @@ func TestThirtyDays(t *testing.T) {
 	// A CronJob: a pod of ten minutes each night, of a Job that is known to belong to it.
 	for d := range 29 {
 		job := fmt.Sprintf("night-%08d", 29400000+d*1440)
+		if d%2 == 0 { // begun by hand: its name says nothing
+			job = fmt.Sprintf("night-by-hand-%d", d)
+		}
 		start := now.Add(-time.Duration(29-d) * day).Add(3 * time.Hour)
 		l.owns(jobOwner, "job_name", job, "shop", "CronJob", "night", start, start)
 		l.owns(podOwner, "pod", job+"-b2c4d", "shop", "Job", job, start, start)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/nopsctl/nopsctl/pkg/nopsapi"
@@ -15,10 +16,15 @@ const (
 	pruneBatch = 500
 )
 
-// Run looks for silent clusters until the context ends, and removes what is too old. Reads look for silence too: a host that
+// Run looks for silent clusters until the context ends, removes what is too old, and works out recommendations where Usage is set. Reads look for silence too: a host that
 // does not call Run loses only the exact time at which a warning opened.
 func (s *Server) Run(ctx context.Context, every time.Duration) error {
 	s.once.Do(s.start)
+	if s.Usage != nil {
+		var wg sync.WaitGroup
+		wg.Go(func() { s.analyse(ctx, every) })
+		defer wg.Wait()
+	}
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	var pruned time.Time

@@ -261,7 +261,7 @@ func Resized(pod *corev1.Pod, want Requests, at time.Time, patience time.Duratio
 	if missing == "" {
 		missing = "the node says that it is still at it"
 	}
-	return Failed, fmt.Sprintf("%s after the resize: %s", now.Sub(at).Truncate(time.Minute), missing)
+	return Failed, fmt.Sprintf("%s after the resize: %s", now.Sub(at).Truncate(time.Second), missing)
 }
 
 // Recreated judges an eviction by the pod that came instead: nil when none came yet. What is asked is whether the webhook sized it, not

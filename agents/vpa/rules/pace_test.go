@@ -74,7 +74,9 @@ func TestHeld(t *testing.T) {
 		{"nothing", "it was watched for two days", nil, `{"policy":"p"}`, rules.Known{}, "", "", time.Time{}},
 		{"off", "", func(v *vpav1.VerticalPodAutoscaler) { *v.Spec.UpdatePolicy.UpdateMode = vpav1.UpdateModeOff }, `{"policy":"p"}`, rules.Known{}, rightsizing.StateRecommend, "Off", time.Time{}},
 		{"paused", "the kill switch", nil, `{"policy":"p","paused":true}`, rules.Known{}, rightsizing.StateStopped, "policy p is paused", time.Time{}},
-		{"reverted", "until somebody takes the mark away", func(v *vpav1.VerticalPodAutoscaler) { v.Annotations[rightsizing.AnnotationReverted] = "2026-11-28T00:00:00Z" }, `{"policy":"p"}`, rules.Known{}, rightsizing.StateRecommend, "reverted at 2026-11-28", time.Time{}},
+		{"reverted", "until somebody takes the mark away", func(v *vpav1.VerticalPodAutoscaler) {
+			v.Annotations[rightsizing.AnnotationReverted] = "2026-11-28T00:00:00Z"
+		}, `{"policy":"p"}`, rules.Known{}, rightsizing.StateRecommend, "reverted at 2026-11-28", time.Time{}},
 		{"no recommendation", "", func(v *vpav1.VerticalPodAutoscaler) { v.Status.Recommendation = nil }, `{"policy":"p"}`, rules.Known{}, rightsizing.StateWaiting, "no recommendation", time.Time{}},
 		{"watched for too short", "three days are asked for", nil, `{"policy":"p","observation":"72h"}`, rules.Known{}, rightsizing.StateWaiting, "72h", now.Add(day)},
 		{"watched before it was made", "history came from a store", nil, `{"policy":"p","observation":"72h"}`, rules.Known{Watched: now.Add(-4 * day)}, "", "", time.Time{}},

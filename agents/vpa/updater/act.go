@@ -27,7 +27,13 @@ import (
 )
 
 // refusedFor is how long what the API server refused is not tried again.
-const refusedFor = time.Hour
+const refusedFor = 10 * time.Minute
+
+// blockedFor is how long a PodDisruptionBudget that does not allow an eviction is not asked again.
+const (
+	blockedFor = 5 * time.Minute
+	blockedWhy = "its PodDisruptionBudget does not allow an eviction now"
+)
 
 // group is what a workload can spare, by upstream's reckoning.
 type group struct {
@@ -260,6 +266,10 @@ func (u *Updater) evict(ctx context.Context, c *candidate, g *group, r *round) {
 		c.tally.wait(err.Error(), time.Time{})
 		return
 	}
+	if until := u.memory.blocked[c.UID]; until.After(r.now) {
+		c.tally.wait(blockedWhy, until)
+		return
+	}
 	if r.evictions <= 0 {
 		c.tally.pending = append(c.tally.pending, "in the next loops")
 		return
@@ -279,7 +289,8 @@ func (u *Updater) evict(ctx context.Context, c *candidate, g *group, r *round) {
 		u.counts.evictions.Add(1)
 		u.did(c, r.now, "evicted")
 	case apierrors.IsTooManyRequests(err):
-		c.tally.wait("its PodDisruptionBudget does not allow an eviction now", time.Time{})
+		u.memory.blocked[c.UID] = r.now.Add(blockedFor)
+		c.tally.wait(blockedWhy, r.now.Add(blockedFor))
 	case apierrors.IsNotFound(err):
 	default:
 		u.log.LogAttrs(ctx, slog.LevelWarn, "an eviction failed", slog.String("namespace", c.pod.Namespace), slog.String("pod", c.pod.Name), slog.Any("error", err))
@@ -299,6 +310,12 @@ func (u *Updater) did(c *candidate, now time.Time, kind string) {
 	}
 	if owner := metav1.GetControllerOf(c.pod); owner != nil {
 		done.owner = owner.UID
+	}
+	if evicted {
+		done.before = map[types.UID]bool{}
+		for _, pod := range c.pods {
+			done.before[pod.UID] = true
+		}
 	}
 	u.memory.open = slices.DeleteFunc(u.memory.open, func(o change) bool { return o.pod == done.pod })
 	u.memory.open = append(u.memory.open, done)
@@ -385,8 +402,7 @@ func (u *Updater) instead(p *plan, c change, taken map[types.UID]bool) (*corev1.
 	var found *corev1.Pod
 	for _, pod := range p.pods {
 		owner := metav1.GetControllerOf(pod)
-		// Whole seconds are all that the time of creation has.
-		if owner == nil || owner.UID != c.owner || pod.UID == c.pod || taken[pod.UID] || pod.CreationTimestamp.Time.Before(c.at.Truncate(time.Second)) {
+		if owner == nil || owner.UID != c.owner || c.before[pod.UID] || taken[pod.UID] {
 			continue
 		}
 		if found == nil || pod.CreationTimestamp.Before(&found.CreationTimestamp) || pod.CreationTimestamp.Equal(&found.CreationTimestamp) && pod.Name < found.Name {
@@ -422,6 +438,11 @@ func (u *Updater) forget(plans []*plan, alive map[types.UID]*corev1.Pod) {
 	for id := range u.memory.written {
 		if !there[id] {
 			delete(u.memory.written, id)
+		}
+	}
+	for id, until := range u.memory.blocked {
+		if !there[id] || !until.After(u.now()) {
+			delete(u.memory.blocked, id)
 		}
 	}
 	for id, rest := range u.memory.rests {

@@ -222,14 +222,12 @@ func (u *Updater) consider(p *plan, pod *corev1.Pod, now time.Time) *candidate {
 	if !u.means(c, now) {
 		return nil
 	}
-	switch rest, resting := u.memory.rests[p.UID]; {
-	case resting && rest.until.After(now):
-		p.tally.wait("a change did not take hold ("+rest.why+"); it is tried again later", rest.until)
-		return nil
-	default:
-	}
 	if until, open := u.memory.breaker.Open(p.settings.Policy, p.settings, now); open {
 		p.tally.stopped = append(p.tally.stopped, rules.Hold{State: rightsizing.StateStopped, Why: fmt.Sprintf("%d changes within an hour did not take hold", p.settings.Failures), Until: until})
+		return nil
+	}
+	if rest, is := u.memory.rests[p.UID]; is && rest.until.After(now) {
+		p.tally.wait("a change did not take hold ("+rest.why+"); it is tried again later", rest.until)
 		return nil
 	}
 	if opens, closed := rules.Closed(p.settings.Windows, now); closed {

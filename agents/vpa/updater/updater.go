@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -80,8 +82,8 @@ func (o *Options) Validate() error {
 	def(&o.MinChange, 0.1)
 	def(&o.Lifetime, 12*time.Hour)
 	def(&o.Patience, 5*time.Minute)
-	if o.Every < time.Second || o.Every > time.Hour {
-		errs = append(errs, fmt.Errorf("updater: every %s is not between 1s and 1h", o.Every))
+	if o.Every < 100*time.Millisecond || o.Every > time.Hour {
+		errs = append(errs, fmt.Errorf("updater: every %s is not between 100ms and 1h", o.Every))
 	}
 	if o.Tolerance < 0 || o.Tolerance > 1 || o.MinChange < 0 || o.MinChange > 1 {
 		errs = append(errs, fmt.Errorf("updater: tolerance %g or least change %g is not between 0 and 1", o.Tolerance, o.MinChange))
@@ -111,11 +113,10 @@ var _ Others = (*foreign.Finder)(nil)
 // Deps is what the process owns and the updater uses. Kube and Who are needed, the rest has defaults.
 type Deps struct {
 	Kube *rest.Config
-	Who  agent.Identity
+	// Who it is, component vpa-updater: the election's Lease is called after it.
+	Who agent.Identity
 	// Candidate is the name of this process, of no other one ever; empty means that there is no election, and this one works.
 	Candidate string
-	// Lease is that of the election; empty means Who's name with -updater behind.
-	Lease string
 	// Others know who else sizes workloads; nil means that the updater looks itself.
 	Others Others
 	// Outcome takes what became of changes, and must not block; nil drops them.
@@ -199,9 +200,11 @@ func New(o Options, deps Deps) (*Updater, error) {
 		loops:     metrics.Counter("nops_vpa_updater_loops_total", "Loops of the updater."),
 		patches:   metrics.Counter("nops_vpa_application_writes_total", "Writes of status.application."),
 	}
-	config := agent.KubeConfig(deps.Kube, deps.Who.Name()+"-updater/"+deps.Who.Version)
+	config := agent.KubeConfig(deps.Kube, deps.Who.Name()+"/"+deps.Who.Version)
 	var err error
-	if u.kube, err = kubernetes.NewForConfig(config); err != nil {
+	impatiently := rest.CopyConfig(config)
+	impatiently.Wrap(func(next http.RoundTripper) http.RoundTripper { return impatient{next} })
+	if u.kube, err = kubernetes.NewForConfig(impatiently); err != nil {
 		return nil, fmt.Errorf("making a client of the API server: %w", err)
 	}
 	if u.dynamic, err = dynamic.NewForConfig(config); err != nil {
@@ -255,8 +258,21 @@ func (u *Updater) watch() error {
 		return fmt.Errorf("making a scheme for Events: %w", err)
 	}
 	u.events = record.NewBroadcaster()
-	u.recorder = u.events.NewRecorder(scheme, corev1.EventSource{Component: u.deps.Who.Name() + "-updater"})
+	u.recorder = u.events.NewRecorder(scheme, corev1.EventSource{Component: u.deps.Who.Name()})
 	return nil
+}
+
+// impatient does not wait where an eviction is refused by a PodDisruptionBudget. The API server then says to come again in ten seconds, and
+// the client would, ten times, while every other pod waits.
+type impatient struct{ next http.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (i impatient) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := i.next.RoundTrip(r)
+	if err == nil && resp.StatusCode == http.StatusTooManyRequests && strings.HasSuffix(r.URL.Path, "/eviction") {
+		resp.Header.Del("Retry-After")
+	}
+	return resp, err
 }
 
 // read reads an autoscaler with all of its status. What cannot be read is kept as such: it is told in its status.
@@ -303,7 +319,7 @@ func (u *Updater) Run(ctx context.Context) error {
 		u.kubeFactory.Shutdown()
 		u.podFactory.Shutdown()
 	}()
-	config := agent.KubeConfig(u.deps.Kube, u.deps.Who.Name()+"-updater/"+u.deps.Who.Version)
+	config := agent.KubeConfig(u.deps.Kube, u.deps.Who.Name()+"/"+u.deps.Who.Version)
 	u.selectors = target.NewVpaTargetSelectorFetcher(config, u.kube, u.kubeFactory, working.Done())
 	controllers := controllerfetcher.NewControllerFetcher(config, u.kube, u.kubeFactory, scaleFresh, scaleLifetime, scaleJitter, working.Done())
 	controllers.Start(working, scaleFresh)
@@ -319,7 +335,7 @@ func (u *Updater) Run(ctx context.Context) error {
 			return u.loop(ctx)
 		}
 		return election.Lead(ctx, election.Options{
-			Kube: u.deps.Kube, Who: u.deps.Who, Lease: agent.Or(u.deps.Lease, u.deps.Who.Name()+"-updater"), Candidate: u.deps.Candidate,
+			Kube: u.deps.Kube, Who: u.deps.Who, Candidate: u.deps.Candidate,
 		}, u.loop)
 	}})
 	return agent.Run(working, tasks...)
@@ -386,6 +402,8 @@ type memory struct {
 	refused map[types.UID]refusal
 	// open are changes that have not shown yet.
 	open []change
+	// blocked is until when the pods of an autoscaler are not evicted, for a PodDisruptionBudget did not allow it.
+	blocked map[types.UID]time.Time
 	// rests is until when an autoscaler's pods are left alone, for a change of theirs did not take hold.
 	rests map[types.UID]resting
 }
@@ -410,6 +428,7 @@ type change struct {
 	pod        types.UID
 	key        string // NAMESPACE/NAME
 	owner      types.UID
+	before     map[types.UID]bool // the pods there were: what comes instead is none of them
 	wanted     rules.Requests
 }
 
@@ -417,6 +436,6 @@ func newMemory(since time.Time) memory {
 	return memory{
 		since: since,
 		known: map[types.UID]rules.Known{}, written: map[types.UID]rightsizing.Application{}, changed: map[types.UID]time.Time{},
-		refused: map[types.UID]refusal{}, rests: map[types.UID]resting{},
+		refused: map[types.UID]refusal{}, rests: map[types.UID]resting{}, blocked: map[types.UID]time.Time{},
 	}
 }

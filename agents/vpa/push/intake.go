@@ -24,12 +24,6 @@ const (
 	firstWithin = 2 * time.Second
 )
 
-// Bounds of what a recommendation may be. What lies outside them is a slip of units.
-const (
-	maxCores = 1000.0
-	maxBytes = 1e13
-)
-
 // Reasons why the platform's recommendation is not in force, and that it is; they are those of the condition.
 const (
 	ReasonInForce    = "InForce"
@@ -261,9 +255,9 @@ func (i *Intake) offer(doc nopsapi.Recommendations, now time.Time) (fresh bool, 
 	if err := doc.CheckAt(now); err != nil {
 		return false, err
 	}
-	byRef, err := index(doc)
-	if err != nil {
-		return false, err
+	byRef := make(map[nopsapi.WorkloadRef]nopsapi.WorkloadRecommendation, len(doc.Workloads))
+	for _, w := range doc.Workloads {
+		byRef[w.WorkloadRef] = w
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -282,39 +276,6 @@ func (i *Intake) offer(doc nopsapi.Recommendations, now time.Time) (fresh bool, 
 		i.counts.Accepted++
 	}
 	return fresh, nil
-}
-
-// index finds the workloads of a document. One number that cannot be meant makes all of it unusable: who gets one wrong may have got
-// others wrong.
-func index(doc nopsapi.Recommendations) (map[nopsapi.WorkloadRef]nopsapi.WorkloadRecommendation, error) {
-	if len(doc.Workloads) > nopsapi.MaxWorkloads {
-		return nil, fmt.Errorf("%d workloads, at most %d are allowed", len(doc.Workloads), nopsapi.MaxWorkloads)
-	}
-	all := make(map[nopsapi.WorkloadRef]nopsapi.WorkloadRecommendation, len(doc.Workloads))
-	for _, w := range doc.Workloads {
-		if _, twice := all[w.WorkloadRef]; twice {
-			return nil, fmt.Errorf("%s %s/%s is there twice", w.Kind, w.Namespace, w.Name)
-		}
-		for _, c := range w.Containers {
-			if err := errors.Join(sane("cpu", c.CPU, maxCores), sane("memory", c.Memory, maxBytes)); err != nil {
-				return nil, fmt.Errorf("%s %s/%s, container %s: %w", w.Kind, w.Namespace, w.Name, c.Name, err)
-			}
-		}
-		all[w.WorkloadRef] = w
-	}
-	return all, nil
-}
-
-func sane(name string, r nopsapi.Recommended, most float64) error {
-	for _, v := range []float64{r.Target, r.Lower, r.Upper} {
-		if math.IsNaN(v) || v < 0 || v > most {
-			return fmt.Errorf("%s %g is not between 0 and %g", name, v, most)
-		}
-	}
-	if r.Target == 0 && (r.Lower != 0 || r.Upper != 0) || r.Lower > r.Target || r.Upper != 0 && r.Upper < r.Target {
-		return fmt.Errorf("%s %g is not between its bounds %g and %g", name, r.Target, r.Lower, r.Upper)
-	}
-	return nil
 }
 
 // BoundsOf are a recommendation's for a container; both Targets are 0 where there is none.

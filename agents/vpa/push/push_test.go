@@ -212,7 +212,9 @@ func TestIntake(t *testing.T) {
 }
 
 func TestIntakeAnswersForWhatIsWanted(t *testing.T) {
-	p := &fake{answer: func(string) (nopsclient.Polled[nopsapi.Recommendations], error) { return polled(document(7, start, 0.5)) }}
+	p := &fake{answer: func(string) (nopsclient.Polled[nopsapi.Recommendations], error) {
+		return polled(document(7, start, 0.5))
+	}}
 	i := NewIntake(Deps{Platform: p, Now: func() time.Time { return start }})
 	if _, _, err := i.Ask(t.Context()); err != nil {
 		t.Fatal(err)
@@ -238,7 +240,9 @@ func TestIntakeAnswersForWhatIsWanted(t *testing.T) {
 // A process before this one took number 9: an older document is a replay, the same one is not.
 func TestIntakeRecalls(t *testing.T) {
 	for seq, want := range map[uint64]bool{8: false, 9: true, 10: true} {
-		p := &fake{answer: func(string) (nopsclient.Polled[nopsapi.Recommendations], error) { return polled(document(seq, start, 0.5)) }}
+		p := &fake{answer: func(string) (nopsclient.Polled[nopsapi.Recommendations], error) {
+			return polled(document(seq, start, 0.5))
+		}}
 		i := NewIntake(Deps{Platform: p, Now: func() time.Time { return start }})
 		i.Recall(SeqOf("recommendations 9 of 2026-11-28T00:00:00Z, valid until 2026-11-28T06:00:00Z"))
 		if _, fresh, err := i.Ask(t.Context()); err != nil || fresh != want {

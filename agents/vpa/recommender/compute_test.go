@@ -43,7 +43,7 @@ const mi = 1 << 20
 // oracle is upstream's recommender over a model, with its own defaults.
 func oracle(cluster model.ClusterState, vpas ...*vpav1.VerticalPodAutoscaler) routines.Recommender {
 	d := config.DefaultRecommenderConfig()
-	client := vpafake.NewSimpleClientset() //nolint:staticcheck // nothing of it is asked
+	client := vpafake.NewSimpleClientset()
 	cluster.SetObservedVPAs(vpas)
 	return routines.RecommenderFactory{
 		ClusterState: cluster, VpaClient: client.AutoscalingV1(), UpdateWorkerCount: 1,

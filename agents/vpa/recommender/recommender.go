@@ -258,7 +258,7 @@ func (r *Recommender) store() (*sources.Store, error) {
 	}
 	if file := r.opts.StoreTokenFile; file != "" {
 		o.BearerToken = func() (string, error) {
-			text, err := os.ReadFile(file)
+			text, err := os.ReadFile(file) //nolint:gosec // named by whoever starts the agent
 			return strings.TrimSpace(string(text)), err
 		}
 	}
@@ -618,16 +618,18 @@ func (l *leader) compute(did *Round) []write {
 		states := routines.GetContainerNameToAggregateStateMap(vpa)
 		g := given{vpa: observed, states: states}
 		settings, err := rules.Effective(observed)
-		if err != nil {
+		switch {
+		case err != nil:
 			unread++
 			vpa.SetCondition(vpav1.ConfigUnsupported, true, "Settings", err.Error())
-		} else if settings.Owned {
+			vpa.DeleteCondition(rightsizing.ConditionPlatform)
+		case settings.Owned:
 			g.settings = &settings
 			g.holds = l.holds.of(vpa.ID, now)
 			if one, is := l.ask(vpa, &g, now); is {
 				wanted = append(wanted, one)
 			}
-		} else {
+		default:
 			vpa.DeleteCondition(rightsizing.ConditionPlatform)
 		}
 		if others && l.elsewhere(vpa) {

@@ -222,7 +222,7 @@ func TestKubelets(t *testing.T) {
 	other := startKubelet(t, api, ca, resourcePage(minute(0), "c app 0 1024"), resourcePage(minute(1), "c app 120 1024"), resourcePage(minute(3), "c app 240 1024"))
 	one.node(t, api, "one", nil)
 	other.node(t, api, "other", nil)
-	makeNode(t, api, "gone", "127.0.0.1", 1, nil)                                       // nobody listens
+	makeNode(t, api, "gone", "127.0.0.1", 1, nil)                                        // nobody listens
 	makeNode(t, api, "fargate", "127.0.0.1", 1, map[string]string{computeType: fargate}) // is not asked
 	nodes := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{})
 	list, err := api.CoreV1().Nodes().List(ctx, metav1.ListOptions{})

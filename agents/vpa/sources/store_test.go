@@ -410,16 +410,16 @@ func TestStoresThatFail(t *testing.T) {
 		says      string
 		temporary bool
 	}{
-		{"down", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(502) }, "answers HTTP 502", true},
-		{"overloaded", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(429) }, "answers HTTP 429", true},
+		{"down", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) }, "answers HTTP 502", true},
+		{"overloaded", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTooManyRequests) }, "answers HTTP 429", true},
 		{"refused", func(w http.ResponseWriter, _ *http.Request) {
-			w.WriteHeader(400)
+			w.WriteHeader(http.StatusBadRequest)
 			fmt.Fprint(w, `{"status":"error","error":"parse error"}`)
 		}, "answers HTTP 400: parse error", false},
 		{"an error with 200", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"status":"error","error":"half of it"}`) }, "half of it", false},
 		{"no JSON", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `<html>`) }, "reading the answer", true},
 		{"cut", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"status":"success","data":{"result":[`) }, "reading the answer", true},
-		{"a redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, elsewhere.URL, 307) }, "answers HTTP 307", false},
+		{"a redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, elsewhere.URL, http.StatusTemporaryRedirect) }, "answers HTTP 307", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			server := httptest.NewServer(c.answer)

@@ -72,31 +72,31 @@ func (p profile) sample(b *testing.B, c model.ClusterState) {
 	}
 }
 
-func each(b *testing.B, run func(b *testing.B, p profile, make func() model.ClusterState)) {
+func each(b *testing.B, run func(b *testing.B, p profile, empty func() model.ClusterState)) {
 	b.Helper()
 	for _, p := range []profile{{1000, 50}, {1000, 1}, {2000, 50}} {
 		for _, of := range []struct {
-			name string
-			make func() model.ClusterState
+			name  string
+			empty func() model.ClusterState
 		}{{"upstream", func() model.ClusterState { return model.NewClusterState(time.Hour) }}, {"ours", func() model.ClusterState { return New(time.Hour) }}} {
-			b.Run(fmt.Sprintf("vpas=%d/pods=%d/namespaces=%d/%s", p.vpas, p.vpas*podsPerVPA, p.namespaces, of.name), func(b *testing.B) { run(b, p, of.make) })
+			b.Run(fmt.Sprintf("vpas=%d/pods=%d/namespaces=%d/%s", p.vpas, p.vpas*podsPerVPA, p.namespaces, of.name), func(b *testing.B) { run(b, p, of.empty) })
 		}
 	}
 }
 
 func BenchmarkLoadPods(b *testing.B) {
-	each(b, func(b *testing.B, p profile, make func() model.ClusterState) {
+	each(b, func(b *testing.B, p profile, empty func() model.ClusterState) {
 		b.ReportAllocs()
 		for b.Loop() {
-			p.fill(b, make())
+			p.fill(b, empty())
 		}
 	})
 }
 
 // BenchmarkLoadPodsAgain is the loop's daily bread: nothing changed.
 func BenchmarkLoadPodsAgain(b *testing.B) {
-	each(b, func(b *testing.B, p profile, make func() model.ClusterState) {
-		c := make()
+	each(b, func(b *testing.B, p profile, empty func() model.ClusterState) {
+		c := empty()
 		p.fill(b, c)
 		b.ReportAllocs()
 		for b.Loop() {
@@ -107,8 +107,8 @@ func BenchmarkLoadPodsAgain(b *testing.B) {
 
 // BenchmarkStoreCheckpoints writes all of them; ours is made to, which it does once per restart at most.
 func BenchmarkStoreCheckpoints(b *testing.B) {
-	each(b, func(b *testing.B, p profile, make func() model.ClusterState) {
-		c := make()
+	each(b, func(b *testing.B, p profile, empty func() model.ClusterState) {
+		c := empty()
 		p.fill(b, c)
 		p.sample(b, c)
 		w := upstream.NewCheckpointWriter(c, nowhere{})
@@ -128,8 +128,8 @@ func BenchmarkStoreCheckpoints(b *testing.B) {
 
 // BenchmarkChurn is one pod of a Job per autoscaler coming and going, each with a label of its own, and the collection after it.
 func BenchmarkChurn(b *testing.B) {
-	each(b, func(b *testing.B, p profile, make func() model.ClusterState) {
-		c := make()
+	each(b, func(b *testing.B, p profile, empty func() model.ClusterState) {
+		c := empty()
 		p.fill(b, c)
 		b.ReportAllocs()
 		now, n := time.Now(), 0

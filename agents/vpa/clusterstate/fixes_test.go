@@ -345,3 +345,51 @@ func TestControllingVPA(t *testing.T) {
 		}
 	}
 }
+
+// counting tells how often a selector is asked.
+type counting struct {
+	labels.Selector
+	asked *int
+}
+
+func (c counting) Matches(l labels.Labels) bool {
+	*c.asked++
+	return c.Selector.Matches(l)
+}
+
+// In one namespace, with labels that all pods have, a pod is compared with the autoscaler that could select it and an autoscaler with the
+// pods that it could select; upstream compares each with each.
+func TestOneNamespaceIsNoWorse(t *testing.T) {
+	const n = 500
+	for name, most := range map[string]int{"upstream": n * n, "ours": 5 * n} {
+		t.Run(name, func(t *testing.T) {
+			c, asked := models()[name], 0
+			autoscaler := func(i int) {
+				one := object("cart")
+				one.Name = fmt.Sprint("v", i)
+				selector := labels.SelectorFromSet(labels.Set{"a": "same", "env": "prod", "id": fmt.Sprint(i), "z": "same"})
+				if err := c.AddOrUpdateVpa(one, counting{selector, &asked}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for i := range n / 2 { // half of them before the pods
+				autoscaler(i)
+			}
+			for i := range n {
+				add(t, c, model.ContainerID{PodID: model.PodID{Namespace: "shop", PodName: fmt.Sprint("p", i)}, ContainerName: "app"}, labels.Set{"a": "same", "env": "prod", "id": fmt.Sprint(i), "z": "same"})
+			}
+			for i := n / 2; i < n; i++ {
+				autoscaler(i)
+			}
+			for id, v := range c.VPAs() {
+				if v.PodCount != 1 {
+					t.Fatalf("%v counts %d pods", id, v.PodCount)
+				}
+			}
+			if asked > most && name == "ours" || asked < most && name == "upstream" {
+				t.Errorf("selectors were asked %d times, expected about %d", asked, most)
+			}
+			t.Logf("selectors were asked %d times", asked)
+		})
+	}
+}

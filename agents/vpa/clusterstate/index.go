@@ -125,7 +125,7 @@ func (c *Cluster) dropIfEmpty(n *namespace) {
 // selected are the label sets that match a selector.
 func (n *namespace) selected(s labels.Selector) iter.Seq[*labelSet] {
 	return func(yield func(*labelSet) bool) {
-		if n == nil || selectsNothing(s) {
+		if n == nil {
 			return
 		}
 		pass := func(sets iter.Seq[*labelSet]) bool {

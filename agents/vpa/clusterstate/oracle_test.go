@@ -417,7 +417,7 @@ func (w *world) vpa() error {
 		w.up.VPAs()[id].ContainersInitialAggregateState = keep
 	}
 	if said(up) != said(our) {
-		return fmt.Errorf("upstream says %v, we say %v", up, our)
+		return fmt.Errorf("upstream says %s, we say %s", said(up), said(our))
 	}
 	return nil
 }
@@ -832,6 +832,11 @@ func (c *Cluster) check() error {
 		for _, a := range c.linked {
 			if a.vpa.ID.Namespace == name && !selectsNothing(a.vpa.PodSelector) {
 				known += max(len(a.under), 1)
+			}
+			for set := range a.sets {
+				if n := c.namespaces[a.vpa.ID.Namespace]; n.sets[set.text] != set {
+					return fmt.Errorf("autoscaler %v keeps label set %s, which is gone", a.vpa.ID, set.text)
+				}
 			}
 		}
 		if indexed != 0 || under != known {

@@ -64,9 +64,13 @@ func victoriaMetrics(t *testing.T) string {
 }
 
 // loading is what is loaded: series as lines of VictoriaMetrics' JSON.
-type loading struct{ bytes.Buffer }
+type loading struct {
+	bytes.Buffer
+	samples int
+}
 
 func (l *loading) series(labels string, at []int64, values []float64) {
+	l.samples += len(at)
 	times, numbers := make([]string, len(at)), make([]string, len(at))
 	for i := range at {
 		times[i], numbers[i] = strconv.FormatInt(at[i], 10), strconv.FormatFloat(values[i], 'g', -1, 64)
@@ -141,6 +145,20 @@ func (l *loading) into(t *testing.T, address string) {
 		_ = res.Body.Close()
 		if res.StatusCode/100 != 2 {
 			t.Fatalf("%s: %s %s", path, res.Status, text)
+		}
+	}
+	// A flush does not wait for what is being turned into parts meanwhile.
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(200 * time.Millisecond) {
+		var seen float64
+		err := (&Reader{Address: address}).Instant(t.Context(), `sum(count_over_time({__name__!=""}[40d]))`, time.Now(), func(s Series) error {
+			seen = s.Points[0].Value
+			return nil
+		})
+		if err == nil && seen == float64(l.samples) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the store has %v samples, want %d: %v", seen, l.samples, err)
 		}
 	}
 }

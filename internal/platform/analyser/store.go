@@ -157,7 +157,9 @@ func (r *Reader) ask(ctx context.Context, what string, form url.Values, take fun
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(res.Body, maxRefusal))
-		var said struct{ Error string }
+		var said struct {
+			Error string `json:"error"`
+		}
 		_ = json.Unmarshal(text, &said) // what is no JSON says nothing
 		return &StoreError{Host: base.Host, Status: res.StatusCode, Message: said.Error}
 	}
@@ -227,8 +229,8 @@ func read(from io.Reader, take func(Series) error) error {
 }
 
 func skip(d *json.Decoder) error {
-	var any json.RawMessage
-	return d.Decode(&any)
+	var ignored json.RawMessage
+	return d.Decode(&ignored)
 }
 
 func fields(d *json.Decoder, field func(name string) error) error {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math"
 	"os"
 	"slices"
 	"testing"
@@ -177,6 +178,14 @@ func explained(t *rapid.T, m made, g given) {
 			}
 			if x.Result.Cmp(target) != 0 || last.Cmp(target) != 0 {
 				t.Fatalf("%s of %s is %s, explained as %s, the last step says %s: %+v", name, c.ContainerName, target.String(), x.Result.String(), last.String(), x)
+			}
+			local, at := x.Local.AsApproximateFloat64(), x.AtPercent.AsApproximateFloat64()
+			unit := 1.0 // of memory; of CPU a thousandth
+			if name == corev1.ResourceCPU {
+				unit = 0.001
+			}
+			if want := at * (1 + x.Margin); math.Abs(local-want) > 2*unit {
+				t.Fatalf("%s of %s: %s at percentile %g and a margin of %g make %g, and it says %s", name, c.ContainerName, x.AtPercent.String(), x.Percentile, x.Margin, want, x.Local.String())
 			}
 			if x.Median.Cmp(x.AtPercent) > 0 && x.Percentile >= 0.5 || x.AtPercent.Cmp(x.Peak) > 0 {
 				t.Fatalf("median %s, percentile %s, peak %s", x.Median.String(), x.AtPercent.String(), x.Peak.String())

@@ -218,6 +218,35 @@ func TestABoundThatMatters(t *testing.T) {
 	}
 }
 
+// TestBoundsThatDrift are written an hour later at the latest: nobody acts on them, and people read them.
+func TestBoundsThatDrift(t *testing.T) {
+	s := newStage(t, nil)
+	s.autoscaler("web", balanced)
+	s.replicas("web", 1, 230, 350*mi) // within all bounds, always
+	var since time.Time
+	drifted := 0
+	for minute := 1; minute < 6*60; minute++ {
+		s.now = start.Add(time.Duration(minute) * time.Minute)
+		s.use("web", 0, 200, 300*mi)
+		s.turn()
+		computed := s.cluster.VPAs()[model.VpaID{Namespace: "shop", VpaName: "web"}].GetRecommendation().ContainerRecommendations[0].UpperBound["cpu"]
+		if !moved(s.vpas["web"].Status.Recommendation.ContainerRecommendations[0].UpperBound["cpu"], computed, boundMoves) {
+			since = time.Time{}
+			continue
+		}
+		drifted++
+		if since.IsZero() {
+			since = s.now
+		}
+		if late := s.now.Sub(since); late > boundsEvery {
+			t.Fatalf("minute %d: the upper bound is %s, and was not written for %s", minute, computed.String(), late)
+		}
+	}
+	if drifted < 60 {
+		t.Errorf("it drifted in %d minutes only: this shows nothing", drifted)
+	}
+}
+
 func ranOutOf(name string, pod int, had int64, at time.Time) oom.OomInfo {
 	return oom.OomInfo{Timestamp: at, Memory: model.ResourceAmount(had), ContainerID: model.ContainerID{PodID: model.PodID{Namespace: "shop", PodName: fmt.Sprintf("%s-%d", name, pod)}, ContainerName: "app"}}
 }

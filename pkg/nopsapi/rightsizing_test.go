@@ -47,7 +47,7 @@ func TestWorkloadsThatAreGarbage(t *testing.T) {
 		{"without a kind", "kind", first(func(x *one) { x.Kind = "" })},
 		{"without a namespace", "namespace", first(func(x *one) { x.Namespace = "" })},
 		{"without a name", "name", first(func(x *one) { x.Name = "" })},
-		{"without an API version", "api_version", first(func(x *one) { x.APIVersion = "" })},
+		{"with a long API version", "api_version", first(func(x *one) { x.APIVersion = strings.Repeat("n", 254) })},
 		{"with a long name", "name has 254", first(func(x *one) { x.Name = strings.Repeat("n", 254) })},
 		{"with a long level", "level", first(func(x *one) { x.Level = strings.Repeat("n", 254) })},
 		{"too many containers", "containers: 51", first(func(x *one) { x.Containers = make([]string, nopsapi.MaxContainers+1) })},
@@ -55,7 +55,7 @@ func TestWorkloadsThatAreGarbage(t *testing.T) {
 		{"twice the same container", "listed twice", first(func(x *one) { x.Containers[1] = "app" })},
 	})
 	newer := goodWorkloads()
-	newer.Workloads[0].Level, newer.Workloads[0].Kind = "Reckless", "Rollout"
+	newer.Workloads[0].Level, newer.Workloads[0].Kind, newer.Workloads[0].APIVersion = "Reckless", "Rollout", ""
 	if err := newer.Validate(); err != nil {
 		t.Errorf("of a newer agent: %v", err)
 	}

@@ -5,9 +5,12 @@ import (
 	"strings"
 )
 
-// validate says what is wrong with the name of a workload.
+// validate says what is wrong with the name of a workload. References in Kubernetes need no API version, so one may be missing here.
 func (w WorkloadRef) validate() error {
-	for _, part := range []struct{ name, text string }{{"api_version", w.APIVersion}, {"kind", w.Kind}, {"namespace", w.Namespace}, {"name", w.Name}} {
+	if len(w.APIVersion) > maxName {
+		return fmt.Errorf("api_version has %d bytes, at most %d are allowed", len(w.APIVersion), maxName)
+	}
+	for _, part := range []struct{ name, text string }{{"kind", w.Kind}, {"namespace", w.Namespace}, {"name", w.Name}} {
 		if part.text == "" || len(part.text) > maxName {
 			return fmt.Errorf("%s has %d bytes, expected 1 to %d", part.name, len(part.text), maxName)
 		}

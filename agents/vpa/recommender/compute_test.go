@@ -77,8 +77,11 @@ func usage(t *rapid.T, cluster model.ClusterState, vpa *vpav1.VerticalPodAutosca
 			at := start
 			for range rapid.IntRange(0, 12).Draw(t, "samples") {
 				at = at.Add(time.Duration(rapid.Int64Range(1, 36*3600).Draw(t, "after")) * time.Second)
-				for res, most := range map[model.ResourceName]int64{model.ResourceCPU: 8000, model.ResourceMemory: 4096 * mi} {
-					s := &model.ContainerUsageSampleWithKey{Container: container, ContainerUsageSample: model.ContainerUsageSample{MeasureStart: at, Resource: res, Usage: model.ResourceAmount(rapid.Int64Range(0, most).Draw(t, "used"))}}
+				for _, of := range []struct {
+					res  model.ResourceName
+					most int64
+				}{{model.ResourceCPU, 8000}, {model.ResourceMemory, 4096 * mi}} {
+					s := &model.ContainerUsageSampleWithKey{Container: container, ContainerUsageSample: model.ContainerUsageSample{MeasureStart: at, Resource: of.res, Usage: model.ResourceAmount(rapid.Int64Range(0, of.most).Draw(t, "used"))}}
 					if err := cluster.AddSample(s); err != nil {
 						t.Fatal(err)
 					}

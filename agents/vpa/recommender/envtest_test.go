@@ -188,18 +188,22 @@ func (p *place) start(m *meter, platform push.Platform, candidate string) *runni
 		p.t.Fatal(err)
 	}
 	run := &running{rounds: make(chan Round, 1000), stop: cancel, done: make(chan struct{}), log: &agenttest.Buffer{}, url: "http://" + listener.Addr().String()}
-	r, err := New(Options{
-		PlatformOptions: agent.PlatformOptions{ClusterARN: agenttest.ClusterARN}, ProcessOptions: agent.ProcessOptions{Namespace: agenttest.Namespace, Release: agenttest.Release},
-		Interval: time.Second, CheckpointEvery: time.Second,
-	}, Deps{
-		Kube: p.As("recommender"), Platform: platform, Version: "1.2.3", Candidate: candidate, Log: slog.New(slog.NewTextHandler(run.log, &slog.HandlerOptions{Level: slog.LevelDebug})), Listener: listener, Metrics: m,
+	deps := Deps{
+		Kube: p.As("recommender"), Platform: platform, Version: "1.2.3", Candidate: candidate, Log: slog.New(slog.NewTextHandler(run.log, &slog.HandlerOptions{Level: slog.LevelDebug})), Listener: listener,
 		Round: func(r Round) {
 			select {
 			case run.rounds <- r:
 			default:
 			}
 		},
-	})
+	}
+	if m != nil {
+		deps.Metrics = m
+	}
+	r, err := New(Options{
+		PlatformOptions: agent.PlatformOptions{ClusterARN: agenttest.ClusterARN}, ProcessOptions: agent.ProcessOptions{Namespace: agenttest.Namespace, Release: agenttest.Release},
+		Interval: time.Second, CheckpointEvery: time.Second,
+	}, deps)
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -473,7 +477,7 @@ func testRestart(t *testing.T, p *place, client, admin *nopsclient.Client, first
 		t.Fatal(err)
 	}
 	began := time.Now()
-	second := p.start(&meter{}, client, "second")
+	second := p.start(nil, client, "second") // asks kubelets, of which there is none
 	select {
 	case <-second.rounds:
 	case <-time.After(time.Minute):
@@ -495,6 +499,9 @@ func testRestart(t *testing.T, p *place, client, admin *nopsclient.Client, first
 		all, err := admin.RightsizedWorkloads(t.Context(), agenttest.ClusterARN)
 		return err == nil && len(all.Workloads) == 1 && all.Workloads[0].WorkloadRef == ref && len(all.Workloads[0].Containers) == 1
 	})
+	if strings.Contains(second.log.String(), "forbidden") {
+		t.Error("the chart gives too little:\n" + second.log.String())
+	}
 	told, err := admin.Outcomes(t.Context(), agenttest.ClusterARN, time.Time{})
 	if err != nil || len(told) != 1 || told[0].Kind != nopsapi.OutcomeOOM || told[0].Workload != ref || told[0].Pod != "web-1-1" {
 		t.Errorf("outcomes %+v, %v", told, err)

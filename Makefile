@@ -77,6 +77,7 @@ bench: ## What the keep-list saves, how long verification takes, what karpenops 
 .PHONY: generate
 generate: ## Regenerate golden files, docs and the dependency lists
 	go test $$(grep -rl 'flag.Bool("update"' --include=*_test.go embedded-chart internal pkg | xargs -n1 dirname | sort -u | sed 's,^,./,') -update
+	cd agents && go test ./vpa/crds -update
 	cd lab && go test ./cmd/lab -update
 
 .PHONY: lint

@@ -787,8 +787,8 @@ func TestPublishedGlobalExample(t *testing.T) {
 			t.Errorf("%s: affinity %v", name(o), at(o, "pod.affinity"))
 		}
 	}
-	if seen != 11 {
-		t.Errorf("%d workloads, want 11", seen)
+	if seen != 12 {
+		t.Errorf("%d workloads, want 12", seen)
 	}
 }
 

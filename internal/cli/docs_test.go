@@ -60,6 +60,7 @@ func TestGoldensFitTheirSchemas(t *testing.T) {
 		"install": {"install-dry-run.json"}, "toggle": {"disable.json"}, "uninstall": {"uninstall.json"}, "version": {"version.json"}, "explain": {"explain.json"},
 		"karpenops-status": {"karpenops-status-full.json", "karpenops-status-left.json", "karpenops-status-never-ran.json"}, "karpenops-explain": {"karpenops-explain.json"},
 		"karpenops-act": {"karpenops-plan.json", "karpenops-revert.json"}, "karpenops-pause": {"karpenops-pause.json"},
+		"vpa-status": {"vpa-status-full.json", "vpa-status-idle.json"}, "vpa-explain": {"vpa-explain.json"}, "vpa-act": {"vpa-import.json", "vpa-revert.json"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			schema := answerSchema(t, name)
@@ -79,7 +80,7 @@ func TestGoldensFitTheirSchemas(t *testing.T) {
 			}
 		})
 	}
-	if len(answers()) != 15 { // those of verify, verify inspect, images list and images mirror, whose digests are new each time, are held against theirs in verify_test.go
+	if len(answers()) != 18 { // those of verify, verify inspect, images list and images mirror, whose digests are new each time, are held against theirs in verify_test.go
 		t.Errorf("%d answers: add the new one's golden here", len(answers()))
 	}
 }

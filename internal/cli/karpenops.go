@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -18,7 +17,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/nopsctl/nopsctl/internal/karpenstate"
 	"github.com/nopsctl/nopsctl/pkg/install"
@@ -27,8 +25,13 @@ import (
 // karpenops is the component, and the name of the agent's program in its log.
 const karpenops = "karpenops"
 
-// karpenopsDeployment is the agent's workload, and the name of its account and permissions.
-const karpenopsDeployment = "nops-karpenops"
+// karpenProgram is the agent, run as a Job.
+func karpenProgram() agentProgram {
+	return agentProgram{
+		name: karpenops, command: karpenops, component: karpenops, label: karpenops,
+		byHand: "set spec.limits.cpu of the NodePools labelled karpenops.nops.io/owned=true to 0, wait until they have no nodes, delete them",
+	}
+}
 
 func newKarpenopsCommand(f *Factory) *cobra.Command {
 	cmd := &cobra.Command{
@@ -79,31 +82,11 @@ type karpenFlags struct {
 }
 
 // karpenSession is a cluster with what karpenops left in it.
-type karpenSession struct {
-	*session
-	f         *Factory
-	client    kubernetes.Interface
-	dynamic   dynamic.Interface
-	mapper    meta.RESTMapper
-	namespace string
-}
+type karpenSession struct{ *reach }
 
 func (f *Factory) karpen(ctx context.Context, s *session, namespace string) (*karpenSession, error) {
-	s.learn(ctx, f)
-	k := &karpenSession{session: s, f: f, namespace: namespace}
-	var err error
-	if k.client, err = s.cluster.Clientset(); err != nil {
-		return nil, err
-	}
-	config, err := s.cluster.ToRESTConfig()
-	if err != nil {
-		return nil, err
-	}
-	if k.dynamic, err = dynamic.NewForConfig(config); err != nil {
-		return nil, fmt.Errorf("client: %w", err)
-	}
-	k.mapper, err = s.cluster.ToRESTMapper()
-	return k, err
+	r, err := f.reach(ctx, s, namespace)
+	return &karpenSession{r}, err
 }
 
 // look opens the session of a command that looks at no release's progress.
@@ -202,15 +185,6 @@ func (k *karpenSession) list(ctx context.Context, kind string) ([]unstructured.U
 	return list.Items, nil
 }
 
-// whoami is who acts, for what is recorded: as the API server knows them where it tells, else as the kubeconfig does.
-func (k *karpenSession) whoami(ctx context.Context) string {
-	review, err := k.client.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
-	if err == nil && review.Status.UserInfo.Username != "" {
-		return review.Status.UserInfo.Username
-	}
-	return first(k.facts.As, k.facts.User, "somebody with nopsctl")
-}
-
 // completePools completes names of NodePools: those of the record, which everybody who may see it can, and needs no second permission.
 func (o *karpenFlags) completePools(several bool) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
@@ -262,7 +236,7 @@ func (o *karpenFlags) complete(cmd *cobra.Command, of func(*karpenstate.Status) 
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	record, err := (&karpenSession{session: s, client: client, namespace: o.cluster.kube.Namespace}).read(ctx)
+	record, err := (&karpenSession{&reach{session: s, client: client, namespace: o.cluster.kube.Namespace}}).read(ctx)
 	if err != nil || record.status == nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
@@ -280,6 +254,6 @@ func notInstalledHint(state install.ComponentState) string {
 func newStateConfigMap(namespace string, annotations map[string]string) *corev1.ConfigMap {
 	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{
 		Name: karpenstate.ConfigMap, Namespace: namespace, Annotations: annotations,
-		Labels: map[string]string{"app.kubernetes.io/part-of": "nops-kubernetes-agent", "app.kubernetes.io/managed-by": "nopsctl", "app.kubernetes.io/component": karpenops},
+		Labels: map[string]string{"app.kubernetes.io/part-of": "nops-kubernetes-agent", "app.kubernetes.io/managed-by": "nopsctl", componentLabel: karpenops},
 	}}
 }

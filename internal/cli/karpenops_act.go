@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -14,21 +13,17 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nopsctl/nopsctl/internal/karpenstate"
-	"github.com/nopsctl/nopsctl/internal/ui/plain"
 	"github.com/nopsctl/nopsctl/pkg/event"
 )
 
 // karpenActOptions are those of plan, revert and approve, which run the agent in the cluster, and of resume where it does.
 type karpenActOptions struct {
 	karpenFlags
-	show    faceFlags
-	admit   admitFlags
-	verb    string
-	pools   []string
-	all     bool
-	id      string
-	yes     bool
-	timeout time.Duration
+	jobFlags
+	verb  string
+	pools []string
+	all   bool
+	id    string
 }
 
 // karpenActAnswer is the JSON of karpenops plan, revert and approve.
@@ -57,14 +52,7 @@ func (o *karpenActOptions) bind(cmd *cobra.Command, asks bool, timeout time.Dura
 		return karpenActRun(cmd.Context(), o)
 	}
 	o.cluster.bind(cmd)
-	o.show.bind(cmd)
-	o.admit.trustFlags.bind(cmd)
-	o.admit.bindMode(cmd)
-	o.admit.bindBundle(cmd)
-	if asks {
-		cmd.Flags().BoolVarP(&o.yes, "yes", "y", false, "do not ask")
-	}
-	cmd.Flags().DurationVar(&o.timeout, "timeout", timeout, "how long it may take, once its pod runs")
+	o.jobFlags.bind(cmd, asks, timeout)
 	outputFlag(cmd, &o.output, "text", "json")
 	return cmd
 }
@@ -128,8 +116,8 @@ func karpenActRun(ctx context.Context, o *karpenActOptions) error {
 	if err := checkOutput(o.output, "text", "json"); err != nil {
 		return err
 	}
-	if o.timeout <= 0 {
-		return usage("--timeout %s: expected a duration such as 30m", o.timeout)
+	if err := o.check(); err != nil {
+		return err
 	}
 	answer := karpenActAnswer{SchemaVersion: 1, Command: o.verb}
 	op := o.f.operation("karpenops "+map[bool]string{true: "retry", false: o.verb}[o.verb == "resume"], o.cluster, o.output, o.f.face(o.output, o.show, false))
@@ -138,32 +126,8 @@ func karpenActRun(ctx context.Context, o *karpenActOptions) error {
 		func(error) {})
 }
 
-// job prepares the run of the agent: by whom it must be signed, and where what it says goes.
-func (o *karpenActOptions) job(op *operation, answer *karpenActAnswer) (agentJob, error) {
-	if err := o.admit.read(o.f, nil); err != nil {
-		return agentJob{}, err
-	}
-	source, err := o.f.source(&o.admit.trustFlags)
-	if err != nil {
-		return agentJob{}, err
-	}
-	admission, err := o.f.admission(&o.admit, source, op)
-	if err != nil {
-		return agentJob{}, err
-	}
-	return agentJob{
-		args: []string{o.verb, "--timeout=" + o.timeout.String()}, patience: o.timeout, observe: op.Observe, admission: admission, unverified: o.admit.asked == "off", log: o.logLine,
-		line: func(line string) {
-			answer.Output = append(answer.Output, line)
-			if o.output == "text" {
-				fmt.Fprintln(o.f.IO.Out, line)
-			}
-		},
-	}, nil
-}
-
 func (o *karpenActOptions) act(ctx context.Context, op *operation, answer *karpenActAnswer) error {
-	job, err := o.job(op, answer)
+	job, err := o.job(o.f, op, karpenProgram(), o.verb, &answer.Output)
 	if err != nil {
 		return err
 	}
@@ -327,170 +291,6 @@ func (o *karpenActOptions) describe(r karpenRecord) error {
 	row("does", "not known: its record does not have it. The agent looks again, and carries out what has this ID then, if anything")
 	return nil
 }
-
-// logLine shows a line of the program's log, unless only what is wrong is to be told.
-func (o *karpenActOptions) logLine(line string) {
-	var entry map[string]any
-	numbers := json.NewDecoder(strings.NewReader(line))
-	numbers.UseNumber() // as the program wrote them
-	if numbers.Decode(&entry) != nil {
-		return
-	}
-	level, _ := entry["level"].(string)
-	if o.show.quiet && level != "ERROR" && level != "WARN" || level == "DEBUG" && !o.show.verbose {
-		return
-	}
-	message, _ := entry["msg"].(string)
-	var rest []string
-	for name, v := range entry {
-		if name != "time" && name != "level" && name != "msg" {
-			rest = append(rest, fmt.Sprintf("%s=%v", name, v))
-		}
-	}
-	slices.Sort(rest)
-	s := o.f.styleErr()
-	fmt.Fprintf(o.f.IO.ErrOut, "    %s %s\n", s.Dim(strings.ToLower(level)), plain.Shorten(strings.Join(append([]string{message}, rest...), " "), 240))
-}
-
-// keeper decides what becomes of what karpenops made when nobody is to tend it any more. It is nil where nothing is to be reverted.
-type keeper struct {
-	revert, noRevert bool
-	timeout          time.Duration
-}
-
-func (o *keeper) bind(cmd *cobra.Command) {
-	fs := cmd.Flags()
-	fs.BoolVar(&o.revert, "revert", false, "take back first what karpenops made and changed: its NodePools are drained within their disruption budgets and deleted")
-	fs.BoolVar(&o.noRevert, "no-revert", false, "leave what karpenops made and changed as it is, with nobody to tend it")
-	fs.DurationVar(&o.timeout, "revert-timeout", time.Hour, "how long draining may take")
-}
-
-func (o *keeper) check() error {
-	if o.revert && o.noRevert {
-		return usage("--revert and --no-revert exclude each other")
-	}
-	return nil
-}
-
-// leaving is what is done about leftovers.
-type leaving struct {
-	k        *karpenSession
-	there    leftovers
-	unknown  error // why it is not known what is there
-	reverts  bool
-	reverted bool
-}
-
-// find looks at what is there, and says it.
-func (o *keeper) find(ctx context.Context, f *Factory, s *session, namespace string) (*leaving, error) {
-	k, err := f.karpen(ctx, s, namespace)
-	if err != nil {
-		return nil, err
-	}
-	l := &leaving{k: k}
-	l.there, l.unknown = k.leftovers(ctx)
-	if l.unknown != nil && ctx.Err() != nil {
-		return nil, ctx.Err()
-	}
-	return l, nil
-}
-
-// say tells it before the question.
-func (l *leaving) say(f *Factory) {
-	switch {
-	case l.unknown != nil:
-		fmt.Fprintf(f.IO.ErrOut, "  %-10s whether karpenops left NodePools is not known: %s\n", "leaves", oneLine(l.unknown))
-	case l.there.any():
-		fmt.Fprintf(f.IO.ErrOut, "  %-10s %s\n", "leaves", l.there)
-	}
-}
-
-// choose asks, or demands, a decision. Whoever is not there to be asked has to have decided: to drain nodes and to leave them to nobody are both too much to guess.
-func (o *keeper) choose(ctx context.Context, f *Factory, l *leaving, yes bool, operation string) error {
-	switch {
-	case o.revert:
-		l.reverts = l.there.any() || l.unknown != nil
-		return nil
-	case o.noRevert || l.unknown == nil && !l.there.any():
-		return nil
-	case yes || !f.IO.CanPrompt():
-		what := "would leave with nobody to tend it: " + l.there.String()
-		if l.unknown != nil {
-			what = "might leave NodePools with nobody to tend them, which cannot be found out: " + oneLine(l.unknown)
-		}
-		return usageHint("--revert takes it back first, within the disruption budgets; --no-revert leaves it as it is", "%s %s", operation, what)
-	}
-	for {
-		answer, err := f.IO.Ask(ctx, "Take that back first, draining nodes within their disruption budgets? [Y/n] ")
-		if err != nil {
-			return &failure{class: "cancelled", reason: "not confirmed: nothing was changed", err: ctx.Err()}
-		}
-		switch strings.ToLower(strings.TrimSpace(answer)) {
-		case "", "y", "yes":
-			l.reverts = true
-			return nil
-		case "n", "no":
-			return nil
-		}
-	}
-}
-
-// leave reverts what is to be reverted, before the agent goes, and warns of what stays.
-func (o *keeper) leave(ctx context.Context, l *leaving, operation string, observe event.Func) error {
-	if !l.reverts {
-		if l.there.any() || l.unknown != nil {
-			what := l.there.String()
-			if l.unknown != nil {
-				what = "what karpenops made, if anything"
-			}
-			observe.Emit(event.Warning{ID: warnLeftovers, Message: "nobody tends any more: " + what, Hint: "nopsctl karpenops revert --all takes it back, also while karpenops is switched off"})
-		}
-		return nil
-	}
-	// While it is drained the agent must not make it anew.
-	if _, _, err := l.k.pauseAll(ctx, l.k.whoami(ctx)+": nopsctl "+operation); err != nil {
-		return err
-	}
-	again := "nopsctl " + operation + " --revert"
-	var said []string
-	job := agentJob{patience: o.timeout, observe: observe, line: func(line string) { said = append(said, line) }, log: func(string) {}}
-	err := l.k.revert(ctx, job, nil, l.there)
-	if len(said) > 0 {
-		observe.Emit(event.Evidence{Object: "karpenops revert", Source: "log", Text: strings.Join(said, "\n")})
-	}
-	if err == nil {
-		left, lookErr := l.k.leftovers(ctx)
-		switch {
-		case lookErr != nil:
-			err = lookErr
-		case left.reach().any():
-			err = &failure{class: "failed", reason: "there still is " + left.reach().String()}
-		case len(left.Strays) > 0:
-			observe.Emit(strayed(left))
-		}
-	}
-	if err == nil {
-		l.reverted = true
-		return nil
-	}
-	class := ""
-	if errors.Is(ctx.Err(), context.Canceled) {
-		class = "cancelled"
-	}
-	return &failure{class: class, reason: "karpenops stays, and is paused", err: err, advice: again + " goes on; nopsctl karpenops resume lets it work again as before"}
-}
-
-// gone ends what leave began: the pause was the operation's own.
-func (l *leaving) gone(ctx context.Context) error {
-	if !l.reverted {
-		return nil
-	}
-	_, _, err := l.k.pauseAll(ctx, "")
-	return err
-}
-
-// warnLeftovers says that something is left with nobody to tend it.
-const warnLeftovers = "NOPS-CLI-002"
 
 // strayed warns of what karpenops made and may not touch any more.
 func strayed(l leftovers) event.Warning {

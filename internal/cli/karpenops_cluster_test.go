@@ -23,6 +23,7 @@ import (
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -37,6 +38,7 @@ import (
 	embeddedchart "github.com/nopsctl/nopsctl/embedded-chart"
 	"github.com/nopsctl/nopsctl/internal/karpenstate"
 	"github.com/nopsctl/nopsctl/internal/kube"
+	"github.com/nopsctl/nopsctl/internal/rightsizing"
 	"github.com/nopsctl/nopsctl/pkg/install"
 )
 
@@ -138,12 +140,16 @@ func startAPIServer(ctx context.Context) (*apiServer, error) {
 	}
 	s.config = *loaded
 	crds := s.dynamic.Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"})
-	for _, d := range []*unstructured.Unstructured{definition("nodepools", "NodePool", "v1"), definition("nodeoverlays", "NodeOverlay", "v1alpha1")} {
+	definitions, err := vpaDefinitions()
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range append(definitions, definition("nodepools", "NodePool", "v1"), definition("nodeoverlays", "NodeOverlay", "v1alpha1")) {
 		if _, err := crds.Create(ctx, d, metav1.CreateOptions{}); err != nil {
 			return nil, err
 		}
 	}
-	for _, r := range []schema.GroupVersionResource{nodePools, nodeOverlays} {
+	for _, r := range []schema.GroupVersionResource{nodePools, nodeOverlays, rightsizing.Policies(), rightsizing.Autoscalers(), rightsizing.UpstreamAutoscalers()} {
 		for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 			if _, err := s.dynamic.Resource(r).List(ctx, metav1.ListOptions{}); err == nil {
 				break
@@ -335,7 +341,7 @@ func (s *apiServer) pod(ctx context.Context, j *batchv1.Job, run agentRun) *core
 	s.logs[pod.Namespace+"/"+pod.Name] = log
 	s.mu.Unlock()
 	pod.Status.StartTime = &now
-	pod.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: karpenops, Image: spec.Containers[0].Image, State: state}}
+	pod.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: spec.Containers[0].Name, Image: spec.Containers[0].Image, State: state}}
 	if _, err := s.client.CoreV1().Pods(pod.Namespace).UpdateStatus(ctx, pod, metav1.UpdateOptions{}); err != nil {
 		fmt.Fprintln(os.Stderr, "the stand-in for the kubelet:", err)
 	}
@@ -437,7 +443,7 @@ func newKarpenWorld(t *testing.T) *karpenWorld {
 	k.agentState(install.ComponentState("ready"))
 	t.Cleanup(func() {
 		ctx := context.WithoutCancel(t.Context())
-		for _, r := range []schema.GroupVersionResource{nodePools, nodeOverlays} {
+		for _, r := range []schema.GroupVersionResource{nodePools, nodeOverlays, rightsizing.Policies()} {
 			must(t, s.dynamic.Resource(r).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}))
 		}
 	})
@@ -600,8 +606,8 @@ func (k *karpenWorld) permissions() []metav1.Object {
 	return found
 }
 
-// withKarpenops is the chart inside nopsctl with karpenops as a part of it, whether or not this build's is yet.
-func withKarpenops(t *testing.T) fs.FS {
+// withAgents is the chart inside nopsctl with karpenops and the VPA as parts of it, whether or not this build's are yet.
+func withAgents(t *testing.T) fs.FS {
 	t.Helper()
 	chart, err := embeddedchart.FS()
 	must(t, err)
@@ -612,10 +618,24 @@ func withKarpenops(t *testing.T) fs.FS {
 		}
 		data, err := fs.ReadFile(chart, path)
 		if path == filepath.ToSlash("files/images.yaml") {
-			data = []byte(strings.Replace(string(data), "\n  karpenops:\n    available: false\n", "\n  karpenops:\n    available: true\n", 1))
+			for _, name := range []string{"karpenops", "vpa"} {
+				data = []byte(strings.Replace(string(data), "\n  "+name+":\n    available: false\n", "\n  "+name+":\n    available: true\n", 1))
+			}
 		}
 		all[path] = &fstest.MapFile{Data: data}
 		return err
 	}))
 	return all
+}
+
+// grant lets a user do something with all resources of some API groups, and nothing else.
+func (k *karpenWorld) grant(user string, groups []string, verbs ...string) {
+	k.t.Helper()
+	name := user + "-" + k.namespace
+	_, err := k.client.RbacV1().ClusterRoles().Create(k.t.Context(), &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: name}, Rules: []rbacv1.PolicyRule{{APIGroups: groups, Resources: []string{"*"}, Verbs: verbs}}}, metav1.CreateOptions{})
+	must(k.t, err)
+	_, err = k.client.RbacV1().ClusterRoleBindings().Create(k.t.Context(), &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: name}, Subjects: []rbacv1.Subject{{Kind: "User", APIGroup: "rbac.authorization.k8s.io", Name: user}}, RoleRef: rbacv1.RoleRef{APIGroup: "rbac.authorization.k8s.io", Kind: "ClusterRole", Name: name},
+	}, metav1.CreateOptions{})
+	must(k.t, err)
 }

@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/nopsctl/nopsctl/internal/karpenstate"
+	"github.com/nopsctl/nopsctl/pkg/event"
 )
 
 // leftovers is what karpenops made or changed, as the cluster has it now: what nobody tends when the agent is gone.
@@ -114,4 +115,51 @@ func nodesOf(p *unstructured.Unstructured) int64 {
 	var n int64
 	_, _ = fmt.Sscan(text, &n)
 	return n
+}
+
+// karpenRemains are the leftovers of a component that goes.
+type karpenRemains struct {
+	k *karpenSession
+	leftovers
+}
+
+func (r *karpenRemains) look(ctx context.Context) (err error) {
+	r.leftovers, err = r.k.leftovers(ctx)
+	return err
+}
+
+func (r *karpenRemains) words() remainsWords {
+	return remainsWords{
+		program: karpenProgram(), what: "what karpenops made", unknown: "whether karpenops left NodePools is not known",
+		question: "Take that back first, draining nodes within their disruption budgets?",
+		demand:   "would leave with nobody to tend it:", choices: "--revert takes it back first, within the disruption budgets; --no-revert leaves it as it is",
+		warning: event.Warning{ID: warnLeftovers, Message: "nobody tends any more: ", Hint: "nopsctl karpenops revert --all takes it back, also while karpenops is switched off"},
+		stays:   "karpenops stays, and is paused", resume: "nopsctl karpenops resume lets it work again as before",
+	}
+}
+
+func (r *karpenRemains) takeBack(ctx context.Context, job agentJob, operation string) error {
+	// While it is drained the agent must not make it anew.
+	if _, _, err := r.k.pauseAll(ctx, r.k.whoami(ctx)+": nopsctl "+operation); err != nil {
+		return err
+	}
+	if err := r.k.revert(ctx, job, nil, r.leftovers); err != nil {
+		return err
+	}
+	left, err := r.k.leftovers(ctx)
+	switch {
+	case err != nil:
+		return err
+	case left.reach().any():
+		return &failure{class: "failed", reason: "there still is " + left.reach().String()}
+	case len(left.Strays) > 0:
+		job.observe.Emit(strayed(left))
+	}
+	return nil
+}
+
+// settle ends the pause, which was the operation's own.
+func (r *karpenRemains) settle(ctx context.Context) error {
+	_, _, err := r.k.pauseAll(ctx, "")
+	return err
 }

@@ -205,12 +205,12 @@ func (o *karpenStatusOptions) find(ctx context.Context, a *karpenStatusAnswer) e
 
 // live is the agent's workload as the cluster has it; nil when there is none.
 func (k *karpenSession) live(ctx context.Context) (*workload.Summary, error) {
-	d, err := k.client.AppsV1().Deployments(k.namespace).Get(ctx, karpenopsDeployment, metav1.GetOptions{})
+	d, err := k.client.AppsV1().Deployments(k.namespace).Get(ctx, karpenProgram().deployment(), metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, unreachable("read Deployment "+k.namespace+"/"+karpenopsDeployment, err)
+		return nil, unreachable("read Deployment "+k.namespace+"/"+karpenProgram().deployment(), err)
 	}
 	var pods corev1.PodList
 	if d.Spec.Selector != nil {

@@ -304,7 +304,7 @@ func TestKarpenopsPause(t *testing.T) {
 // installed puts the real engine and a real release of the real chart under the commands.
 func (k *karpenWorld) installed(values map[string]any) {
 	k.t.Helper()
-	chart := withKarpenops(k.t)
+	chart := withAgents(k.t)
 	factory := k.change
 	k.change = func(f *Factory) {
 		factory(f)

@@ -97,10 +97,13 @@ func (o *operation) learn(t event.Target) {
 }
 
 // nothingChanged ends a dry run.
-func (o *operation) nothingChanged() {
+func (o *operation) nothingChanged() { o.nothingToDo("dry run: nothing was changed") }
+
+// nothingToDo ends what found nothing to change.
+func (o *operation) nothingToDo(why string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.closing.Outcome, o.messages = event.Unchanged, []string{"dry run: nothing was changed"}
+	o.closing.Outcome, o.messages = event.Unchanged, []string{why}
 }
 
 // reached is what is known of the target once the kubeconfig was read.

@@ -44,7 +44,7 @@ Answers go to stdout, everything else to stderr. Exit codes: nopsctl help exit-c
 	root.AddGroup(&cobra.Group{ID: "stack", Title: "The stack:"}, &cobra.Group{ID: "tool", Title: "This tool:"})
 	for _, c := range []*cobra.Command{
 		newInstallCommand(f, nil), newStatusCommand(f, nil), newTestConnectivityCommand(f, nil),
-		newEnableCommand(f, nil), newDisableCommand(f, nil), newVerifyCommand(f, nil), newImagesCommand(f), newKarpenopsCommand(f), newUninstallCommand(f, nil),
+		newEnableCommand(f, nil), newDisableCommand(f, nil), newVerifyCommand(f, nil), newImagesCommand(f), newKarpenopsCommand(f), newVPACommand(f), newUninstallCommand(f, nil),
 	} {
 		c.GroupID = "stack"
 		root.AddCommand(c)

@@ -30,6 +30,9 @@ func answers() []answer {
 		{"karpenops-explain", "nopsctl karpenops explain NODEPOOL -o json", "What was decided about a NodePool and why, what waits and what a person can do. The same with -o yaml.", reflect.TypeFor[karpenExplainAnswer]()},
 		{"karpenops-act", "nopsctl karpenops plan|revert|approve -o json", "What the agent's program answered in the cluster.", reflect.TypeFor[karpenActAnswer]()},
 		{"karpenops-pause", "nopsctl karpenops pause|resume -o json", "What is paused now, by whom, and what it was before.", reflect.TypeFor[karpenPauseAnswer]()},
+		{"vpa-status", "nopsctl vpa status -o json", "The policies, every workload that has an autoscaler, what it requests and what is recommended, and what that saves. The same with -o yaml.", reflect.TypeFor[vpaStatusAnswer]()},
+		{"vpa-explain", "nopsctl vpa explain WORKLOAD -o json", "How the request of each container came to be, when it is applied, and why not. The same with -o yaml.", reflect.TypeFor[vpaExplainAnswer]()},
+		{"vpa-act", "nopsctl vpa import|revert -o json", "What the agent's program answered in the cluster, and what it was about.", reflect.TypeFor[vpaActAnswer]()},
 		{"version", "nopsctl version -o json", "This build and the chart it carries.", reflect.TypeFor[versionAnswer]()},
 		{"explain", "nopsctl explain ID -o json", "What an ID means.", reflect.TypeFor[Explanation]()},
 	}

@@ -7,6 +7,11 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
 
 	"github.com/nopsctl/nopsctl/internal/kube"
 	"github.com/nopsctl/nopsctl/internal/ui"
@@ -90,6 +95,46 @@ func (f *Factory) openWith(c clusterFlags, chart fs.FS, observe event.Func) (*se
 		Getter: s.cluster, Namespace: c.kube.Namespace, Release: c.release, Chart: chart, Observe: observe, Now: f.Now, Context: s.facts.Context,
 	})
 	return s, err
+}
+
+// componentLabel names the part of the stack that an object belongs to.
+const componentLabel = "app.kubernetes.io/component"
+
+// reach is a session with clients for all that agents leave in a cluster. The namespace is the stack's.
+type reach struct {
+	*session
+	f         *Factory
+	client    kubernetes.Interface
+	dynamic   dynamic.Interface
+	mapper    meta.RESTMapper
+	namespace string
+}
+
+func (f *Factory) reach(ctx context.Context, s *session, namespace string) (*reach, error) {
+	s.learn(ctx, f)
+	k := &reach{session: s, f: f, namespace: namespace}
+	var err error
+	if k.client, err = s.cluster.Clientset(); err != nil {
+		return nil, err
+	}
+	config, err := s.cluster.ToRESTConfig()
+	if err != nil {
+		return nil, err
+	}
+	if k.dynamic, err = dynamic.NewForConfig(config); err != nil {
+		return nil, fmt.Errorf("client: %w", err)
+	}
+	k.mapper, err = s.cluster.ToRESTMapper()
+	return k, err
+}
+
+// whoami is who acts, for what is recorded: as the API server knows them where it tells, else as the kubeconfig does.
+func (k *reach) whoami(ctx context.Context) string {
+	review, err := k.client.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
+	if err == nil && review.Status.UserInfo.Username != "" {
+		return review.Status.UserInfo.Username
+	}
+	return first(k.facts.As, k.facts.User, "somebody with nopsctl")
 }
 
 // learn makes the stored credentials known to the redactor: an error, an event or a log line of the cluster may repeat

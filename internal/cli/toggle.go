@@ -41,6 +41,7 @@ type toggleAnswer struct {
 	Consequence   string          `json:"consequence"`
 	Plan          *install.Plan   `json:"plan,omitempty"`
 	Leftovers     *leftovers      `json:"leftovers,omitempty"` // of disabling karpenops: what it had made and changed
+	Sized         *vpaSized       `json:"sized,omitempty"`     // of disabling containerRightsizing: workloads with pods that have other requests than their templates
 	Reverted      bool            `json:"reverted,omitempty"`  // they were taken back first
 	Result        *install.Result `json:"result,omitempty"`
 	Error         *answerError    `json:"error,omitempty"`
@@ -155,6 +156,9 @@ func (o *toggleOptions) toggle(ctx context.Context, op *operation, answer *toggl
 	if leaves != nil {
 		leaves.say(o.f)
 	}
+	if o.enable && strings.EqualFold(o.component, rightsizingComponent) {
+		o.begins(ctx, s)
+	}
 	if o.dryRun {
 		op.nothingChanged()
 		return nil
@@ -188,19 +192,57 @@ func (o *toggleOptions) toggle(ctx context.Context, op *operation, answer *toggl
 	return leaves.gone(ctx)
 }
 
-// leaves is what karpenops would leave when it is switched off; nil of other components, and of one that is switched on.
+// leaves is what a component would leave when it is switched off; nil of one that leaves nothing, and of one that is switched on.
 func (o *toggleOptions) leaves(ctx context.Context, s *session, answer *toggleAnswer) (*leaving, error) {
-	if o.enable || !strings.EqualFold(o.component, karpenops) {
-		if o.keeper.revert || o.keeper.noRevert {
-			return nil, usage("--revert and --no-revert are about karpenops alone")
+	switch {
+	case !o.enable && strings.EqualFold(o.component, karpenops):
+		k, err := o.f.karpen(ctx, s, o.cluster.kube.Namespace)
+		if err != nil {
+			return nil, err
 		}
-		return nil, nil
+		r := &karpenRemains{k: k}
+		l, err := o.keeper.find(ctx, r)
+		if err == nil && l.unknown == nil {
+			answer.Leftovers = &r.leftovers
+		}
+		return l, err
+	case !o.enable && strings.EqualFold(o.component, rightsizingComponent):
+		r, err := o.f.vpaRemains(ctx, s, o.cluster.kube.Namespace)
+		if err != nil {
+			return nil, err
+		}
+		l, err := o.keeper.find(ctx, r)
+		if err == nil && l.unknown == nil {
+			answer.Sized = &r.vpaSized
+		}
+		return l, err
+	case o.keeper.revert || o.keeper.noRevert:
+		return nil, usage("--revert and --no-revert are about karpenops and containerRightsizing alone")
 	}
-	l, err := o.keeper.find(ctx, o.f, s, o.cluster.kube.Namespace)
-	if err == nil && l.unknown == nil {
-		answer.Leftovers = &l.there
+	return nil, nil
+}
+
+// begins says whom containerRightsizing would size, and how one begins where nobody said it.
+func (o *toggleOptions) begins(ctx context.Context, s *session) {
+	v, err := o.f.vpa(ctx, s, o.cluster.kube.Namespace)
+	if err != nil {
+		return // what keeps it from being looked at keeps it from being enabled, too
 	}
-	return l, err
+	var problems, names []string
+	policies, err := v.policies(ctx, &problems)
+	w := o.f.IO.ErrOut
+	switch {
+	case err != nil || len(problems) > 0:
+		fmt.Fprintf(w, "  %-10s what is there of RightsizingPolicies is not known; what they say holds from now on\n", "policies")
+	case len(policies) == 0:
+		fmt.Fprintf(w, "  %-10s none: nothing is changed until there is a RightsizingPolicy. The least one, which only recommends:\n\n%s\n", "policies", indented(leastPolicy, "    "))
+	default:
+		for _, p := range policies {
+			q := policyOf(&p)
+			names = append(names, strings.Join(nonEmpty(p.Name+" ("+q.Level+")", map[bool]string{true: q.word()}[q.Paused || q.DryRun || q.Reverted != ""]), " "))
+		}
+		fmt.Fprintf(w, "  %-10s %s: they hold from now on\n", "policies", strings.Join(names, ", "))
+	}
 }
 
 // admission verifies what a switch makes run. Switching off makes nothing run: the rest keeps the digests it has, and no

@@ -30,6 +30,7 @@ type uninstallOptions struct {
 type uninstallAnswer struct {
 	SchemaVersion int             `json:"schema_version"`
 	Leftovers     *leftovers      `json:"leftovers,omitempty"` // what karpenops had made and changed
+	Sized         *vpaSized       `json:"sized,omitempty"`     // workloads with pods whose requests containerRightsizing had changed
 	Reverted      bool            `json:"reverted,omitempty"`  // they were taken back first
 	Result        *install.Result `json:"result,omitempty"`
 	Error         *answerError    `json:"error,omitempty"`
@@ -45,8 +46,8 @@ else uses it, the namespace. What could block the creation of pods goes first. D
 go when no object of theirs is left, or with all their objects when --delete-crds is given. Samples and heartbeats that were
 sent stay with the platform, and so does the cluster's registration.
 
-What karpenops made stays in the cluster unless it is taken back: where there is any, --revert or --no-revert has to decide, or the answer to a
-question. It says what goes and asks. Without a terminal it needs --yes.`,
+What karpenops made, and requests of running pods that containerRightsizing changed, stay in the cluster unless they are taken back: where there
+are any, --revert or --no-revert has to decide, or the answer to a question. It says what goes and asks. Without a terminal it needs --yes.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if runF != nil {
@@ -86,22 +87,23 @@ func (o *uninstallOptions) uninstall(ctx context.Context, op *operation, answer 
 	}
 	op.learn(reached(s.facts))
 	s.learn(ctx, o.f)
-	leaves, err := o.keeper.find(ctx, o.f, s, o.cluster.kube.Namespace)
+	all, err := o.leaves(ctx, s, answer)
 	if err != nil {
 		return nil, err
-	}
-	if leaves.unknown == nil && leaves.there.any() {
-		answer.Leftovers = &leaves.there
 	}
 	if !o.yes {
 		if err := o.say(ctx, s); err != nil {
 			return nil, err
 		}
-		leaves.say(o.f)
+		for _, l := range all {
+			l.say(o.f)
+		}
 	}
-	if leaves.unknown == nil || o.keeper.revert { // what cannot be seen must not keep the stack from going
-		if err := o.keeper.choose(ctx, o.f, leaves, o.yes, "uninstall"); err != nil {
-			return nil, err
+	for _, l := range all {
+		if l.unknown == nil || o.keeper.revert { // what cannot be seen must not keep the stack from going
+			if err := o.keeper.choose(ctx, o.f, l, o.yes, "uninstall"); err != nil {
+				return nil, err
+			}
 		}
 	}
 	if !o.yes {
@@ -109,11 +111,37 @@ func (o *uninstallOptions) uninstall(ctx context.Context, op *operation, answer 
 			return nil, err
 		}
 	}
-	if err := o.keeper.leave(ctx, leaves, "uninstall", op.Observe); err != nil {
+	for _, l := range all {
+		if err := o.keeper.leave(ctx, l, "uninstall", op.Observe); err != nil {
+			return nil, err
+		}
+		answer.Reverted = answer.Reverted || l.reverted
+	}
+	return s.engine.Uninstall(ctx, install.UninstallRequest{Timeout: o.timeout, KeepNamespace: o.keepNamespace, DeleteCRDs: o.deleteCRDs, Recover: o.recover})
+}
+
+// leaves is what the components would leave.
+func (o *uninstallOptions) leaves(ctx context.Context, s *session, answer *uninstallAnswer) ([]*leaving, error) {
+	k, err := o.f.karpen(ctx, s, o.cluster.kube.Namespace)
+	if err != nil {
 		return nil, err
 	}
-	answer.Reverted = leaves.reverted
-	return s.engine.Uninstall(ctx, install.UninstallRequest{Timeout: o.timeout, KeepNamespace: o.keepNamespace, DeleteCRDs: o.deleteCRDs, Recover: o.recover})
+	pools, sized := &karpenRemains{k: k}, &vpaRemains{v: &vpaSession{k.reach}}
+	var all []*leaving
+	for _, r := range []remains{pools, sized} {
+		l, err := o.keeper.find(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, l)
+	}
+	if all[0].there() {
+		answer.Leftovers = &pools.leftovers
+	}
+	if all[1].there() {
+		answer.Sized = &sized.vpaSized
+	}
+	return all, nil
 }
 
 // say lists what goes, before the question.

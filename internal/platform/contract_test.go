@@ -122,7 +122,16 @@ func TestEveryPath(t *testing.T) {
 	must[nopsapi.KarpenterInventory](t)(person.Inventory(ctx, arn))
 	must[nopsapi.KarpenterAck](t)(agent.SendRecords(ctx, arn, records(time.Now(), "a")))
 	must[[]nopsapi.KarpenterRecord](t)(person.Records(ctx, arn, time.Time{}))
-	if len(paper.ops) < 27 {
+	for _, err := range []error{agent.ReportWorkloads(ctx, arn, workloads(time.Now(), 1)), agent.SendOutcomes(ctx, arn, outcomes(time.Now(), "a"))} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must[nopsapi.RightsizedWorkloads](t)(person.RightsizedWorkloads(ctx, arn))
+	must[nopsapi.RightsizingAck](t)(person.PublishRecommendations(ctx, arn, recommended(time.Now(), 1)))
+	must[nopsclient.Polled[nopsapi.Recommendations]](t)(agent.Recommendations(ctx, arn, ""))
+	must[[]nopsapi.Outcome](t)(person.Outcomes(ctx, arn, time.Time{}))
+	if len(paper.ops) < 33 {
 		t.Errorf("the document has only %d operations", len(paper.ops))
 	}
 	for _, op := range paper.ops {
@@ -320,6 +329,10 @@ func TestCustomersAreSeparate(t *testing.T) {
 		must[nopsapi.KarpenterAck](t)(person.PublishMarket(t.Context(), arn, market(c.Now(), 7)))
 		must[nopsapi.KarpenterAck](t)(agent.ReportInventory(t.Context(), arn, inventory(c.Now())))
 		must[nopsapi.KarpenterAck](t)(agent.SendRecords(t.Context(), arn, records(c.Now(), "ours")))
+		must[nopsapi.RightsizingAck](t)(person.PublishRecommendations(t.Context(), arn, recommended(c.Now(), 7)))
+		if err := errors.Join(agent.ReportWorkloads(t.Context(), arn, workloads(c.Now(), 1)), agent.SendOutcomes(t.Context(), arn, outcomes(c.Now(), "ours"))); err != nil {
+			t.Fatal(err)
+		}
 		own := must[nopsapi.ConnectivityTest](t)(person.StartConnectivityTest(t.Context(), arn))
 		other := client(t, h.URL, otherKey)
 		for name, call := range map[string]func() error{
@@ -334,6 +347,9 @@ func TestCustomersAreSeparate(t *testing.T) {
 			"commitments":    func() error { _, err := other.Commitments(t.Context(), arn, ""); return err },
 			"inventory":      func() error { _, err := other.Inventory(t.Context(), arn); return err },
 			"records":        func() error { _, err := other.Records(t.Context(), arn, time.Time{}); return err },
+			"workloads":      func() error { _, err := other.RightsizedWorkloads(t.Context(), arn); return err },
+			"recommended":    func() error { _, err := other.Recommendations(t.Context(), arn, ""); return err },
+			"outcomes":       func() error { _, err := other.Outcomes(t.Context(), arn, time.Time{}); return err },
 			"publish":        func() error { _, err := other.PublishMarket(t.Context(), arn, market(c.Now(), 9)); return err },
 			"observation":    func() error { _, err := other.Observe(t.Context(), arn, own.ID, own.Nonce, "here"); return err },
 		} {
@@ -363,6 +379,16 @@ func TestCustomersAreSeparate(t *testing.T) {
 		}
 		if list := must[[]nopsapi.KarpenterRecord](t)(other.Records(t.Context(), arn, time.Time{})); len(list) != 0 {
 			t.Errorf("another customer sees records: %+v", list)
+		}
+		if _, err := other.Recommendations(t.Context(), arn, ""); !nopsclient.IsKind(err, nopsclient.KindNotFound) {
+			t.Errorf("another customer's record shows our recommendations: %v", err)
+		}
+		if list := must[[]nopsapi.Outcome](t)(other.Outcomes(t.Context(), arn, time.Time{})); len(list) != 0 {
+			t.Errorf("another customer sees outcomes: %+v", list)
+		}
+		must[nopsapi.RightsizingAck](t)(other.PublishRecommendations(t.Context(), arn, recommended(c.Now(), 9)))
+		if got := must[polledRecommendations](t)(agent.Recommendations(t.Context(), arn, "")); got.Message.Seq != 7 {
+			t.Errorf("another customer's recommendations are ours: %+v", got.Message.FactHeader)
 		}
 		must[nopsapi.KarpenterAck](t)(other.PublishMarket(t.Context(), arn, market(c.Now(), 9)))
 		if got := must[nopsclient.Polled[nopsapi.Market]](t)(agent.Market(t.Context(), arn, "")); got.Message.Seq != 7 {

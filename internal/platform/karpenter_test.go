@@ -375,10 +375,10 @@ func TestKarpenopsIsHeardOf(t *testing.T) {
 func TestWithoutTheFeature(t *testing.T) {
 	s, c, h := serve(t, nil)
 	_, agent := installed(t, h.URL)
-	if who := must[nopsapi.WhoAmI](t)(agent.WhoAmI(t.Context())); !slices.Contains(who.Features, nopsapi.FeatureKarpenter) || who.ContractVersion != 1 {
+	if who := must[nopsapi.WhoAmI](t)(agent.WhoAmI(t.Context())); !slices.Equal(who.Features, []string{nopsapi.FeatureKarpenter, nopsapi.FeatureRightsizing}) || who.ContractVersion != 1 {
 		t.Errorf("whoami %+v", who)
 	}
-	bare := &platform.Server{Store: s.Store, Now: c.Now, NoKarpenter: true}
+	bare := &platform.Server{Store: s.Store, Now: c.Now, NoKarpenter: true, NoRightsizing: true}
 	seed(t, bare)
 	again := httptest.NewServer(bare)
 	t.Cleanup(again.Close)
@@ -390,6 +390,9 @@ func TestWithoutTheFeature(t *testing.T) {
 	wantKind(t, err, nopsclient.KindNotOffered)
 	_, err = agent.ReportInventory(t.Context(), arn, inventory(c.Now()))
 	wantKind(t, err, nopsclient.KindNotOffered)
+	_, err = agent.Recommendations(t.Context(), arn, "")
+	wantKind(t, err, nopsclient.KindNotOffered)
+	wantKind(t, agent.ReportWorkloads(t.Context(), arn, workloads(c.Now(), 1)), nopsclient.KindNotOffered)
 }
 
 // played is a server that plays a scenario from the server's present on, and the agent's client.

@@ -29,7 +29,10 @@ func (k key) document() (Change, error) { return document(kindKey, k.CustomerID,
 func (s *Server) whoAmI(_ context.Context, c caller, _ *request) (result, error) {
 	who := c.whoAmI()
 	if !s.NoKarpenter {
-		who.Features = []string{nopsapi.FeatureKarpenter}
+		who.Features = append(who.Features, nopsapi.FeatureKarpenter)
+	}
+	if !s.NoRightsizing {
+		who.Features = append(who.Features, nopsapi.FeatureRightsizing)
 	}
 	return found(who), nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/nopsctl/nopsctl/pkg/nopsapi"
@@ -15,10 +16,15 @@ const (
 	pruneBatch = 500
 )
 
-// Run looks for silent clusters until the context ends, and removes what is too old. Reads look for silence too: a host that
+// Run looks for silent clusters until the context ends, removes what is too old, and works out recommendations where Usage is set. Reads look for silence too: a host that
 // does not call Run loses only the exact time at which a warning opened.
 func (s *Server) Run(ctx context.Context, every time.Duration) error {
 	s.once.Do(s.start)
+	if s.Usage != nil {
+		var wg sync.WaitGroup
+		wg.Go(func() { s.analyse(ctx, every) })
+		defer wg.Wait()
+	}
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	var pruned time.Time
@@ -57,7 +63,7 @@ func (s *Server) rejudgeAll(ctx context.Context) error {
 	return nil
 }
 
-// Prune removes heartbeats, records of karpenops and closed warnings beyond the retention, tests a day after they expired, and the answers to
+// Prune removes heartbeats, records of karpenops, outcomes and closed warnings beyond the retention, tests a day after they expired, and the answers to
 // writes that can no longer be repeated.
 func (s *Server) Prune(ctx context.Context) error {
 	retention := s.Retention
@@ -81,6 +87,15 @@ func (s *Server) Prune(ctx context.Context) error {
 		}
 		home := d.ID[:len(d.ID)-len("|"+recordID(r))]
 		return []Change{deletes(kindRecord, d.ID), deletes(kindRecordID, home+"|"+r.ID)}
+	}); err != nil {
+		return err
+	}
+	if err := prune(ctx, s, kindOutcome, func(d Document, o nopsapi.Outcome) []Change {
+		if !o.At.Before(old) {
+			return nil
+		}
+		home := d.ID[:len(d.ID)-len("|"+outcomeID(o))]
+		return []Change{deletes(kindOutcome, d.ID), deletes(kindOutcomeID, home+"|"+o.ID)}
 	}); err != nil {
 		return err
 	}

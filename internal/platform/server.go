@@ -59,13 +59,18 @@ type Server struct {
 	Now     func() time.Time // nil means time.Now
 	Log     *slog.Logger     // nil means silence
 	Faults  *Faults          // nil means none, until FaultControl sets some
-	// FaultControl serves FaultsPath, where keys of the scope admin set the faults of the whole server, and ScenarioPath. For labs only.
+	// FaultControl serves FaultsPath, where keys of the scope admin set the faults of the whole server, ScenarioPath,
+	// RightsizingFaultPath and AnalysesPath. For labs only.
 	FaultControl bool
 	// Scenario plays markets and commitments for a cluster in the place of what was published; nil, or a nil player, means that what was
 	// published is served. FaultControl serves ScenarioPath besides.
 	Scenario func(arn string) *scenario.Player
 	// NoKarpenter makes it a platform that does not offer the feature "karpenter".
 	NoKarpenter bool
+	// NoRightsizing makes it one that does not offer "rightsizing".
+	NoRightsizing bool
+	// Usage is what recommendations are worked out from, by Run; nil means that those which are published are all there are.
+	Usage UsageView
 	// RatePerMinute bounds the requests of one key; 0 means 600. As many may come at once.
 	RatePerMinute int
 	// Retention is how long heartbeats and closed warnings are kept; 0 means 30 days.
@@ -78,7 +83,9 @@ type Server struct {
 	since  time.Time  // when this process began to listen: before, nobody could be heard
 	mu     sync.Mutex // serialises what reads and then writes
 	rates  rates
-	stages struct {
+	// analyses are made one after another; this is held before mu.
+	analyses sync.Mutex
+	stages   struct {
 		sync.Mutex
 		of map[string]stage // by customer
 	}
@@ -155,7 +162,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set(nopsapi.RequestIDHeader, id)
 	w.Header().Set("Date", s.now().Format(http.TimeFormat))
 	w.Header().Set(nopsapi.VersionHeader, strconv.Itoa(nopsapi.Version))
-	if (r.URL.Path == FaultsPath || r.URL.Path == ScenarioPath) && s.FaultControl {
+	if s.FaultControl && slices.Contains([]string{FaultsPath, ScenarioPath, RightsizingFaultPath, AnalysesPath}, r.URL.Path) {
 		s.mux.ServeHTTP(w, r) // faults do not bar the way to mending them
 		return
 	}
@@ -259,10 +266,13 @@ func (s *Server) table() []route {
 		{"POST /clusters/{arn}/connectivity-tests/{id}/observations", scopes{nopsapi.ScopeInstall, nopsapi.ScopeAgent}, s.observe, 0, 0},
 		{"GET " + nopsapi.PublicClustersPath + "{$}", read, s.publicClusters, 0, 0},
 	}
-	if s.NoKarpenter {
-		return all
+	if !s.NoKarpenter {
+		all = append(all, s.karpenterTable()...)
 	}
-	return append(all, s.karpenterTable()...)
+	if !s.NoRightsizing {
+		all = append(all, s.rightsizingTable()...)
+	}
+	return all
 }
 
 func (s *Server) routes() {
@@ -295,12 +305,20 @@ func (s *Server) routes() {
 		for _, method := range []string{http.MethodGet, http.MethodPut, http.MethodDelete} {
 			s.mux.Handle(method+" "+FaultsPath, s.handle(route{scopes: []nopsapi.Scope{nopsapi.ScopeAdmin}, handler: s.controlFaults}))
 			s.mux.Handle(method+" "+ScenarioPath, s.handle(route{scopes: []nopsapi.Scope{nopsapi.ScopeAdmin}, handler: s.controlScenario}))
+			s.mux.Handle(method+" "+RightsizingFaultPath, s.handle(route{scopes: []nopsapi.Scope{nopsapi.ScopeAdmin}, handler: s.controlRightsizingFault}))
+		}
+		// An analysis takes its time and writes at its end: it is no write that others wait for.
+		for _, method := range []string{http.MethodGet, http.MethodPost} {
+			s.mux.Handle(method+" "+AnalysesPath, s.through(route{scopes: []nopsapi.Scope{nopsapi.ScopeAdmin}, handler: s.controlAnalyses}, func(ctx context.Context, c caller, r *request, h handler) (result, error) { return h(ctx, c, r) }))
 		}
 	}
 }
 
 // handle does for every route what every route needs.
-func (s *Server) handle(served route) http.Handler {
+func (s *Server) handle(served route) http.Handler { return s.through(served, s.run) }
+
+// through is handle with another way to run a handler.
+func (s *Server) through(served route, run func(context.Context, caller, *request, handler) (result, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx := r.Context()
 		c, err := s.authenticate(ctx, r)
@@ -318,7 +336,7 @@ func (s *Server) handle(served route) http.Handler {
 			s.answerError(w, r, err)
 			return
 		}
-		res, err := s.run(ctx, c, req, served.handler)
+		res, err := run(ctx, c, req, served.handler)
 		if err != nil {
 			s.answerError(w, r, err)
 			return

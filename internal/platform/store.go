@@ -27,6 +27,13 @@ const (
 	kindRecordID  Kind = "record-id" // by the ID that the agent gave it: the ID of the record
 	kindPoll      Kind = "poll"      // when karpenops was heard of last
 	kindScenario  Kind = "scenario"  // that was begun, by customer
+
+	kindWorkloads       Kind = "workloads"           // that the agent asked recommendations for last
+	kindRecommendations Kind = "recommendations"     // that are served
+	kindOutcome         Kind = "outcome"             // by time
+	kindOutcomeID       Kind = "outcome-id"          // by the ID that the agent gave it: the ID of the outcome
+	kindAnalysis        Kind = "analysis"            // what is to be analysed, and how that went
+	kindSpoiled         Kind = "spoiled-rightsizing" // how recommendations are spoiled, by customer
 )
 
 // ErrNoDocument says that a store has nothing under an ID.

@@ -71,6 +71,7 @@ func (s Set) Programs() []Program {
 func ThirdParty() []Program {
 	const component = "-X k8s.io/component-base/version."
 	const vm = "-X github.com/VictoriaMetrics/VictoriaMetrics/lib/buildinfo.Version="
+	const vpa = "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/"
 	const prometheus = "-X github.com/prometheus/common/version.Version="
 	return []Program{
 		{Name: "node_exporter", Module: "lab/third_party/node-exporter", Package: "github.com/prometheus/node_exporter", Component: "node-exporter"},
@@ -94,6 +95,12 @@ func ThirdParty() []Program {
 		{Name: "karpenter", Module: "lab/third_party/karpenter", Package: ".", LDFlags: "-X sigs.k8s.io/karpenter/pkg/operator.Version=1.14.1", Extra: true},
 		{Name: "karpenter-drift", Module: "lab/third_party/karpenter", Package: "./drift", Extra: true},
 		{Name: "kwok", Module: "lab/third_party/kwok", Package: ".", Extra: true},
+		{Name: "load", Module: "lab", Package: "./images/load", Extra: true},
+		// The VPA of Kubernetes, which ours is held against, and what it gets usage from.
+		{Name: "upstream-vpa-recommender", Module: "lab/third_party/vpa", Package: vpa + "recommender", Extra: true},
+		{Name: "upstream-vpa-updater", Module: "lab/third_party/vpa", Package: vpa + "updater", Extra: true},
+		{Name: "upstream-vpa-admission-controller", Module: "lab/third_party/vpa", Package: vpa + "admission-controller", Extra: true},
+		{Name: "metrics-server", Module: "lab/third_party/metrics-server", Package: "sigs.k8s.io/metrics-server/cmd/metrics-server", Extra: true},
 	}
 }
 
@@ -109,6 +116,7 @@ func Agents() []Program {
 	return []Program{
 		{Name: "k8s-heartbeat-agent", Module: "agents", Package: "./cmd/k8s-heartbeat-agent", LDFlags: version},
 		{Name: "karpenops", Module: "agents", Package: "./cmd/karpenops", LDFlags: version},
+		{Name: "vpa", Module: "agents", Package: "./cmd/vpa", LDFlags: version},
 	}
 }
 

@@ -207,7 +207,7 @@ func TestSets(t *testing.T) {
 	if len(all) != len(ThirdParty()) || len(all) <= len(want) {
 		t.Errorf("all: %q", all)
 	}
-	for _, name := range append([]string{"helm4", "prometheus", "prometheus-config-reloader", "opencost", "karpenter", "karpenter-drift", "kwok"}, want...) {
+	for _, name := range append([]string{"helm4", "prometheus", "prometheus-config-reloader", "opencost", "karpenter", "karpenter-drift", "kwok", "load", "upstream-vpa-recommender", "upstream-vpa-updater", "upstream-vpa-admission-controller", "metrics-server"}, want...) {
 		if !slices.Contains(all, name) {
 			t.Errorf("all lacks %s", name)
 		}

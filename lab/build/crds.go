@@ -60,12 +60,36 @@ func (b Builder) CRDs(ctx context.Context, assets string) error {
 	return nil
 }
 
+// upstreamVPA is the module that upstream's VPA is built from, and where.
+const (
+	upstreamVPA       = "k8s.io/autoscaler/vertical-pod-autoscaler"
+	upstreamVPAModule = "lab/third_party/vpa"
+)
+
+// UpstreamVPACRDs are the CustomResourceDefinitions of the VPA of Kubernetes, as the module has them that its programs are built from.
+func (b Builder) UpstreamVPACRDs(ctx context.Context) ([]byte, error) {
+	var module struct{ Dir string }
+	if err := b.goJSON(ctx, upstreamVPAModule, &module, "list", "-m", "-json", upstreamVPA); err != nil {
+		return nil, err
+	}
+	if module.Dir == "" { // nothing of it was built yet
+		if err := b.goJSON(ctx, upstreamVPAModule, &module, "mod", "download", "-json", upstreamVPA); err != nil {
+			return nil, err
+		}
+	}
+	text, err := os.ReadFile(filepath.Join(module.Dir, "deploy", "vpa-v1-crd-gen.yaml"))
+	if err != nil {
+		return nil, fmt.Errorf("the definitions of upstream's VPA: %w", err)
+	}
+	return text, nil
+}
+
 // takeCRDs copies the files out of the modules. The go command compares the modules with go.sum.
 func (b Builder) takeCRDs(ctx context.Context, dir string) error {
 	var pins struct {
 		Require []struct{ Path, Version string }
 	}
-	if err := b.goJSON(ctx, &pins, "mod", "edit", "-json"); err != nil {
+	if err := b.goJSON(ctx, crdModule, &pins, "mod", "edit", "-json"); err != nil {
 		return err
 	}
 	versions := map[string]string{}
@@ -79,7 +103,7 @@ func (b Builder) takeCRDs(ctx context.Context, dir string) error {
 			return fmt.Errorf("%s/go.mod does not require %s", crdModule, module)
 		}
 		var got struct{ Dir string }
-		if err := b.goJSON(ctx, &got, "mod", "download", "-json", module+"@"+versions[module]); err != nil {
+		if err := b.goJSON(ctx, crdModule, &got, "mod", "download", "-json", module+"@"+versions[module]); err != nil {
 			return err
 		}
 		files, err := filepath.Glob(filepath.Join(got.Dir, "pkg", "apis", "crds", "*.yaml"))
@@ -109,16 +133,16 @@ func (b Builder) takeCRDs(ctx context.Context, dir string) error {
 	return nil
 }
 
-// goJSON runs the go command in the module that pins the CRDs.
-func (b Builder) goJSON(ctx context.Context, into any, args ...string) error {
+// goJSON runs the go command in a module that pins others.
+func (b Builder) goJSON(ctx context.Context, in string, into any, args ...string) error {
 	cmd := exec.CommandContext(ctx, "go", args...)
-	cmd.Dir = filepath.Join(b.Repo, crdModule)
+	cmd.Dir = filepath.Join(b.Repo, in)
 	cmd.Env = append(os.Environ(), "GOFLAGS=", "GOWORK=off")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		return fmt.Errorf("go %s in %s: %w\n%s", strings.Join(args, " "), crdModule, err, tail(stderr.String()+string(out), 20))
+		return fmt.Errorf("go %s in %s: %w\n%s", strings.Join(args, " "), in, err, tail(stderr.String()+string(out), 20))
 	}
 	if err := json.Unmarshal(out, into); err != nil {
 		return fmt.Errorf("go %s: reading the answer: %w", strings.Join(args, " "), err)

@@ -92,6 +92,7 @@ func (s spec) containerd() Process {
 func (s spec) write(snapshotter string) error {
 	for _, user := range []struct{ file, cert string }{
 		{"controller-manager", "controller-manager"}, {"scheduler", "scheduler"}, {"kubelet", "kubelet"}, {"kube-proxy", "kube-proxy"}, {"coredns", "coredns"}, {"karpenter", "karpenter"}, {"kwok", "kwok"},
+		{"upstream-vpa-recommender", "upstream-vpa-recommender"}, {"upstream-vpa-updater", "upstream-vpa-updater"}, {"upstream-vpa-admission-controller", "upstream-vpa-admission-controller"}, {"metrics-server", "metrics-server"},
 	} {
 		if err := s.writeKubeconfig(s.Layout.Path("config", user.file+".kubeconfig"), user.cert); err != nil {
 			return err
@@ -258,14 +259,20 @@ const hostsFile = `127.0.0.1 localhost
 {{.NodeIP}} lab-node{{range .S.Hosts}} {{.}}{{end}}
 `
 
-// What people and their programs write, by the certificate of the kubeconfig: stories ask what a command wrote, if anything.
-// Blocking and strict, so that the line is there before the answer is.
+// What people and their programs write, by the certificate of the kubeconfig: stories ask what a command wrote, if anything. And, of the
+// two VPAs, what either does with autoscalers and pods, and which webhook changed a pod that was created. Blocking and strict, so that the
+// line is there before the answer is.
 const auditYAML = `apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived]
 omitManagedFields: true
 rules:
 - {level: Metadata, users: [lab-admin], verbs: [create, update, patch, delete, deletecollection]}
+- {level: Metadata, userGroups: ["system:serviceaccounts:nops"], resources: &autoscalers [{group: autoscaling.k8s.io}, {group: vpa.nops.io}]}
+- {level: Metadata, users: &upstream [upstream-vpa-recommender, upstream-vpa-updater, upstream-vpa-admission-controller], resources: *autoscalers}
+- {level: Metadata, userGroups: ["system:serviceaccounts:nops"], verbs: &changes [create, update, patch, delete], resources: &pods [{group: "", resources: [pods, pods/eviction, pods/resize]}]}
+- {level: Metadata, users: *upstream, verbs: *changes, resources: *pods}
+- {level: Metadata, userGroups: ["system:serviceaccounts:kube-system"], verbs: [create], resources: [{group: "", resources: [pods]}]}
 - {level: None}
 `
 

@@ -58,7 +58,8 @@ func (l Layout) Kubeconfig() string { return l.Path("kubeconfig") }
 // Log is the log file of one of the lab's processes.
 func (l Layout) Log(process string) string { return l.Path("logs", process+".log") }
 
-// AuditLog is what was written through the API server by whoever uses the kubeconfig: audit.k8s.io/v1 events, one a line.
+// AuditLog is what was written through the API server by whoever uses the kubeconfig, user lab-admin, and what VPAs do:
+// audit.k8s.io/v1 events, one a line.
 func (l Layout) AuditLog() string { return l.Path("logs", "audit.log") }
 
 // specFile is what Start wants of the init.

@@ -59,6 +59,11 @@ func writePKI(dir string, now time.Time) (*authority, error) {
 		{"coredns", "system:coredns", nil, nil},
 		{"karpenter", "karpenter", []string{"system:masters"}, nil},
 		{"kwok", "kwok", []string{"system:masters"}, nil},
+		{"upstream-vpa-recommender", "upstream-vpa-recommender", []string{"system:masters"}, nil},
+		{"upstream-vpa-updater", "upstream-vpa-updater", []string{"system:masters"}, nil},
+		{"upstream-vpa-admission-controller", "upstream-vpa-admission-controller", []string{"system:masters"}, nil},
+		{"metrics-server", "metrics-server", []string{"system:masters"}, nil},
+		{"upstream-vpa-webhook", "upstream-vpa-webhook", nil, append(local, NodeIP)},
 		{"apiserver-kubelet-client", "kube-apiserver-kubelet-client", []string{"system:masters"}, nil},
 	} {
 		if err := ca.issue(dir, c, now); err != nil {

@@ -63,6 +63,12 @@ func (w *world) commands() map[string]command {
 		"launched":            w.launched,
 		"sibling":             w.sibling,
 		"timeline":            w.printTimeline,
+		"requests":            w.requests,
+		"remember-pods":       w.rememberPods,
+		"same-pods":           w.samePods,
+		"upstream-vpa":        w.upstreamVPA,
+		"asked":               w.asked,
+		"mutated":             w.mutated,
 	}
 }
 

@@ -40,6 +40,8 @@ type world struct {
 	status labStatus
 	// timeline is of the Karpenter that the story has turned on.
 	timeline *karpenter.Timeline
+	// remembered are pods, by the name that a story gives them.
+	remembered map[string][]storyPod
 }
 
 func TestStories(t *testing.T)   { run(t, "stories", 19) }
@@ -165,8 +167,12 @@ func (w *world) clean(t *testing.T) {
 	if out, err := w.lab("karpenter", "off", "--name", w.name).CombinedOutput(); err != nil {
 		t.Fatalf("lab karpenter off: %v\n%s", err, out)
 	}
+	if out, err := w.lab("upstream-vpa", "off", "--name", w.name).CombinedOutput(); err != nil {
+		t.Fatalf("lab upstream-vpa off: %v\n%s", err, out)
+	}
 	script := `
 set -e
+kubectl delete namespaces -l lab.nopsctl.local/story --wait --timeout=90s >/dev/null
 if helm status nops-kubernetes-agent -n nops >/dev/null 2>&1; then helm uninstall nops-kubernetes-agent -n nops --wait >/dev/null || true; fi
 kubectl delete deployments -n default --all >/dev/null
 kubectl delete namespace nops --ignore-not-found --wait --timeout=90s >/dev/null

@@ -35,7 +35,8 @@ func serveAPI(ctx context.Context, c apiConfig, log *slog.Logger) error {
 		return err //nolint:wrapcheck // says what it opens
 	}
 	defer store.Close()
-	server := &nops.Server{Store: store, Metrics: &stores{urls: c.Stores}, FaultControl: true}
+	metrics := &stores{urls: c.Stores}
+	server := &nops.Server{Store: store, Metrics: metrics, Usage: metrics, Log: log, FaultControl: true}
 	if err := seed(ctx, server, c); err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	nops "github.com/nopsctl/nopsctl/internal/platform"
 	"github.com/nopsctl/nopsctl/internal/signing"
 	"github.com/nopsctl/nopsctl/lab/platform/gate"
 	"github.com/nopsctl/nopsctl/pkg/nopsapi"
@@ -110,6 +111,9 @@ func (s *server) control(ctx context.Context) error {
 		}
 	})
 	mux.HandleFunc("/scenario", s.scenario)
+	mux.HandleFunc("/rightsizing/analyses", func(w http.ResponseWriter, r *http.Request) { s.hand(w, r, nops.AnalysesPath) })
+	mux.HandleFunc("/rightsizing/fault", func(w http.ResponseWriter, r *http.Request) { s.hand(w, r, nops.RightsizingFaultPath) })
+	mux.HandleFunc(nopsapi.Base+"/", func(w http.ResponseWriter, r *http.Request) { s.hand(w, r, r.URL.EscapedPath()) })
 	web := newServer(mux, s.log)
 	go func() {
 		if err := web.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
@@ -276,7 +280,7 @@ func (c Control) ask(ctx context.Context, method, path string, body []byte) ([]b
 		return nil, fmt.Errorf("platform: %w", err)
 	}
 	defer res.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
+	text, err := io.ReadAll(io.LimitReader(res.Body, mostHanded))
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("platform: %w", err)

@@ -54,8 +54,16 @@ func (c Control) played(ctx context.Context, method, path string, body []byte) (
 }
 
 // scenario hands the control socket's request to the process of the API, with the key that may.
-func (s *server) scenario(w http.ResponseWriter, r *http.Request) {
-	target := url.URL{Scheme: "http", Host: "platform", Path: nops.ScenarioPath, RawQuery: r.URL.RawQuery}
+func (s *server) scenario(w http.ResponseWriter, r *http.Request) { s.hand(w, r, nops.ScenarioPath) }
+
+// hand hands a request of the control socket to a path of the API, with the key of the first customer that may everything but be an agent.
+func (s *server) hand(w http.ResponseWriter, r *http.Request, path string) {
+	target, err := url.Parse("http://platform" + path)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	target.RawQuery = r.URL.RawQuery
 	req, err := http.NewRequestWithContext(r.Context(), r.Method, target.String(), r.Body)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
@@ -70,7 +78,7 @@ func (s *server) scenario(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer res.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(res.Body, 4<<20))
+	text, err := io.ReadAll(io.LimitReader(res.Body, mostHanded))
 	if err == nil && res.StatusCode != http.StatusOK {
 		err = refusal(text)
 	}
@@ -80,6 +88,9 @@ func (s *server) scenario(w http.ResponseWriter, r *http.Request) {
 	}
 	_, _ = w.Write(text)
 }
+
+// mostHanded are the bytes of an answer that the control socket hands over.
+const mostHanded = nopsapi.MaxRecommendations
 
 // refusal is what the API says of why not.
 func refusal(text []byte) error {

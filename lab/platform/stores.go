@@ -11,6 +11,7 @@ import (
 	"time"
 
 	nops "github.com/nopsctl/nopsctl/internal/platform"
+	"github.com/nopsctl/nopsctl/internal/platform/analyser"
 )
 
 // stores asks the metrics stores of the workspaces.
@@ -19,7 +20,19 @@ type stores struct {
 	http http.Client
 }
 
-var _ nops.MetricsView = (*stores)(nil)
+var (
+	_ nops.MetricsView = (*stores)(nil)
+	_ nops.UsageView   = (*stores)(nil)
+)
+
+// Usage implements the platform's view of what recommendations are worked out from.
+func (s *stores) Usage(workspaceID string) (analyser.Store, error) {
+	base, ok := s.urls[workspaceID]
+	if !ok {
+		return nil, fmt.Errorf("no metrics store for workspace %s", workspaceID)
+	}
+	return &analyser.Reader{Address: base, Client: &s.http}, nil
+}
 
 // LastSample implements the platform's view of a cluster's metrics.
 func (s *stores) LastSample(ctx context.Context, workspaceID, clusterARN string) (time.Time, int, error) {

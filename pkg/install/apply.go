@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/nopsctl/nopsctl/internal/workload"
 	"github.com/nopsctl/nopsctl/pkg/event"
@@ -131,6 +132,7 @@ func (a *applier) run() error {
 			{"namespace", "Creating namespace " + a.Namespace, p.namespace == nil, a.makeNamespace},
 			{"identity", "Pinning the cluster's identity", p.writesIdentity, a.writeIdentity},
 			{"credentials", "Storing credentials in Secret " + CredentialsSecret, p.writesSecret, a.writeSecret},
+			{"webhooks", "Removing webhooks of pods before what answers them", len(p.leavingWebhooks()) > 0, a.removeWebhooks},
 			{"release", a.releaseTitle(), p.changesRelease, a.release},
 		} {
 			if !s.needed {
@@ -150,6 +152,39 @@ func (a *applier) run() error {
 		}
 	}
 	return a.wait()
+}
+
+// leavingWebhooks are the admission webhooks that the release has and will not have any more, by resource.
+func (p *Plan) leavingWebhooks() map[string][]string {
+	leaving := map[string][]string{}
+	for _, c := range p.Changes {
+		for kind, resource := range map[string]string{"ValidatingWebhookConfiguration ": "validatingwebhookconfigurations", "MutatingWebhookConfiguration ": "mutatingwebhookconfigurations"} {
+			if name, is := strings.CutPrefix(c.Object, kind); is && c.Action == Delete {
+				leaving[resource] = append(leaving[resource], name)
+			}
+		}
+	}
+	return leaving
+}
+
+// removeWebhooks removes webhooks before Helm removes what answers them, which it does the other way round: until the webhook is gone too, each pod that is made
+// waits for an answer that nobody gives.
+func (a *applier) removeWebhooks() (string, error) {
+	if _, err := a.unmoved(); err != nil {
+		return "", err
+	}
+	var gone []string
+	for resource, names := range a.plan.leavingWebhooks() {
+		client := a.dynamic.Resource(schema.GroupVersionResource{Group: "admissionregistration.k8s.io", Version: "v1", Resource: resource})
+		for _, name := range names {
+			if err := client.Delete(a.deadline, name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+				return "", explain("delete "+resource+" "+name, err)
+			}
+			gone = append(gone, name)
+		}
+	}
+	slices.Sort(gone)
+	return strings.Join(gone, ", "), nil
 }
 
 func (a *applier) releaseTitle() string {

@@ -125,12 +125,12 @@ func TestEveryComponent(t *testing.T) {
 	}{
 		{"centralized", everyComponent, map[string]string{
 			"containerInsights": "kube-state-metrics, node-exporter, vmagent", "heartbeat": "heartbeat", "karpenops": "karpenops",
-			"containerRightsizing": "vpa-admission-controller, vpa-recommender, vpa-updater", "dataFetcher": "data-fetcher", "autoUpdater": "image-tag-updater",
+			"containerRightsizing": "vpa-admission-controller, vpa-policy, vpa-recommender, vpa-updater", "dataFetcher": "data-fetcher", "autoUpdater": "image-tag-updater",
 			"dcgmExporter": "dcgm-exporter", "datadog": "datadog",
 		}},
 		{"in the cluster", inTheCluster, map[string]string{
 			"containerInsights": "container-insights-agent, kube-state-metrics, node-exporter, opencost, prometheus-server", "heartbeat": "heartbeat", "karpenops": "karpenops",
-			"containerRightsizing": "vpa-admission-controller, vpa-recommender, vpa-updater", "dataFetcher": "data-fetcher", "autoUpdater": "disabled: disabled by you",
+			"containerRightsizing": "vpa-admission-controller, vpa-policy, vpa-recommender, vpa-updater", "dataFetcher": "data-fetcher", "autoUpdater": "disabled: disabled by you",
 			"dcgmExporter": "dcgm-exporter", "datadog": "disabled: disabled by default",
 		}},
 	} {

@@ -3,8 +3,12 @@ package install_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"net/http"
 	"os"
+	"path"
 	"strings"
+	"sync"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -12,7 +16,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"helm.sh/helm/v3/pkg/release"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/version"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
+	"k8s.io/client-go/discovery"
 
 	"github.com/nopsctl/nopsctl/pkg/event"
 	"github.com/nopsctl/nopsctl/pkg/install"
@@ -102,6 +110,151 @@ func TestVersionRange(t *testing.T) {
 	}
 	if last := plan.Checks[len(plan.Checks)-1]; last.ID != "NOPS-PRE-002" || last.Outcome != event.Failed || last.Hint == "" {
 		t.Errorf("%+v", last)
+	}
+}
+
+// withHook is the tests' chart with a webhook and what resizes pods, both switched by containerInsights.
+func (w *world) withHook() fstest.MapFS {
+	w.t.Helper()
+	files := fstest.MapFS{}
+	for name, data := range readDir(w.t, w.chart) {
+		files[name] = &fstest.MapFile{Data: data}
+	}
+	files["templates/hook.yaml"] = &fstest.MapFile{Data: []byte(`{{- if .Values.containerInsights.enabled }}
+apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingWebhookConfiguration
+metadata: {name: ` + w.release + `-hook, labels: {app.kubernetes.io/instance: {{ .Release.Name }}}}
+webhooks:
+  - name: x.nops.io
+    admissionReviewVersions: [v1]
+    sideEffects: None
+    failurePolicy: Ignore
+    clientConfig: {service: {namespace: {{ .Release.Namespace }}, name: gone}}
+    rules: [{apiGroups: [test.nops.io], apiVersions: [v1], operations: [CREATE], resources: [tests]}]
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: hook, labels: {app.kubernetes.io/component: vpa-updater, app.kubernetes.io/instance: {{ .Release.Name }}}}
+spec:
+  replicas: 1
+  selector: {matchLabels: {app: hook}}
+  template:
+    metadata: {labels: {app: hook}}
+    spec: {containers: [{name: hook, image: "registry.example.com/hook:1"}]}
+{{- end }}
+`)}
+	return files
+}
+
+// TestWebhooksLeaveFirst: an upgrade that removes a webhook removes it before what answers it, and again when it is run again.
+func TestWebhooksLeaveFirst(t *testing.T) {
+	w := newWorld(t)
+	chart := func(o *install.Options) { o.Chart = w.withHook() }
+	w.install(w.engine(chart), w.request())
+	var mu sync.Mutex
+	var deleted []string
+	fail := true
+	watched := func(o *install.Options) {
+		chart(o)
+		o.Getter = tapped{RESTClientGetter: o.Getter, tap: func(r *http.Request) error {
+			if r.Method != http.MethodDelete {
+				return nil
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			name := path.Base(r.URL.Path)
+			deleted = append(deleted, name)
+			if name == "hook" && fail {
+				return errors.New("the connection breaks")
+			}
+			return nil
+		}}
+	}
+	toggle := install.ToggleRequest{Component: "containerInsights", Request: install.Request{Wait: true, Timeout: time.Minute}}
+	switchOff := func() error {
+		e := w.engine(watched)
+		plan, err := e.Toggle(t.Context(), toggle)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = e.Apply(t.Context(), plan)
+		return err
+	}
+	if err := switchOff(); err != nil && !strings.Contains(err.Error(), "the connection breaks") {
+		t.Error(err)
+	}
+	if i, j := index(deleted, w.release+"-hook"), index(deleted, "hook"); i != 0 || j < 1 {
+		t.Errorf("deleted %v: the webhook has to go first, then what answers it", deleted)
+	}
+	fail = false
+	if err := switchOff(); err != nil {
+		t.Errorf("again, without the webhook: %v", err)
+	}
+	if _, err := w.client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(t.Context(), w.release+"-hook", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("the webhook is there: %v", err)
+	}
+	// A release that somebody worked on meanwhile keeps its webhook.
+	toggle.Enabled = true
+	e := w.engine(chart)
+	for _, step := range []bool{true, false} {
+		toggle.Enabled = step
+		plan, err := e.Toggle(t.Context(), toggle)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !step {
+			if err := change(w, func(r *release.Release) { r.Info.Status = release.StatusFailed }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := e.Apply(t.Context(), plan); (err == nil) != step {
+			t.Errorf("%v: %v", step, err)
+		}
+	}
+	if _, err := w.client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(t.Context(), w.release+"-hook", metav1.GetOptions{}); err != nil {
+		t.Errorf("the plan was refused, and its webhook went: %v", err)
+	}
+}
+
+// versioned is a cluster of another version.
+type versioned struct {
+	genericclioptions.RESTClientGetter
+	version string
+}
+
+func (v versioned) ToDiscoveryClient() (discovery.CachedDiscoveryInterface, error) {
+	c, err := v.RESTClientGetter.ToDiscoveryClient()
+	return versionedDiscovery{c, v.version}, err
+}
+
+type versionedDiscovery struct {
+	discovery.CachedDiscoveryInterface
+	version string
+}
+
+func (v versionedDiscovery) ServerVersion() (*version.Info, error) { return &version.Info{GitVersion: v.version}, nil }
+
+func TestPodsAreResizedFrom133On(t *testing.T) {
+	w := newWorld(t)
+	for _, tt := range []struct {
+		version string
+		without bool // what resizes pods
+		want    event.Outcome
+	}{
+		{"v1.32.9-eks-abcdef0", false, event.Warned}, {"v1.33.0-eks-abcdef0", false, event.OK}, {"v1.36.1", false, event.OK}, {"v1.29.0+k3s1", false, event.Warned}, {"v1.29.0", true, ""},
+	} {
+		plan, err := w.engine(func(o *install.Options) {
+			o.Getter = versioned{o.Getter, tt.version}
+			if !tt.without {
+				o.Chart = w.withHook()
+			}
+		}).Plan(t.Context(), w.request())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c := check(plan, "NOPS-PRE-013"); c.Outcome != tt.want || tt.want == event.Warned && (c.Hint == "" || !strings.Contains(c.Message, tt.version)) {
+			t.Errorf("%s: %+v, want %q", tt.version, c, tt.want)
+		}
 	}
 }
 

@@ -225,6 +225,8 @@ type planner struct {
 	stored map[string]any
 	base   []object
 	secret *corev1.Secret // the live one, nil when there is none
+	// kubernetes is the version of the API server.
+	kubernetes string
 	// ignored are stored values that the chart does not know. The schema does not see them: they must not block adoption.
 	ignored []string
 	known   *known

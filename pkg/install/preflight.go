@@ -54,6 +54,7 @@ const (
 	checkAdmission  = "NOPS-PRE-010"
 	checkSignatures = "NOPS-PRE-011"
 	checkUpdates    = "NOPS-PRE-012"
+	checkResize     = "NOPS-PRE-013"
 )
 
 // The IDs of the warnings about images.
@@ -79,6 +80,7 @@ func Checks() []CheckDoc {
 		{checkAdmission, "Admission", "The API server would admit what is rendered (server-side dry run of what does not exist yet).", "Change what the message names: a policy, a quota, or the permission to grant permissions."},
 		{checkSignatures, "Signatures", "Every image that is rendered is signed by whom the policy names, or excepted by it, and none was signed before the one that the release runs. What was looked at is what is installed, by digest. Asked only with a policy.", "Do what the message names for each image; nopsctl verify inspect shows who signed one."},
 		{checkUpdates, "Image updates", "Nothing in the release replaces images by what tags mean later: the image tag updater would undo pins every night. Asked only when images are pinned.", "Set autoUpdater.enabled=false."},
+		{checkResize, "In-place resize", "Pods can be given other requests while they run: from Kubernetes 1.33 on. Before, containerRightsizing sizes new pods, and changes running ones only by evicting them, where a policy allows that. Asked only when containerRightsizing is rendered.", "Upgrade the cluster, or let policies apply Initial or InPlaceOrRecreate."},
 	}
 }
 
@@ -116,6 +118,7 @@ func (p *planner) reachable() error {
 		return explain("read the version of the API server", err)
 	}
 	p.check(checkReachable, event.OK, p.config.Host+" answers", "")
+	p.kubernetes = version.GitVersion
 	want := p.source.Metadata.KubeVersion
 	switch {
 	case want == "":
@@ -142,10 +145,27 @@ func (p *planner) preflight() error {
 	p.images()
 	p.signatures()
 	p.updates()
+	p.resize()
 	p.ports()
 	p.podSecurity()
 	p.admission()
 	return nil
+}
+
+// resizeSince is the first version of Kubernetes in which pods are resized in place without somebody having asked for it.
+const resizeSince = ">=1.33.0-0"
+
+// resize says whether what sizes containers can do so while they run.
+func (p *planner) resize() {
+	if !slices.ContainsFunc(p.objects, func(o object) bool { return o.component() == "vpa-updater" }) {
+		return
+	}
+	if chartutil.IsCompatibleRange(resizeSince, plainVersion(p.kubernetes)) {
+		p.check(checkResize, event.OK, p.kubernetes+" resizes pods while they run", "")
+		return
+	}
+	p.check(checkResize, event.Warned, "the cluster is "+p.kubernetes+": before Kubernetes 1.33 pods cannot be resized while they run, so containerRightsizing sizes new pods only, and running ones by evicting them where a policy allows it",
+		"upgrade the cluster, or write apply: Initial or InPlaceOrRecreate into RightsizingPolicies")
 }
 
 // A rule is a permission that is needed.

@@ -75,7 +75,7 @@ func (f *source) take(t *testing.T, spec ast.Spec) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, group := range []string{"Scope", "State", "Pipeline", "Code", "From", "Capacity", "Commitment", "Unit"} {
+		for _, group := range []string{"Scope", "State", "Pipeline", "Code", "From", "Capacity", "Commitment", "Unit", "Outcome"} {
 			if strings.HasPrefix(s.Names[0].Name, group) {
 				f.values[group] = append(f.values[group], text)
 			}
@@ -91,7 +91,7 @@ func (f *source) take(t *testing.T, spec ast.Spec) {
 // TestEverythingIsHeld fails when a path or a message is added to the package and to no test.
 func TestEverythingIsHeld(t *testing.T) {
 	s := readSource(t)
-	if len(s.paths) < 19 || len(s.messages) < 49 {
+	if len(s.paths) < 22 || len(s.messages) < 61 {
 		t.Fatalf("only %d paths and %d messages found: the test does not see the package", len(s.paths), len(s.messages))
 	}
 	known := slices.Sorted(maps.Keys(messages()))
@@ -121,6 +121,7 @@ func TestValues(t *testing.T) {
 		"capacity type":   {schemas["MarketOffering"].Properties["capacity_type"].Enum, s["Capacity"]},
 		"commitment":      {schemas["Commitment"].Properties["kind"].Enum, s["Commitment"]},
 		"unit":            {schemas["Commitment"].Properties["unit"].Enum, s["Unit"]},
+		"outcome":         {schemas["Outcome"].Properties["kind"].Known, s["Outcome"]},
 	} {
 		if len(tt.constants) == 0 {
 			t.Errorf("%s: no constants found", name)
@@ -167,6 +168,19 @@ func TestLimits(t *testing.T) {
 		"records sent":     {s["KarpenterRecords"].Properties["records"].MaxItems, nopsapi.MaxRecords},
 		"records read":     {s["KarpenterRecordList"].Properties["records"].MaxItems, nopsapi.MaxRecords},
 		"record ID":        {s["KarpenterRecord"].Properties["id"].MaxLength, nopsapi.MaxRecordID},
+		"workloads":        {s["RightsizedWorkloads"].Properties["workloads"].MaxItems, nopsapi.MaxWorkloads},
+		"recommendations":  {s["Recommendations"].Properties["workloads"].MaxItems, nopsapi.MaxWorkloads},
+		"containers":       {s["WorkloadRecommendation"].Properties["containers"].MaxItems, nopsapi.MaxContainers},
+		"wanted":           {s["RightsizedWorkload"].Properties["containers"].MaxItems, nopsapi.MaxContainers},
+		"outcomes sent":    {s["Outcomes"].Properties["outcomes"].MaxItems, nopsapi.MaxOutcomes},
+		"outcomes read":    {s["OutcomeList"].Properties["outcomes"].MaxItems, nopsapi.MaxOutcomes},
+		"outcome ID":       {s["Outcome"].Properties["id"].MaxLength, nopsapi.MaxRecordID},
+		"recommended":      {s["Recommendations"].Properties["schema_version"].Maximum, nopsapi.RightsizingSchema},
+		"workloads schema": {s["RightsizedWorkloads"].Properties["schema_version"].Maximum, nopsapi.RightsizingSchema},
+		"outcomes schema":  {s["Outcomes"].Properties["schema_version"].Maximum, nopsapi.RightsizingSchema},
+		"list read":        {operation("get", nopsapi.PathRecommendations("arn")).MaxBytes, nopsapi.MaxRecommendations},
+		"list published":   {operation("put", nopsapi.PathRecommendations("arn")).MaxBytes, nopsapi.MaxRecommendations},
+		"list wanted":      {operation("put", nopsapi.PathRightsizedWorkloads("arn")).MaxBytes, nopsapi.MaxRecommendations},
 		"components":       {s["Heartbeat"].Properties["components"].MaxItems, nopsapi.MaxComponents},
 		"heartbeats":       {s["HeartbeatList"].Properties["heartbeats"].MaxItems, nopsapi.MaxHeartbeatsPerAnswer},
 		"name of a key":    {s["NewAPIKey"].Properties["name"].MaxLength, nopsapi.MaxKeyName},

@@ -288,20 +288,23 @@ func TestNumbersThatAreNone(t *testing.T) {
 // FuzzDecodeFacts feeds the agent's side and the platform's: what is taken for valid can be written and is valid then, holds no number
 // that is none, and nothing that is listed twice.
 func FuzzDecodeFacts(f *testing.F) {
-	for _, message := range []any{goodMarket(), goodCommitments(), goodInventory(), goodRecords()} {
+	for _, message := range []any{goodMarket(), goodCommitments(), goodInventory(), goodRecords(), goodWorkloads(), goodRecommendations(), goodOutcomes()} {
 		text, err := json.Marshal(message)
 		if err != nil {
 			f.Fatal(err)
 		}
 		f.Add(text)
 	}
-	for _, name := range []string{"Market", "Commitments", "KarpenterInventory", "KarpenterRecords"} {
+	for _, name := range []string{"Market", "Commitments", "KarpenterInventory", "KarpenterRecords", "RightsizedWorkloads", "Recommendations", "Outcomes"} {
 		f.Add(mustReadF(f, "testdata/messages/"+name+".json"))
 	}
 	f.Add([]byte(`{"schema_version":1,"seq":1,"as_of":"2026-01-02T03:04:05Z","valid_until":"2026-01-02T04:04:05Z","region":"us-east-1","offerings":[{"price":1e999}]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		survives[nopsapi.KarpenterInventory](t, data)
 		survives[nopsapi.KarpenterRecords](t, data)
+		survives[nopsapi.RightsizedWorkloads](t, data)
+		survives[nopsapi.Recommendations](t, data)
+		survives[nopsapi.Outcomes](t, data)
 		if m, ok := survives[nopsapi.Market](t, data); ok {
 			seen := map[string]bool{}
 			for _, o := range m.Offerings {

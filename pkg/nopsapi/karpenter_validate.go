@@ -26,12 +26,15 @@ const (
 )
 
 // Validate says what is wrong with the header, whatever the time is; CheckAt looks at the time.
-func (h FactHeader) Validate() error {
+func (h FactHeader) Validate() error { return h.validate(KarpenterSchema) }
+
+// validate is that of a kind of document whose newest schema is known.
+func (h FactHeader) validate(newest int) error {
 	switch {
 	case h.SchemaVersion < 1:
 		return fmt.Errorf("schema_version %d: the first is 1", h.SchemaVersion)
-	case h.SchemaVersion > KarpenterSchema:
-		return fmt.Errorf("schema_version %d: this reader knows up to %d and would misread it", h.SchemaVersion, KarpenterSchema)
+	case h.SchemaVersion > newest:
+		return fmt.Errorf("schema_version %d: this reader knows up to %d and would misread it", h.SchemaVersion, newest)
 	case h.Seq == 0:
 		return fmt.Errorf("seq is 0: the first document is 1")
 	case h.AsOf.After(time.Unix(0, 0)) && h.Seq > uint64(h.AsOf.UnixNano()): //nolint:gosec // after 1970

@@ -67,6 +67,8 @@ func sampleNumber(name string) int64 {
 		return nopsapi.HeartbeatSchema
 	case "FactHeader.schema_version", "KarpenterInventory.schema_version":
 		return nopsapi.KarpenterSchema
+	case "RightsizedWorkloads.schema_version", "Outcomes.schema_version":
+		return nopsapi.RightsizingSchema
 	case "WhoAmI.contract_version":
 		return nopsapi.Version
 	case "HeartbeatAck.interval_seconds", "InstallConfig.heartbeat_interval_seconds":
@@ -88,6 +90,7 @@ func sample(name string) string {
 		"Warning.kind": nopsapi.WarningComponent, "Warning.state": nopsapi.WarningClosed, "Warning.component": "vmagent", "ReleaseInfo.name": "nops-kubernetes-agent", "ReleaseInfo.namespace": "nops",
 		"AgentInfo.name": "heartbeat", "AgentInfo.version": "0.1.0", "KubernetesInfo.version": "v1.33.1-eks-595af52",
 		"MarketOffering.capacity_type": nopsapi.CapacitySpot, "Commitment.kind": nopsapi.CommitmentEC2InstanceSP, "Commitment.unit": nopsapi.UnitUSDPerHour, "Interruption.source": "advisor", "InstanceType.name": "m7i.large",
+		"WorkloadRef.api_version": "apps/v1", "WorkloadRef.kind": "Deployment", "WorkloadRef.namespace": "shop", "WorkloadRef.name": "cart", "Outcome.kind": nopsapi.OutcomeInPlace,
 	}
 	if v, ok := values[name]; ok {
 		return v

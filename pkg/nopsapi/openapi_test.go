@@ -106,6 +106,8 @@ func messages() map[string]any {
 		"Commitments": nopsapi.Commitments{}, "Commitment": nopsapi.Commitment{}, "CommitmentScope": nopsapi.CommitmentScope{}, "CommitmentUse": nopsapi.CommitmentUse{}, "Allocation": nopsapi.Allocation{},
 		"KarpenterInventory": nopsapi.KarpenterInventory{}, "KarpenterPool": nopsapi.KarpenterPool{}, "KarpenterNodeClass": nopsapi.KarpenterNodeClass{}, "KarpenterNode": nopsapi.KarpenterNode{}, "KarpenterFinding": nopsapi.KarpenterFinding{},
 		"KarpenterRecords": nopsapi.KarpenterRecords{}, "KarpenterRecordList": nopsapi.KarpenterRecordList{}, "KarpenterRecord": nopsapi.KarpenterRecord{}, "KarpenterAck": nopsapi.KarpenterAck{},
+		"WorkloadRef": nopsapi.WorkloadRef{}, "RightsizedWorkloads": nopsapi.RightsizedWorkloads{}, "RightsizedWorkload": nopsapi.RightsizedWorkload{}, "Recommendations": nopsapi.Recommendations{}, "WorkloadRecommendation": nopsapi.WorkloadRecommendation{},
+		"ContainerRecommendation": nopsapi.ContainerRecommendation{}, "Recommended": nopsapi.Recommended{}, "Outcomes": nopsapi.Outcomes{}, "Outcome": nopsapi.Outcome{}, "OutcomeList": nopsapi.OutcomeList{}, "RightsizingAck": nopsapi.RightsizingAck{},
 		"SampleSeen": nopsapi.SampleSeen{}, "Seen": nopsapi.Seen{}, "Warning": nopsapi.Warning{}, "WarningList": nopsapi.WarningList{}, "WhoAmI": nopsapi.WhoAmI{},
 	}
 }
@@ -122,6 +124,9 @@ func TestPaths(t *testing.T) {
 		"GET " + nopsapi.PathMarket("a/b"): "karpenterMarket", "PUT " + nopsapi.PathMarket("a/b"): "publishMarket", "GET " + nopsapi.PathCommitments("a/b"): "karpenterCommitments", "PUT " + nopsapi.PathCommitments("a/b"): "publishCommitments",
 		"GET " + nopsapi.PathKarpenterInventory("a/b"): "karpenterInventory", "PUT " + nopsapi.PathKarpenterInventory("a/b"): "reportInventory",
 		"GET " + nopsapi.PathKarpenterRecords("a/b"): "listRecords", "POST " + nopsapi.PathKarpenterRecords("a/b"): "sendRecords",
+		"GET " + nopsapi.PathRightsizedWorkloads("a/b"): "rightsizedWorkloads", "PUT " + nopsapi.PathRightsizedWorkloads("a/b"): "reportWorkloads",
+		"GET " + nopsapi.PathRecommendations("a/b"): "recommendations", "PUT " + nopsapi.PathRecommendations("a/b"): "publishRecommendations",
+		"GET " + nopsapi.PathOutcomes("a/b"): "listOutcomes", "POST " + nopsapi.PathOutcomes("a/b"): "sendOutcomes",
 	}
 	got := map[string]string{}
 	for path, methods := range read(t).Paths {
@@ -143,7 +148,7 @@ func fields(t reflect.Type) (names, required []string, types map[string]reflect.
 		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
 		names = append(names, name)
 		types[name] = f.Type
-		if !strings.Contains(options, "omitempty") {
+		if !strings.Contains(options, "omitempty") && !strings.Contains(options, "omitzero") {
 			required = append(required, name)
 		}
 	}
@@ -278,7 +283,7 @@ func TestExamples(t *testing.T) {
 			}
 		}
 	}
-	if seen < 34 {
+	if seen < 43 {
 		t.Errorf("only %d examples", seen)
 	}
 }

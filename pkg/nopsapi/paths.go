@@ -70,3 +70,14 @@ func PathKarpenterInventory(arn string) string { return clusterPath(arn, "karpen
 
 // PathKarpenterRecords takes and lists decisions.
 func PathKarpenterRecords(arn string) string { return clusterPath(arn, "karpenter", "records") }
+
+// PathRightsizedWorkloads takes what recommendations are wanted for.
+func PathRightsizedWorkloads(arn string) string { return clusterPath(arn, "rightsizing", "workloads") }
+
+// PathRecommendations is what the platform recommends.
+func PathRecommendations(arn string) string {
+	return clusterPath(arn, "rightsizing", "recommendations")
+}
+
+// PathOutcomes takes and lists what became of recommendations.
+func PathOutcomes(arn string) string { return clusterPath(arn, "rightsizing", "outcomes") }

@@ -68,6 +68,11 @@ securityContext:
   value: {{ .Values.nops.host | quote }}
 - name: NOPS_CLUSTER_ARN
   value: {{ include "nops.arn" . | quote }}
+{{ include "nops.processEnv" . }}
+{{- end -}}
+
+{{/* For agents that do not speak to the platform: no key. */}}
+{{- define "nops.processEnv" -}}
 - name: NOPS_RELEASE
   value: {{ .Release.Name | quote }}
 - name: NOPS_CHART_VERSION
@@ -129,7 +134,7 @@ containers:
     {{- include "nops.image" (dict "root" .root "component" (.imageOf | default .component) "image" .image) | nindent 4 }}
     args: {{ .args | toJson }}
     env:
-      {{- include "nops.agentEnv" .root | nindent 6 }}
+      {{- include (ternary "nops.processEnv" "nops.agentEnv" (default false .keyless)) .root | nindent 6 }}
       {{- with .env }}
       {{- include . $.root | nindent 6 }}
       {{- end }}

@@ -40,7 +40,7 @@ func newRoot(s streams) *cobra.Command {
 	root.SetErr(s.err)
 	root.PersistentFlags().StringVar(&g.name, "name", "demo", "name of the lab; several can run side by side")
 	root.CompletionOptions.HiddenDefaultCmd = true
-	for _, c := range []func(*global) *cobra.Command{newUp, newDown, newStatus, newInfo, newExec, newEnv, newFault, newKarpenterScenario, newSign, newImage, newLogs, newForgetImages, newKarpenter, newPublish, newDeps, newBuild, newAssets} {
+	for _, c := range []func(*global) *cobra.Command{newUp, newDown, newStatus, newInfo, newExec, newEnv, newFault, newKarpenterScenario, newRightsizing, newSign, newImage, newLogs, newForgetImages, newKarpenter, newVPA, newPublish, newDeps, newBuild, newAssets} {
 		root.AddCommand(c(g))
 	}
 	return root

@@ -26,6 +26,12 @@ import (
 
 const pauseRef = "lab.nopsctl.local/pause:1"
 
+// The image that uses CPU and memory as it is told: public.ecr.aws/lab/load:1, for workloads of stories. Nobody signs it.
+const (
+	loadRepository = "lab/load"
+	loadTag        = "1"
+)
+
 // heartbeatSeconds is the shortest interval that the contract allows: a lab is for looking at.
 const heartbeatSeconds = 15
 
@@ -248,6 +254,11 @@ func (g *global) pushImages(ctx context.Context, b build.Builder, set build.Set,
 			return err //nolint:wrapcheck // names the image
 		}
 		if _, err := keys.Ensure(ctx, r, spec.Repository, digest, signedBy(spec.Ours), memo); err != nil {
+			return err //nolint:wrapcheck // names the image
+		}
+	}
+	if set == build.All {
+		if _, _, err := r.Ensure(ctx, images.Spec{Repository: loadRepository, Tag: loadTag, Program: filepath.Join(bin, "load"), Name: "load"}, memo); err != nil {
 			return err //nolint:wrapcheck // names the image
 		}
 	}

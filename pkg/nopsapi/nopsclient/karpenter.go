@@ -38,24 +38,24 @@ func poll[T any](ctx context.Context, c *Client, path, etag string, most int) (P
 // PublishMarket replaces the market of a cluster. One whose number does not rise is refused: KindConflict.
 func (c *Client) PublishMarket(ctx context.Context, arn string, m nopsapi.Market) (nopsapi.KarpenterAck, error) {
 	m.InstanceTypes, m.Offerings = list(m.InstanceTypes), list(m.Offerings)
-	return publish(ctx, c, http.MethodPut, nopsapi.PathMarket(arn), m, nopsapi.MaxMarket)
+	return publish[nopsapi.KarpenterAck](ctx, c, http.MethodPut, nopsapi.PathMarket(arn), m, nopsapi.MaxMarket)
 }
 
 // PublishCommitments replaces the commitments of a cluster, likewise.
 func (c *Client) PublishCommitments(ctx context.Context, arn string, all nopsapi.Commitments) (nopsapi.KarpenterAck, error) {
 	all.Commitments = list(all.Commitments)
-	return publish(ctx, c, http.MethodPut, nopsapi.PathCommitments(arn), all, 0)
+	return publish[nopsapi.KarpenterAck](ctx, c, http.MethodPut, nopsapi.PathCommitments(arn), all, 0)
 }
 
 // ReportInventory delivers what the cluster has.
 func (c *Client) ReportInventory(ctx context.Context, arn string, all nopsapi.KarpenterInventory) (nopsapi.KarpenterAck, error) {
 	all.APIVersions, all.Pools = list(all.APIVersions), list(all.Pools)
-	return publish(ctx, c, http.MethodPut, nopsapi.PathKarpenterInventory(arn), all, nopsapi.MaxInventory)
+	return publish[nopsapi.KarpenterAck](ctx, c, http.MethodPut, nopsapi.PathKarpenterInventory(arn), all, nopsapi.MaxInventory)
 }
 
 // SendRecords delivers decisions, at most nopsapi.MaxRecords. Their IDs make it idempotent: what was delivered before may be delivered again.
 func (c *Client) SendRecords(ctx context.Context, arn string, records nopsapi.KarpenterRecords) (nopsapi.KarpenterAck, error) {
-	return publish(ctx, c, http.MethodPost, nopsapi.PathKarpenterRecords(arn), records, 0)
+	return publish[nopsapi.KarpenterAck](ctx, c, http.MethodPost, nopsapi.PathKarpenterRecords(arn), records, 0)
 }
 
 // list is a list where the contract wants one.
@@ -67,11 +67,12 @@ func list[T any](all []T) []T {
 }
 
 // publish sends a message, gzip. One that the platform would refuse is not sent.
-func publish(ctx context.Context, c *Client, method, path string, message interface{ Validate() error }, most int) (nopsapi.KarpenterAck, error) {
+func publish[T any](ctx context.Context, c *Client, method, path string, message interface{ Validate() error }, most int) (T, error) {
 	if err := message.Validate(); err != nil {
-		return nopsapi.KarpenterAck{}, &Error{Kind: KindRefused, Host: c.host(), Code: nopsapi.CodeInvalidRequest, Message: c.line(method + " " + path + ": not sent: " + err.Error()), Err: err}
+		var none T
+		return none, &Error{Kind: KindRefused, Host: c.host(), Code: nopsapi.CodeInvalidRequest, Message: c.line(method + " " + path + ": not sent: " + err.Error()), Err: err}
 	}
-	ack, _, err := exchange[nopsapi.KarpenterAck](ctx, c, call{method: method, path: path, body: message, packed: nopsapi.MaxBody, plain: most})
+	ack, _, err := exchange[T](ctx, c, call{method: method, path: path, body: message, packed: nopsapi.MaxBody, plain: most})
 	return ack, err
 }
 

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -24,24 +25,36 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 
+	"github.com/nopsctl/nopsctl/internal/ui/plain"
 	"github.com/nopsctl/nopsctl/internal/workload"
 	"github.com/nopsctl/nopsctl/pkg/event"
 	"github.com/nopsctl/nopsctl/pkg/install"
 )
 
 const (
-	agentJobPrefix = "nops-karpenops-"
-	agentJobName   = "karpenops-job" // of the label app.kubernetes.io/name: no Service, policy or Deployment selects it
-	jobAnnotation  = install.ForJobAnnotation
-	nodePoolLabel  = "karpenter.sh/nodepool"
-	jobStart       = 3 * time.Minute // that a pod may take to start: a node may have to be launched for it
-	jobPoll        = 500 * time.Millisecond
-	jobCleanup     = 40 * time.Second // a pod has 30 s to end what it is at
-	jobTTL         = int32(600)       // what is left of a Job whose nopsctl was killed goes by itself
+	jobAnnotation = install.ForJobAnnotation
+	nodePoolLabel = "karpenter.sh/nodepool"
+	jobStart      = 3 * time.Minute // that a pod may take to start: a node may have to be launched for it
+	jobPoll       = 500 * time.Millisecond
+	jobCleanup    = 40 * time.Second // a pod has 30 s to end what it is at
+	jobTTL        = int32(600)       // what is left of a Job whose nopsctl was killed goes by itself
 )
 
-// agentJob is one run of the agent's image in the cluster.
+// agentProgram is an agent whose image is run as a Job.
+type agentProgram struct {
+	name      string // what its last word on a failure begins with
+	command   string // here; the Job's container has its name, and the Job the label app.kubernetes.io/name: COMMAND-job, which nothing selects
+	component string // public name
+	// label is app.kubernetes.io/component of the Deployment whose identity, settings and placement the Job has, and of its account and permissions.
+	label  string
+	byHand string // what can be done without the program
+}
+
+func (p agentProgram) deployment() string { return "nops-" + p.label }
+
+// agentJob is one run of an agent's image in the cluster.
 type agentJob struct {
+	program  agentProgram
 	args     []string
 	patience time.Duration // of the whole run
 	avoid    []string      // NodePools on whose nodes it must not run: they are about to go
@@ -55,10 +68,84 @@ type agentJob struct {
 	unverified bool
 }
 
+// jobFlags are those of commands that run an agent as a Job.
+type jobFlags struct {
+	show    faceFlags
+	admit   admitFlags
+	yes     bool
+	timeout time.Duration
+}
+
+func (o *jobFlags) bind(cmd *cobra.Command, asks bool, timeout time.Duration) {
+	o.show.bind(cmd)
+	o.admit.trustFlags.bind(cmd)
+	o.admit.bindMode(cmd)
+	o.admit.bindBundle(cmd)
+	if asks {
+		cmd.Flags().BoolVarP(&o.yes, "yes", "y", false, "do not ask")
+	}
+	cmd.Flags().DurationVar(&o.timeout, "timeout", timeout, "how long it may take, once its pod runs")
+}
+
+func (o *jobFlags) check() error {
+	if o.timeout <= 0 {
+		return usage("--timeout %s: expected a duration such as 30m", o.timeout)
+	}
+	return nil
+}
+
+// job prepares the run of an agent: by whom it must be signed, and where what it says goes.
+func (o *jobFlags) job(f *Factory, op *operation, program agentProgram, verb string, into *[]string) (agentJob, error) {
+	if err := o.admit.read(f, nil); err != nil {
+		return agentJob{}, err
+	}
+	source, err := f.source(&o.admit.trustFlags)
+	if err != nil {
+		return agentJob{}, err
+	}
+	admission, err := f.admission(&o.admit, source, op)
+	if err != nil {
+		return agentJob{}, err
+	}
+	return agentJob{
+		program: program, args: []string{verb, "--timeout=" + o.timeout.String()}, patience: o.timeout, observe: op.Observe, admission: admission, unverified: o.admit.asked == "off",
+		log: func(line string) { o.logLine(f, line) },
+		line: func(line string) {
+			*into = append(*into, line)
+			if op.output == "text" {
+				fmt.Fprintln(f.IO.Out, line)
+			}
+		},
+	}, nil
+}
+
+// logLine shows a line of the program's log, unless only what is wrong is to be told.
+func (o *jobFlags) logLine(f *Factory, line string) {
+	var entry map[string]any
+	numbers := json.NewDecoder(strings.NewReader(line))
+	numbers.UseNumber() // as the program wrote them
+	if numbers.Decode(&entry) != nil {
+		return
+	}
+	level, _ := entry["level"].(string)
+	if o.show.quiet && level != "ERROR" && level != "WARN" || level == "DEBUG" && !o.show.verbose {
+		return
+	}
+	message, _ := entry["msg"].(string)
+	var rest []string
+	for name, v := range entry {
+		if name != "time" && name != "level" && name != "msg" {
+			rest = append(rest, fmt.Sprintf("%s=%v", name, v))
+		}
+	}
+	slices.Sort(rest)
+	fmt.Fprintf(f.IO.ErrOut, "    %s %s\n", f.styleErr().Dim(strings.ToLower(level)), plain.Shorten(strings.Join(append([]string{message}, rest...), " "), 240))
+}
+
 // jobRun is an agentJob on its way.
 type jobRun struct {
 	agentJob
-	k       *karpenSession
+	k       *reach
 	job     *batchv1.Job
 	made    []madeObject // for this Job alone
 	sleep   func(context.Context, time.Duration) error
@@ -74,13 +161,13 @@ type madeObject struct {
 }
 
 // run makes the Job, passes its log on as it comes, waits for its end, and leaves nothing.
-func (k *karpenSession) run(ctx context.Context, a agentJob) (err error) {
+func (k *reach) run(ctx context.Context, a agentJob) (err error) {
 	r := &jobRun{agentJob: a, k: k, sleep: k.f.Sleep, started: k.f.Now()}
 	if r.sleep == nil {
 		r.sleep = pauseFor
 	}
 	said := slices.DeleteFunc(slices.Clone(a.args), func(s string) bool { return strings.HasPrefix(s, "--") && s != "--all" })
-	title := "Running karpenops " + strings.Join(said, " ") + " in the cluster"
+	title := "Running " + a.program.command + " " + strings.Join(said, " ") + " in the cluster"
 	a.observe.Emit(event.StepStarted{Step: "job", Title: title})
 	defer func() {
 		outcome, message := event.OK, ""
@@ -93,7 +180,7 @@ func (k *karpenSession) run(ctx context.Context, a agentJob) (err error) {
 	if err != nil {
 		return err
 	}
-	if r.job, err = jobOf(component.deployment, jobNameOf(agentJobPrefix), a); err != nil {
+	if r.job, err = jobOf(component.deployment, jobNameOf("nops-"+a.program.command+"-"), a); err != nil {
 		return err
 	}
 	// From here on something may be there, also when the answer to its creation is lost.
@@ -128,25 +215,28 @@ type agentComponent struct {
 func (r *jobRun) component(ctx context.Context) (agentComponent, error) {
 	k := r.k
 	var c agentComponent
-	live, err := k.client.AppsV1().Deployments(k.namespace).Get(ctx, karpenopsDeployment, metav1.GetOptions{})
+	live, err := k.client.AppsV1().Deployments(k.namespace).Get(ctx, r.program.deployment(), metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
 		live = nil
 	case err != nil:
-		return c, unreachable("read Deployment "+k.namespace+"/"+karpenopsDeployment, err)
+		return c, unreachable("read Deployment "+k.namespace+"/"+r.program.deployment(), err)
 	}
-	rendered, err := k.engine.ComponentObjects(ctx, install.ComponentRequest{Component: karpenops, Admission: r.admission, Unverified: r.unverified})
+	rendered, err := k.engine.ComponentObjects(ctx, install.ComponentRequest{Component: r.program.component, Admission: r.admission, Unverified: r.unverified})
 	var absent *install.NotInstalledError
 	switch {
 	case errors.As(err, &absent) && live != nil:
 		c.deployment = live
 		return c, nil
 	case errors.As(err, &absent):
-		return c, &failure{class: "preflight", err: err, advice: "its program comes with the stack: nopsctl install, then the same command again. By hand: set spec.limits.cpu of the NodePools labelled karpenops.nops.io/owned=true to 0, wait until they have no nodes, delete them"}
+		return c, &failure{class: "preflight", err: err, advice: "its program comes with the stack: nopsctl install, then the same command again. By hand: " + r.program.byHand}
 	case err != nil:
 		return c, err
 	}
 	for _, o := range rendered.Objects {
+		if o.GetLabels()[componentLabel] != r.program.label { // of another part of the component
+			continue
+		}
 		switch o.GetKind() {
 		case "Deployment":
 			if c.deployment, err = typed[appsv1.Deployment](o); err != nil {
@@ -157,7 +247,7 @@ func (r *jobRun) component(ctx context.Context) (agentComponent, error) {
 		}
 	}
 	if c.deployment == nil {
-		return c, &failure{class: "failed", reason: "the chart of the release (" + rendered.ChartVersion + ") renders no Deployment of karpenops"}
+		return c, &failure{class: "failed", reason: "the chart of the release (" + rendered.ChartVersion + ") renders no Deployment of " + r.program.component}
 	}
 	if live != nil && !rendered.Pinned && len(live.Spec.Template.Spec.Containers) == 1 {
 		// Of a release that pins nothing, images are what their owner says: the image updater moves them behind the release's back.
@@ -195,11 +285,11 @@ func jobOf(deployment *appsv1.Deployment, name string, a agentJob) (*batchv1.Job
 	}
 	container := spec.Containers[0]
 	for _, c := range spec.Containers {
-		if c.Name == karpenops {
+		if c.Name == a.program.label {
 			container = c
 		}
 	}
-	container.Name, container.Args = karpenops, a.args
+	container.Name, container.Args = a.program.command, a.args
 	container.LivenessProbe, container.ReadinessProbe, container.StartupProbe, container.Lifecycle, container.Ports = nil, nil, nil, nil, nil
 	for i := range container.Env { // to act needs no platform: that a key is gone must not keep a pod from starting
 		if from := container.Env[i].ValueFrom; from != nil && from.SecretKeyRef != nil {
@@ -210,7 +300,7 @@ func jobOf(deployment *appsv1.Deployment, name string, a agentJob) (*batchv1.Job
 	spec.Containers, spec.InitContainers, spec.RestartPolicy, spec.TopologySpreadConstraints = []corev1.Container{container}, nil, corev1.RestartPolicyNever, nil
 	spec.Affinity = away(spec.Affinity, a.avoid)
 	own := map[string]string{
-		"app.kubernetes.io/name": agentJobName, "app.kubernetes.io/component": agentJobName,
+		"app.kubernetes.io/name": a.program.command + "-job", componentLabel: a.program.command + "-job",
 		"app.kubernetes.io/part-of": "nops-kubernetes-agent", "app.kubernetes.io/managed-by": "nopsctl",
 	}
 	onPod := map[string]string{} // the user's own labels may be what lets a pod out, or what admits it
@@ -308,7 +398,7 @@ func (r *jobRun) permit(ctx context.Context, objects []*unstructured.Unstructure
 		if err != nil {
 			f := unreachable(fmt.Sprintf("create %s %s for the Job", o.GetKind(), o.GetName()), err)
 			if apierrors.IsForbidden(err) {
-				return &failure{class: "auth", err: f, advice: "karpenops is switched off, so its permissions have to be made for the time of the Job, and you may not: ask somebody who may, or nopsctl enable karpenops first"}
+				return &failure{class: "auth", err: f, advice: r.program.component + " is switched off, so its permissions have to be made for the time of the Job, and you may not: ask somebody who may, or nopsctl enable " + r.program.component + " first"}
 			}
 			return f
 		}
@@ -318,7 +408,7 @@ func (r *jobRun) permit(ctx context.Context, objects []*unstructured.Unstructure
 }
 
 // orphan says whether an object was made for a Job that is gone.
-func (k *karpenSession) orphan(ctx context.Context, o *unstructured.Unstructured) bool {
+func (k *reach) orphan(ctx context.Context, o *unstructured.Unstructured) bool {
 	namespace, name, ok := strings.Cut(o.GetAnnotations()[jobAnnotation], "/")
 	if !ok || o.GetLabels()["app.kubernetes.io/managed-by"] != "nopsctl" {
 		return false
@@ -355,7 +445,7 @@ func (r *jobRun) cleanup(ctx context.Context) {
 		}
 	}
 	if len(left) > 0 {
-		r.observe.Emit(event.Warning{Message: "made for the Job and not removed: " + strings.Join(left, "; "), Hint: "the next nopsctl karpenops command that runs a Job removes them"})
+		r.observe.Emit(event.Warning{Message: "made for the Job and not removed: " + strings.Join(left, "; "), Hint: "the next nopsctl " + r.program.command + " command that runs a Job removes them"})
 	}
 }
 
@@ -470,7 +560,7 @@ func (r *jobRun) ended(job *batchv1.Job, pod *corev1.Pod) (bool, error) {
 			return true, nil
 		case batchv1.JobFailed, batchv1.JobFailureTarget:
 			if c.Reason == batchv1.JobReasonDeadlineExceeded {
-				return true, &failure{class: "timeout", reason: fmt.Sprintf("karpenops %s did not end within %s: %s", r.args[0], r.patience, r.half), advice: r.goOn}
+				return true, &failure{class: "timeout", reason: fmt.Sprintf("%s %s did not end within %s: %s", r.program.command, r.args[0], r.patience, r.half), advice: r.goOn}
 			}
 			return true, r.failed(pod, strings.Join(nonEmpty(c.Reason, c.Message), ": "))
 		}
@@ -483,7 +573,7 @@ func (r *jobRun) failed(pod *corev1.Pod, otherwise string) error {
 	code, how, long := int32(-1), otherwise, false
 	if pod != nil {
 		for _, s := range pod.Status.ContainerStatuses {
-			if t := s.State.Terminated; s.Name == karpenops && t != nil {
+			if t := s.State.Terminated; s.Name == r.program.command && t != nil {
 				code, long = t.ExitCode, t.FinishedAt.Sub(t.StartedAt.Time) >= r.patience
 				if how = first(t.Message, t.Reason); how == "Error" {
 					how = ""
@@ -515,7 +605,7 @@ func (r *jobRun) failed(pod *corev1.Pod, otherwise string) error {
 	if r.mend != "" && class != "timeout" {
 		advice = r.mend
 	}
-	return &failure{class: class, reason: "karpenops " + r.args[0] + ": " + reason, advice: advice}
+	return &failure{class: class, reason: r.program.command + " " + r.args[0] + ": " + reason, advice: advice}
 }
 
 // waits tells what a pod that does not run yet waits for, and gives up in time.
@@ -534,7 +624,7 @@ func (r *jobRun) waits(ctx context.Context, pod *corev1.Pod, since time.Time) er
 	reason, message := workload.Pod(pod)
 	if state := reason + message; state != r.told && reason != "" {
 		r.told = state
-		r.observe.Emit(event.Component{Component: karpenops, Object: "Pod " + pod.Namespace + "/" + pod.Name, State: string(workload.Progressing), Reason: reason, Message: message, Desired: 1})
+		r.observe.Emit(event.Component{Component: r.program.component, Object: "Pod " + pod.Namespace + "/" + pod.Name, State: string(workload.Progressing), Reason: reason, Message: message, Desired: 1})
 	}
 	hopeless := slices.Contains([]string{"ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError"}, reason) && waited > jobStart/6
 	if !hopeless && waited <= jobStart {
@@ -566,7 +656,7 @@ func (r *jobRun) logs(ctx context.Context, pod *corev1.Pod) bool {
 	pods := r.k.client.CoreV1().Pods(pod.Namespace)
 	t := tail{seen: map[string]bool{}, pass: r.pass}
 	for failures := 0; failures < 10; failures++ {
-		options := &corev1.PodLogOptions{Container: karpenops, Follow: !t.final, Timestamps: true}
+		options := &corev1.PodLogOptions{Container: r.program.command, Follow: !t.final, Timestamps: true}
 		if !t.last.IsZero() {
 			options.SinceTime = &metav1.Time{Time: t.last}
 		}
@@ -584,7 +674,7 @@ func (r *jobRun) logs(ctx context.Context, pod *corev1.Pod) bool {
 		if apierrors.IsNotFound(getErr) || t.final && errors.Is(err, io.EOF) {
 			return true
 		}
-		t.final = getErr == nil && containerEnded(now)
+		t.final = getErr == nil && containerEnded(now, r.program.command)
 		if r.sleep(ctx, jobPoll) != nil {
 			return false
 		}
@@ -630,11 +720,11 @@ func (t *tail) read(stream io.ReadCloser) (some bool, err error) {
 	return some, err
 }
 
-func containerEnded(p *corev1.Pod) bool {
+func containerEnded(p *corev1.Pod, container string) bool {
 	if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
 		return true
 	}
-	return slices.ContainsFunc(p.Status.ContainerStatuses, func(s corev1.ContainerStatus) bool { return s.Name == karpenops && s.State.Terminated != nil })
+	return slices.ContainsFunc(p.Status.ContainerStatuses, func(s corev1.ContainerStatus) bool { return s.Name == container && s.State.Terminated != nil })
 }
 
 // pass sorts a line: the program's log is JSON, its last word on a failure begins with its name, everything else is its answer.
@@ -643,7 +733,7 @@ func (r *jobRun) pass(line string) {
 		Level string `json:"level"`
 		Msg   string `json:"msg"`
 	}
-	switch why, failed := strings.CutPrefix(line, karpenops+": "); {
+	switch why, failed := strings.CutPrefix(line, r.program.name+": "); {
 	case failed:
 		r.reason = why
 	case strings.HasPrefix(line, "{") && json.Unmarshal([]byte(line), &entry) == nil && entry.Level != "" && entry.Msg != "":

@@ -1,0 +1,212 @@
+package admission
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/admission-controller/logic"
+	handlers "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/admission-controller/resource"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/admission-controller/resource/pod"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/admission-controller/resource/pod/patch"
+	autoscaler "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/admission-controller/resource/vpa"
+	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
+	vpaclient "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/client/clientset/versioned"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/target"
+	controllerfetcher "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/target/controller_fetcher"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/client"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/limitrange"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/status"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/nopsctl/nopsctl/agents/internal/agent"
+	"github.com/nopsctl/nopsctl/agents/vpa/retarget"
+	"github.com/nopsctl/nopsctl/agents/vpa/rules"
+	"github.com/nopsctl/nopsctl/internal/rightsizing"
+)
+
+// Path is where the webhook is.
+const Path = "/mutate"
+
+// How long upstream's caches of workloads live, and how often everything is listed anew: its own values.
+const (
+	resync         = 10 * time.Minute
+	scaleFresh     = 10 * time.Minute
+	scaleLifetime  = time.Hour
+	scaleJitter    = 1.0
+	leaseEvery     = 10 * time.Second
+	requestTimeout = 10 * time.Second // twice the webhook's: whoever asked has gone by then
+)
+
+// Deps are what the controller works with.
+type Deps struct {
+	Kube      *rest.Config
+	UserAgent string
+	// Name is this process's, in the Lease that tells the updater that somebody answers.
+	Name      string
+	Namespace string
+	Listener  net.Listener // of the webhook
+	Log       *slog.Logger
+	Now       func() time.Time
+	Lifetimes Lifetimes
+	// Every and Settle are the Authority's.
+	Every, Settle time.Duration
+	// Hosts are the names under which the webhook is called; empty means those of its Service.
+	Hosts []string
+	// Known is what is known of an autoscaler's workload; nil means nothing.
+	Known func(*vpav1.VerticalPodAutoscaler) rules.Known
+	// Leave says why a pod of an autoscaler is not to be sized; empty is that it is. Nil never does.
+	Leave func(ctx context.Context, pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler) string
+}
+
+// Controller answers API servers.
+type Controller struct {
+	deps      Deps
+	kube      kubernetes.Interface
+	vpas      *vpaclient.Clientset
+	authority *Authority
+}
+
+// New makes a controller.
+func New(deps Deps) (*Controller, error) {
+	retarget.Ours()
+	if deps.Now == nil {
+		deps.Now = time.Now
+	}
+	if deps.Log == nil {
+		deps.Log = slog.New(slog.DiscardHandler)
+	}
+	config := agent.KubeConfig(deps.Kube, deps.UserAgent)
+	kube, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("make a client of the API server: %w", err)
+	}
+	vpas, err := vpaclient.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("make a client of %s: %w", rightsizing.Group, err)
+	}
+	return &Controller{deps: deps, kube: kube, vpas: vpas, authority: &Authority{
+		Client: kube, Namespace: deps.Namespace, Lifetimes: deps.Lifetimes, Now: deps.Now, Log: deps.Log, Hosts: deps.Hosts, Every: deps.Every, Settle: deps.Settle,
+	}}, nil
+}
+
+// Ready says whether the webhook can be called.
+func (c *Controller) Ready() bool { return c.authority.Ready() }
+
+// Certificates is the task that looks after them; beat is called each time it did.
+func (c *Controller) Certificates(ctx context.Context, beat func()) error {
+	return c.authority.Run(ctx, beat)
+}
+
+// Serve answers API servers until the context ends.
+func (c *Controller) Serve(ctx context.Context) error {
+	server, err := c.logic(ctx)
+	if err != nil {
+		return err
+	}
+	// While this Lease is fresh, the updater may evict: whatever comes back is sized.
+	status.NewUpdater(c.kube, rightsizing.AdmissionService, c.deps.Namespace, leaseEvery, c.deps.Name).Run(ctx.Done())
+	mux := http.NewServeMux()
+	mux.Handle("POST "+Path, c.safely(server))
+	https := &http.Server{
+		Handler: mux, ReadHeaderTimeout: requestTimeout, ReadTimeout: requestTimeout, WriteTimeout: requestTimeout, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
+		TLSConfig:   &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: c.authority.GetCertificate},
+		BaseContext: func(net.Listener) context.Context { return ctx },
+		ErrorLog:    slog.NewLogLogger(c.deps.Log.Handler(), slog.LevelDebug), // API servers that hang up, probes that only connect
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		<-ctx.Done()
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
+		defer cancel()
+		_ = https.Shutdown(grace)
+	}()
+	if err := https.ServeTLS(c.deps.Listener, "", ""); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve the webhook: %w", err)
+	}
+	<-done
+	return nil
+}
+
+// safely turns what upstream's logic cannot digest into an answer: the API server then creates the pod as it is.
+func (c *Controller) safely(server *logic.AdmissionServer) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			if p := recover(); p != nil {
+				c.deps.Log.LogAttrs(r.Context(), slog.LevelError, "a request could not be answered; the object is admitted as it is", slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
+				http.Error(w, "this request could not be answered", http.StatusInternalServerError)
+			}
+		}()
+		server.Serve(w, r)
+	})
+}
+
+// logic puts upstream's together and waits until it knows the cluster.
+func (c *Controller) logic(ctx context.Context) (*logic.AdmissionServer, error) {
+	stop := ctx.Done()
+	config := agent.KubeConfig(c.deps.Kube, c.deps.UserAgent)
+	factory := informers.NewSharedInformerFactoryWithOptions(c.kube, resync, informers.WithTransform(client.StripManagedFields))
+	selectors := target.NewVpaTargetSelectorFetcher(config, c.kube, factory, stop)
+	controllers := controllerfetcher.NewControllerFetcher(config, c.kube, factory, scaleFresh, scaleLifetime, scaleJitter, stop)
+	limits, err := limitrange.NewLimitsRangeCalculator(factory)
+	if err != nil {
+		return nil, fmt.Errorf("watch LimitRanges: %w", err)
+	}
+	_, index, err := retarget.Autoscalers(ctx, c.vpas)
+	if err != nil {
+		return nil, err //nolint:wrapcheck // says what it waited for
+	}
+	provider := rules.NewProvider(rules.Options{LimitRanges: limits, Now: c.deps.Now, Known: c.deps.Known})
+	factory.Start(stop)
+	for kind, synced := range factory.WaitForCacheSync(stop) {
+		if !synced {
+			return nil, fmt.Errorf("wait for the cache of %s: %w", kind, ctx.Err())
+		}
+	}
+	calculators := append(provider.Calculators(patch.Pod), patch.NewObservedContainersCalculator())
+	server := logic.NewAdmissionServer(pod.NewDefaultPreProcessor(), autoscaler.NewDefaultPreProcessor(), limits, matcher{
+		Matcher: autoscaler.NewMatcher(index, selectors, controllers), leave: c.deps.Leave, log: c.deps.Log,
+	}, calculators)
+	server.RegisterResourceHandler(ours{autoscaler.NewResourceHandler(autoscaler.NewDefaultPreProcessor())})
+	return server, nil
+}
+
+// matcher leaves pods alone that are not to be sized.
+type matcher struct {
+	autoscaler.Matcher
+
+	leave func(ctx context.Context, pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler) string
+	log   *slog.Logger
+}
+
+// GetMatchingVPA implements autoscaler.Matcher.
+func (m matcher) GetMatchingVPA(ctx context.Context, p *corev1.Pod) *vpav1.VerticalPodAutoscaler {
+	found := m.Matcher.GetMatchingVPA(ctx, p)
+	if found == nil || m.leave == nil {
+		return found
+	}
+	if why := m.leave(ctx, p, found); why != "" {
+		m.log.LogAttrs(ctx, slog.LevelDebug, "a pod is admitted as it is", slog.String("namespace", p.Namespace), slog.String("pod", p.Name), slog.String("autoscaler", found.Name), slog.String("why", why))
+		return nil
+	}
+	return found
+}
+
+// ours is upstream's handler of autoscalers, for our group.
+type ours struct{ handlers.Handler }
+
+// GroupResource implements handlers.Handler.
+func (ours) GroupResource() metav1.GroupResource {
+	return metav1.GroupResource{Group: rightsizing.Group, Resource: rightsizing.Autoscalers().Resource}
+}

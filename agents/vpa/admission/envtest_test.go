@@ -1,0 +1,270 @@
+package admission_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
+
+	"github.com/nopsctl/nopsctl/agents/internal/agenttest"
+	"github.com/nopsctl/nopsctl/agents/vpa/admission"
+	"github.com/nopsctl/nopsctl/agents/vpa/vpatest"
+	"github.com/nopsctl/nopsctl/internal/rightsizing"
+)
+
+// lines collects a log.
+type lines struct {
+	mu  sync.Mutex
+	out bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.out.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.out.String()
+}
+
+type fixture struct {
+	*vpatest.Cluster
+
+	t         *testing.T
+	port      int
+	lifetimes admission.Lifetimes
+	log       lines
+	leave     atomic.Pointer[string]
+}
+
+// start runs a controller with the rights that the chart gives; the listener may be nil, then one is made on the port.
+func (f *fixture) start(name string, listener net.Listener) (stop func()) {
+	f.t.Helper()
+	c, err := admission.New(admission.Deps{
+		Kube: f.As("admission-controller"), UserAgent: "test", Name: name, Namespace: agenttest.Namespace, Listener: listener, Now: time.Now, Lifetimes: f.lifetimes,
+		Log: slog.New(slog.NewTextHandler(&f.log, &slog.HandlerOptions{Level: slog.LevelDebug})), Hosts: []string{"localhost"}, Every: 100 * time.Millisecond, Settle: time.Second,
+		Leave: func(context.Context, *corev1.Pod, *vpav1.VerticalPodAutoscaler) string {
+			if why := f.leave.Load(); why != nil {
+				return *why
+			}
+			return ""
+		},
+	})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(f.t.Context())
+	var group sync.WaitGroup
+	group.Go(func() { _ = c.Certificates(ctx, func() {}) })
+	group.Go(func() {
+		if err := c.Serve(ctx); err != nil && ctx.Err() == nil {
+			f.t.Error(err)
+		}
+	})
+	vpatest.Eventually(f.t, "the webhook has a certificate", time.Minute, c.Ready)
+	return func() { cancel(); group.Wait() }
+}
+
+// pod makes one of the workload's, and says what CPU it requests.
+func (f *fixture) pod(owner *appsv1.ReplicaSet, edit func(*corev1.Pod)) (string, time.Duration) {
+	f.t.Helper()
+	yes := true
+	p := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{GenerateName: "web-", Labels: map[string]string{"app": "web"}, OwnerReferences: []metav1.OwnerReference{
+			{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: owner.Name, UID: owner.UID, Controller: &yes},
+		}},
+		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "web", Image: "web", Resources: corev1.ResourceRequirements{
+			Requests: corev1.ResourceList{"cpu": resource.MustParse("1"), "memory": resource.MustParse("1Gi")},
+		}}}},
+	}
+	if edit != nil {
+		edit(p)
+	}
+	began := time.Now()
+	made, err := f.Client.CoreV1().Pods("default").Create(f.t.Context(), p, metav1.CreateOptions{})
+	if err != nil {
+		f.t.Fatalf("a pod cannot be made: %v", err)
+	}
+	return made.Spec.Containers[0].Resources.Requests.Cpu().String(), time.Since(began)
+}
+
+// authorities are those that the webhook's configuration trusts.
+func (f *fixture) authorities() []*x509.Certificate {
+	f.t.Helper()
+	w, err := f.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(f.t.Context(), rightsizing.WebhookName, metav1.GetOptions{})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	var out []*x509.Certificate
+	for block, rest := pem.Decode(w.Webhooks[0].ClientConfig.CABundle); block != nil; block, rest = pem.Decode(rest) {
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
+func TestAgainstKubernetes(t *testing.T) {
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := listener.Addr().(*net.TCPAddr).Port
+	f := &fixture{t: t, port: port}
+	f.Cluster = vpatest.New(t, vpatest.Options{WebhookURL: fmt.Sprintf("https://localhost:%d/mutate", port)})
+	ctx := t.Context()
+
+	labels := map[string]string{"app": "web"}
+	deployment, err := f.Client.AppsV1().Deployments("default").Create(ctx, &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: "web"},
+		Spec: appsv1.DeploymentSpec{Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: corev1.PodTemplateSpec{
+			ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "web", Image: "web"}}},
+		}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	yes := true
+	owner, err := f.Client.AppsV1().ReplicaSets("default").Create(ctx, &appsv1.ReplicaSet{
+		ObjectMeta: metav1.ObjectMeta{Name: "web-1", Labels: labels, OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "Deployment", Name: "web", UID: deployment.UID, Controller: &yes}}},
+		Spec:       appsv1.ReplicaSetSpec{Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: deployment.Spec.Template},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	vpas := f.Dynamic.Resource(rightsizing.Autoscalers()).Namespace("default")
+	vpa := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "vpa.nops.io/v1", "kind": "VerticalPodAutoscaler", "metadata": map[string]any{"name": "web"},
+		"spec": map[string]any{"targetRef": map[string]any{"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}, "updatePolicy": map[string]any{"updateMode": "InPlaceOrRecreate"}},
+	}}
+	if _, err := vpas.Create(ctx, vpa, metav1.CreateOptions{FieldValidation: "Strict"}); err != nil {
+		t.Fatal(err)
+	}
+	status := map[string]any{"status": map[string]any{"recommendation": map[string]any{"containerRecommendations": []any{map[string]any{
+		"containerName": "web", "target": map[string]any{"cpu": "300m", "memory": "600Mi"}, "lowerBound": map[string]any{"cpu": "200m", "memory": "500Mi"}, "upperBound": map[string]any{"cpu": "400m", "memory": "700Mi"},
+	}}}}}
+	body, _ := json.Marshal(status)
+	if _, err := vpas.Patch(ctx, "web", types.MergePatchType, body, metav1.PatchOptions{}, "status"); err != nil {
+		t.Fatal(err)
+	}
+
+	// Nobody answers: connections are taken and never spoken on. Pods are created as they are, after the webhook's time at most.
+	if cpu, took := f.pod(owner, nil); cpu != "1" || took > 20*time.Second {
+		t.Errorf("with a webhook that does not answer: %s after %s", cpu, took)
+	}
+
+	stop := f.start("one", listener)
+	vpatest.Eventually(t, "pods are sized", time.Minute, func() bool { cpu, _ := f.pod(owner, nil); return cpu == "300m" })
+	lease, err := f.Client.CoordinationV1().Leases(agenttest.Namespace).Get(ctx, rightsizing.AdmissionService, metav1.GetOptions{})
+	for deadline := time.Now().Add(time.Minute); err != nil && time.Now().Before(deadline); time.Sleep(time.Second) {
+		lease, err = f.Client.CoordinationV1().Leases(agenttest.Namespace).Get(ctx, rightsizing.AdmissionService, metav1.GetOptions{})
+	}
+	if err != nil || *lease.Spec.HolderIdentity != "one" {
+		t.Errorf("the Lease that tells the updater: %v, %v", lease, err)
+	}
+
+	t.Run("pods without a controller, and of others, stay as they are", func(t *testing.T) {
+		if cpu, _ := f.pod(owner, func(p *corev1.Pod) { p.OwnerReferences = nil }); cpu != "1" {
+			t.Errorf("a bare pod: %s", cpu)
+		}
+		why := "somebody else's"
+		f.leave.Store(&why)
+		defer f.leave.Store(nil)
+		if cpu, _ := f.pod(owner, nil); cpu != "1" {
+			t.Errorf("a pod that is to be left alone: %s", cpu)
+		}
+	})
+
+	t.Run("an administrator's changes stay", func(t *testing.T) {
+		configurations := f.Client.AdmissionregistrationV1().MutatingWebhookConfigurations()
+		if _, err := configurations.Patch(ctx, rightsizing.WebhookName, types.JSONPatchType, []byte(`[{"op":"replace","path":"/webhooks/0/timeoutSeconds","value":3},{"op":"remove","path":"/webhooks/0/clientConfig/caBundle"}]`), metav1.PatchOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		vpatest.Eventually(t, "the authority is put back", 20*time.Second, func() bool { return len(f.authorities()) > 0 })
+		w, err := configurations.Get(ctx, rightsizing.WebhookName, metav1.GetOptions{})
+		if err != nil || *w.Webhooks[0].TimeoutSeconds != 3 {
+			t.Errorf("the timeout is %d: %v", *w.Webhooks[0].TimeoutSeconds, err)
+		}
+	})
+
+	t.Run("objects of ours are validated", func(t *testing.T) {
+		bad := vpa.DeepCopy()
+		bad.SetName("bad")
+		_ = unstructured.SetNestedSlice(bad.Object, []any{map[string]any{"containerName": "web", "minAllowed": map[string]any{"cpu": "2"}, "maxAllowed": map[string]any{"cpu": "1"}}}, "spec", "resourcePolicy", "containerPolicies")
+		if _, err := vpas.Create(ctx, bad, metav1.CreateOptions{}); err == nil || !strings.Contains(err.Error(), "max resource") && !strings.Contains(err.Error(), "lower than min") {
+			t.Errorf("bounds that contradict each other: %v", err)
+		}
+	})
+
+	stop()
+	// Gone: connections are refused. Pods are created as they are, at once.
+	if cpu, took := f.pod(owner, nil); cpu != "1" || took > 10*time.Second {
+		t.Errorf("without a webhook: %s after %s", cpu, took)
+	}
+	// Back, as after a restart: with the certificates that are in the Secret.
+	before := f.authorities()[0]
+	again, err := new(net.ListenConfig).Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop = f.start("three", again)
+	vpatest.Eventually(t, "pods are sized after a restart", time.Minute, func() bool { cpu, _ := f.pod(owner, nil); return cpu == "300m" })
+	if !f.authorities()[0].Equal(before) {
+		t.Error("a restart makes another authority")
+	}
+	stop()
+
+	// Certificates that live for seconds: they are renewed every few, by two replicas of which one is called; every pod is sized.
+	f.lifetimes = admission.Lifetimes{Authority: 12 * time.Second, Serving: 7 * time.Second}
+	if again, err = new(net.ListenConfig).Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port)); err != nil {
+		t.Fatal(err)
+	}
+	second, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What is in the Secret lives for a year: made anew, as when a person deletes it.
+	if _, err := f.Client.CoreV1().Secrets(agenttest.Namespace).Patch(ctx, rightsizing.CertificateSecret, types.MergePatchType, []byte(`{"data":null}`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	defer f.start("four", again)()
+	defer f.start("five", second)()
+	vpatest.Eventually(t, "pods are sized", time.Minute, func() bool { cpu, _ := f.pod(owner, nil); return cpu == "300m" })
+	seen, pods := map[string]bool{}, 0
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		cpu, _ := f.pod(owner, nil)
+		if pods++; cpu != "300m" {
+			t.Fatalf("pod %d is not sized while certificates rotate: %s\n%s", pods, cpu, f.log.String())
+		}
+		have := f.authorities()
+		seen[string(have[0].Raw)] = true
+		if len(have) > 3 {
+			t.Fatalf("%d authorities are trusted", len(have))
+		}
+	}
+	if len(seen) < 3 || pods < 50 {
+		t.Errorf("%d authorities were trusted, over %d pods", len(seen), pods)
+	}
+}

@@ -1,0 +1,203 @@
+package crds
+
+import (
+	"bytes"
+	"flag"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/nopsctl/nopsctl/internal/rightsizing"
+)
+
+var update = flag.Bool("update", false, "rewrite the chart's definitions")
+
+const (
+	dir      = "../../../embedded-chart/chart/files/crds"
+	upstream = "deploy/vpa-v1-crd-gen.yaml"
+	module   = "k8s.io/autoscaler/vertical-pod-autoscaler"
+)
+
+// object is a node of a document.
+type object = map[string]any
+
+func at(o object, path ...string) object {
+	for _, name := range path {
+		o, _ = o[name].(object)
+	}
+	return o
+}
+
+// quantity is how definitions write one.
+func quantity() object {
+	return object{"anyOf": []any{object{"type": "integer"}, object{"type": "string"}}, "x-kubernetes-int-or-string": true}
+}
+
+// explanations and application are the schema of rightsizing.Explanation and rightsizing.Application.
+func explanations() object {
+	return object{"type": "array", "description": "How each recommendation came to be: usage, percentile, margin, and what changed it from there.", "items": object{
+		"type": "object", "required": []any{"container", "resource", "result"},
+		"properties": object{
+			"container": object{"type": "string"}, "resource": object{"type": "string"}, "level": object{"type": "string"},
+			"since": object{"type": "string", "format": "date-time"}, "samples": object{"type": "integer"},
+			"median": quantity(), "percentile": object{"type": "number"}, "atPercentile": quantity(), "peak": quantity(), "margin": object{"type": "number"},
+			"local": quantity(), "held": quantity(), "heldSince": object{"type": "string", "format": "date-time"}, "result": quantity(),
+			"steps": object{"type": "array", "items": object{"type": "object", "properties": object{"rule": object{"type": "string"}, "why": object{"type": "string"}, "to": quantity()}}},
+		},
+	}}
+}
+
+func application() object {
+	moment := object{"type": "string", "format": "date-time"}
+	count := object{"type": "integer", "format": "int64"}
+	return object{"type": "object", "description": "What became of the recommendation.", "properties": object{
+		"state": object{"type": "string"}, "message": object{"type": "string"}, "since": moment, "notBefore": moment, "lastChange": moment,
+		"inPlace": count, "evicted": count, "failed": count,
+	}}
+}
+
+// ours turns a definition of upstream's into what the chart's template puts under spec.
+func ours(t *testing.T, d object) (plural string, spec object) {
+	t.Helper()
+	spec = at(d, "spec")
+	spec["group"] = rightsizing.Group
+	names := at(spec, "names")
+	plural, _ = names["plural"].(string)
+	short := map[string]string{"verticalpodautoscalers": "nvpa", "verticalpodautoscalercheckpoints": "nvpacheckpoint"}[plural]
+	if short == "" {
+		t.Fatalf("upstream defines %q, which is new", plural)
+	}
+	names["shortNames"] = []any{short} // upstream's own would make `kubectl get vpa` ambiguous
+	versions, _ := spec["versions"].([]any)
+	versions = slices.DeleteFunc(versions, func(v any) bool { return v.(object)["name"] != rightsizing.Version })
+	if len(versions) != 1 {
+		t.Fatalf("upstream's %s has %d versions named %s", plural, len(versions), rightsizing.Version)
+	}
+	spec["versions"] = versions
+	if plural != "verticalpodautoscalers" {
+		return plural, spec
+	}
+	version, _ := versions[0].(object)
+	status := at(version, "schema", "openAPIV3Schema", "properties", "status", "properties")
+	if status == nil || status["explanations"] != nil || status["application"] != nil {
+		t.Fatalf("the status of upstream's %s: %v", plural, status)
+	}
+	status["explanations"], status["application"] = explanations(), application()
+	columns, _ := version["additionalPrinterColumns"].([]any)
+	version["additionalPrinterColumns"] = slices.Insert(columns, 3, any(object{"name": "State", "type": "string", "jsonPath": ".status.application.state"}))
+	return plural, spec
+}
+
+func TestDefinitionsAreUpstreams(t *testing.T) {
+	where, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", module).Output()
+	if err != nil {
+		t.Fatalf("where is %s: %v", module, err)
+	}
+	text, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(where)), upstream))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, one := range bytes.Split(text, []byte("\n---\n")) {
+		var d object
+		if err := yaml.Unmarshal(one, &d); err != nil {
+			t.Fatal(err)
+		}
+		if len(d) == 0 {
+			continue
+		}
+		found++
+		plural, spec := ours(t, d)
+		body, err := yaml.Marshal(spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := append([]byte("# Made from the Kubernetes VPA's definition of the release that is linked in (agents/vpa/crds), in a group of its own, so that\n# both live in one cluster.\n"), body...)
+		path := filepath.Join(dir, plural+".yaml")
+		if *update {
+			if err := os.WriteFile(path, want, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s is not what upstream's definition makes: go test ./vpa/crds -update (%v)", path, err)
+		}
+	}
+	if found != 2 {
+		t.Errorf("%d definitions, want 2", found)
+	}
+}
+
+// The schema has the fields of the Go type, and those alone: another would be pruned, or promise what nobody reads.
+func TestPolicyHasItsFields(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(dir, "rightsizingpolicies.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var spec object
+	if err := yaml.UnmarshalStrict(text, &spec); err != nil {
+		t.Fatal(err)
+	}
+	versions, _ := spec["versions"].([]any)
+	properties := at(versions[0].(object), "schema", "openAPIV3Schema", "properties")
+	fields := 0
+	var compare func(path string, schema object, of reflect.Type)
+	compare = func(path string, schema object, of reflect.Type) {
+		for of.Kind() == reflect.Pointer {
+			of = of.Elem()
+		}
+		switch {
+		case schema == nil:
+			t.Errorf("%s is missing", path)
+		case schema["description"] == nil && strings.Count(path, ".") == 1 && !strings.ContainsAny(path, "[{"):
+			t.Errorf("%s has no description", path)
+		}
+		switch of {
+		case reflect.TypeFor[metav1.LabelSelector](), reflect.TypeFor[metav1.Duration](), reflect.TypeFor[resource.Quantity](), reflect.TypeFor[metav1.Condition]():
+			return
+		}
+		switch of.Kind() {
+		case reflect.Slice:
+			compare(path+"[]", at(schema, "items"), of.Elem())
+		case reflect.Map:
+			// By resource; others are not sized.
+			have := at(schema, "properties")
+			if len(have) != 2 {
+				t.Errorf("%s: %v", path, have)
+			}
+			compare(path+"{cpu}", at(have, "cpu"), of.Elem())
+			compare(path+"{memory}", at(have, "memory"), of.Elem())
+		case reflect.Struct:
+			have := at(schema, "properties")
+			known := map[string]bool{}
+			for _, f := range reflect.VisibleFields(of) {
+				name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+				if f.Anonymous || name == "" {
+					continue
+				}
+				known[name] = true
+				fields++
+				compare(path+"."+name, at(have, name), f.Type)
+			}
+			for name := range have {
+				if !known[name] {
+					t.Errorf("%s.%s is in the definition, and no field", path, name)
+				}
+			}
+		default:
+		}
+	}
+	compare("spec", at(properties, "spec"), reflect.TypeFor[rightsizing.PolicySpec]())
+	compare("status", at(properties, "status"), reflect.TypeFor[rightsizing.PolicyStatus]())
+	if fields < 40 {
+		t.Errorf("only %d fields were compared", fields)
+	}
+}

@@ -1,0 +1,187 @@
+// Package feed is upstream's feeder with the parts replaced that lose an OOM or take needless time.
+package feed
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	vpaclient "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/client/clientset/versioned/typed/autoscaling.k8s.io/v1"
+	vpalisters "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/client/listers/autoscaling.k8s.io/v1"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender/input"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender/input/oom"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender/model"
+
+	"github.com/nopsctl/nopsctl/agents/vpa/checkpoint"
+)
+
+// maxQueued bounds the OOMs that wait for the feeder; the oldest give way. A process that waits to be leader feeds nothing, and its
+// informer must not stand still.
+const maxQueued = 5000
+
+// Observer sees OOMs as upstream's does, and with them the labels of their pods. It is to be both the pod informer's handler and
+// ClusterStateFeederFactory.OOMObserver; what it saw reaches upstream's feeder when New's wants it to.
+type Observer struct {
+	mu     sync.Mutex
+	inner  oom.Observer
+	queued []observed
+	out    chan oom.OomInfo
+}
+
+// observed is an OOM and its pod, nil where only an Event told of it.
+type observed struct {
+	oom.OomInfo
+	pod *corev1.Pod
+}
+
+var _ oom.Observer = (*Observer)(nil)
+
+// NewObserver returns an observer that has seen nothing.
+func NewObserver() *Observer {
+	return &Observer{inner: oom.NewObserver(), out: make(chan oom.OomInfo, maxQueued)}
+}
+
+// GetObservedOomsChannel is where upstream's feeder reads.
+func (o *Observer) GetObservedOomsChannel() chan oom.OomInfo { return o.out }
+
+// OnEvent looks for the eviction of a pod that used too much memory.
+func (o *Observer) OnEvent(event *corev1.Event) { o.observe(nil, func() { o.inner.OnEvent(event) }) }
+
+// OnAdd sees nothing: what ended before is in the checkpoints.
+func (o *Observer) OnAdd(any, bool) {}
+
+// OnUpdate looks for a container that was killed.
+func (o *Observer) OnUpdate(before, after any) {
+	old, ok := before.(*corev1.Pod)
+	if !ok {
+		return
+	}
+	if pod, ok := after.(*corev1.Pod); ok {
+		o.observe(pod, func() { o.inner.OnUpdate(old, pod) })
+	}
+}
+
+// OnDelete sees nothing: a container that was killed is seen before its pod is deleted.
+func (o *Observer) OnDelete(any) {}
+
+func (o *Observer) observe(pod *corev1.Pod, look func()) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	look()
+	for {
+		select {
+		case info := <-o.inner.GetObservedOomsChannel():
+			if len(o.queued) == maxQueued {
+				o.queued = o.queued[1:]
+			}
+			o.queued = append(o.queued, observed{info, pod})
+		default:
+			return
+		}
+	}
+}
+
+func (o *Observer) take() []observed {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	taken := o.queued
+	o.queued = nil
+	return taken
+}
+
+// Cluster is what is fed: clusterstate.Cluster.
+type Cluster interface {
+	model.ClusterState
+	// Knows says whether an OOM of the pod would be taken.
+	Knows(id model.PodID) bool
+}
+
+// Options of a feeder.
+type Options struct {
+	// Cluster is the one that upstream's feeder was made for.
+	Cluster Cluster
+	// Observer is the one that upstream's feeder was made for.
+	Observer *Observer
+	// Checkpoints and VPAs as upstream's feeder lists them, and where checkpoints are deleted.
+	Checkpoints vpalisters.VerticalPodAutoscalerCheckpointLister
+	VPAs        vpalisters.VerticalPodAutoscalerLister
+	Client      vpaclient.VerticalPodAutoscalerCheckpointsGetter
+	// Skip says which namespaces are not ours, nil for none.
+	Skip func(namespace string) bool
+	// Log is told what could not be done, nobody when nil.
+	Log *slog.Logger
+}
+
+type feeder struct {
+	input.ClusterStateFeeder
+	o Options
+}
+
+// New wraps upstream's feeder, which goes on loading autoscalers, pods and metrics. Upstream's memory saver is not for large clusters: it
+// compares each pod with each autoscaler in every loop.
+func New(upstream input.ClusterStateFeeder, o Options) input.ClusterStateFeeder {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return &feeder{ClusterStateFeeder: upstream, o: o}
+}
+
+// InitFromCheckpoints loads autoscalers and their history. Upstream's loads all of the history once per namespace.
+func (f *feeder) InitFromCheckpoints(ctx context.Context) {
+	f.LoadVPAs(ctx)
+	stored, err := f.o.Checkpoints.List(labels.Everything())
+	if err != nil {
+		f.o.Log.Error("listing checkpoints: recommendations begin without history", "error", err.Error())
+		return
+	}
+	vpas, loaded := f.o.Cluster.VPAs(), 0
+	for _, one := range stored {
+		vpa := vpas[model.VpaID{Namespace: one.Namespace, VpaName: one.Spec.VPAObjectName}]
+		if vpa == nil || f.o.Skip != nil && f.o.Skip(one.Namespace) {
+			continue // its autoscaler is gone, which Collect will find, or not ours
+		}
+		state := model.NewAggregateContainerState()
+		if err := state.LoadFromCheckpoint(&one.Status); err != nil {
+			f.o.Log.Error("loading a checkpoint: its container begins without history", "namespace", one.Namespace, "checkpoint", one.Name, "error", err.Error())
+			continue
+		}
+		vpa.ContainersInitialAggregateState[one.Spec.ContainerName] = state
+		loaded++
+	}
+	f.o.Log.Info("loaded checkpoints", "loaded", loaded, "of", len(stored))
+}
+
+// GarbageCollectCheckpoints deletes those whose autoscaler is gone.
+func (f *feeder) GarbageCollectCheckpoints(ctx context.Context) {
+	deleted, err := checkpoint.Collect(ctx, f.o.Client, f.o.VPAs, f.o.Checkpoints, f.o.Skip)
+	if err != nil {
+		f.o.Log.Error(err.Error())
+	}
+	f.o.Log.Debug("collected checkpoints", "deleted", deleted)
+}
+
+// LoadRealTimeMetrics adds samples and then the OOMs seen before it began. A pod that came and was killed between two loads of pods is
+// added first; the next load finds that it is gone.
+func (f *feeder) LoadRealTimeMetrics(ctx context.Context) {
+	for _, seen := range f.o.Observer.take() {
+		if seen.pod != nil && !f.o.Cluster.Knows(seen.ContainerID.PodID) {
+			f.add(seen)
+		}
+		select {
+		case f.o.Observer.out <- seen.OomInfo:
+		default:
+			f.o.Log.Error("an OOM is lost: upstream's feeder does not read", "namespace", seen.ContainerID.Namespace, "pod", seen.ContainerID.PodName)
+		}
+	}
+	f.ClusterStateFeeder.LoadRealTimeMetrics(ctx)
+}
+
+func (f *feeder) add(seen observed) {
+	id := seen.ContainerID
+	f.o.Cluster.AddOrUpdatePod(id.PodID, seen.pod.Labels, seen.pod.Status.Phase)
+	if err := f.o.Cluster.AddOrUpdateContainer(id, model.Resources{model.ResourceMemory: seen.Memory}); err != nil {
+		f.o.Log.Error("adding a pod for its OOM", "namespace", id.Namespace, "pod", id.PodName, "error", err.Error())
+	}
+}

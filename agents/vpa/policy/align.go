@@ -1,0 +1,164 @@
+package policy
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	corev1 "k8s.io/api/core/v1"
+)
+
+// AnnotationTargets, on a HorizontalPodAutoscaler, is what its targets were before they were made to follow requests, and what was written
+// last: Targets in JSON. Whoever removes it, or changes a target, gets the autoscaler back.
+const AnnotationTargets = "vpa.nops.io/original-targets"
+
+// Targets are by resource.
+type Targets map[corev1.ResourceName]Target
+
+// Target is what a HorizontalPodAutoscaler's target utilization was while pods requested what their template says, and what was made of
+// it. Released says that somebody changed it since: it is theirs from then on.
+type Target struct {
+	Percent  int32 `json:"percent"`
+	Milli    int64 `json:"milli"` // a pod's requests by its template, in thousandths of a core or of a byte
+	Written  int32 `json:"written"`
+	Released bool  `json:"released,omitempty"`
+}
+
+// minAligned is by how much a target must be off, in percent of it, before it is written again: each write makes the horizontal autoscaler
+// look anew.
+const minAligned = 5
+
+// Alignment is what is to be done about one HorizontalPodAutoscaler.
+type Alignment struct {
+	// Align and Yield are the resources whose target follows, and those on which it scales and whose target cannot.
+	Align, Yield []string
+	// Why says why of those in Yield, by resource.
+	Why map[string]string
+	// Patch is a JSON merge patch of its metadata, and Targets what to set in its metrics; nil changes nothing.
+	Targets *Targets
+	Set     map[corev1.ResourceName]int32
+}
+
+// utilization are the resources on whose utilization it scales, with their targets. Absolute targets (AverageValue) do not move with requests.
+func utilization(h *autoscalingv2.HorizontalPodAutoscaler) map[corev1.ResourceName]int32 {
+	out := map[corev1.ResourceName]int32{}
+	for _, m := range h.Spec.Metrics {
+		if m.Type == autoscalingv2.ResourceMetricSourceType && m.Resource != nil && m.Resource.Target.Type == autoscalingv2.UtilizationMetricType && m.Resource.Target.AverageUtilization != nil {
+			out[m.Resource.Name] = *m.Resource.Target.AverageUtilization
+		}
+	}
+	return out
+}
+
+// gitops are field managers that write what is in a repository, again and again: to change what they write is a fight.
+func gitops(h *autoscalingv2.HorizontalPodAutoscaler) string {
+	known := []string{"argocd", "argo-cd", "openshift-gitops", "kustomize-controller", "helm", "flux", "gotk", "terraform", "pulumi", "crossplane", "configsync", "fleet", "kapp"}
+	for _, m := range h.ManagedFields {
+		for _, k := range known {
+			if strings.HasPrefix(strings.ToLower(m.Manager), k) {
+				return m.Manager
+			}
+		}
+	}
+	for _, o := range h.OwnerReferences {
+		if o.Controller != nil && *o.Controller {
+			return o.Kind + " " + o.Name
+		}
+	}
+	return ""
+}
+
+// Align decides about one HorizontalPodAutoscaler. wanted says that a policy wants its targets to follow; template and live are a pod's
+// requests by its template, and on the average of those that run, in thousandths.
+func Align(h *autoscalingv2.HorizontalPodAutoscaler, wanted bool, template, live map[corev1.ResourceName]int64) (out Alignment) {
+	out.Why, out.Set = map[string]string{}, map[corev1.ResourceName]int32{}
+	was := Targets{}
+	text, marked := h.Annotations[AnnotationTargets]
+	if marked && json.Unmarshal([]byte(text), &was) != nil {
+		was = Targets{} // nobody can know what it was: what is there now is the beginning
+	}
+	now := Targets{}
+	writer := gitops(h)
+	for name, percent := range utilization(h) {
+		before, known := was[name]
+		if known && percent != before.Written {
+			before.Released = true // a person's, or a tool's
+		}
+		yield := func(format string, args ...any) {
+			out.Yield = append(out.Yield, string(name))
+			out.Why[string(name)] = fmt.Sprintf(format, args...)
+			if known && !before.Released && percent != before.Percent {
+				out.Set[name] = before.Percent // given back
+			}
+			if known && before.Released {
+				now[name] = before // remembered: it is not taken again
+			}
+		}
+		switch {
+		case !wanted:
+			yield("HorizontalPodAutoscaler %s scales on the utilization of %s, which is a share of the request", h.Name, name)
+		case known && before.Released:
+			yield("somebody changed the target of HorizontalPodAutoscaler %s since it was made to follow requests", h.Name)
+		case writer != "":
+			yield("HorizontalPodAutoscaler %s is written by %s, which would put its target back", h.Name, writer)
+		case template[name] <= 0:
+			yield("HorizontalPodAutoscaler %s scales on a share of requests for %s, of which its pods' template has none", h.Name, name)
+		default:
+			if !known {
+				before = Target{Percent: percent, Milli: template[name], Written: percent}
+			}
+			out.Align = append(out.Align, string(name))
+			target := percent
+			if live[name] > 0 {
+				// Scaling begins at the same usage as before: percent of what the template requests.
+				exact := math.Round(float64(before.Percent) * float64(before.Milli) / float64(live[name]))
+				if wants := int32(min(max(exact, 1), 10000)); math.Abs(float64(wants-percent))*100 >= minAligned*float64(percent) {
+					target = wants
+				}
+			}
+			if target != percent {
+				out.Set[name] = target
+			}
+			before.Written = target
+			now[name] = before
+		}
+	}
+	slices.Sort(out.Align)
+	slices.Sort(out.Yield)
+	if body, _ := json.Marshal(now); len(now) == 0 && marked || len(now) > 0 && string(body) != text {
+		out.Targets = &now
+	}
+	return out
+}
+
+// patch is the JSON patch that an alignment comes to; nil is none. It tests the version that was read.
+func (a Alignment) patch(h *autoscalingv2.HorizontalPodAutoscaler) []map[string]any {
+	if a.Targets == nil && len(a.Set) == 0 {
+		return nil
+	}
+	out := []map[string]any{{"op": "test", "path": "/metadata/resourceVersion", "value": h.ResourceVersion}}
+	path := "/metadata/annotations/" + strings.ReplaceAll(AnnotationTargets, "/", "~1")
+	switch {
+	case a.Targets == nil:
+	case len(*a.Targets) == 0:
+		out = append(out, map[string]any{"op": "remove", "path": path})
+	default:
+		body, _ := json.Marshal(*a.Targets)
+		if h.Annotations == nil {
+			out = append(out, map[string]any{"op": "add", "path": "/metadata/annotations", "value": map[string]any{}})
+		}
+		out = append(out, map[string]any{"op": "add", "path": path, "value": string(body)})
+	}
+	for i, m := range h.Spec.Metrics {
+		if m.Type != autoscalingv2.ResourceMetricSourceType || m.Resource == nil {
+			continue
+		}
+		if percent, is := a.Set[m.Resource.Name]; is {
+			out = append(out, map[string]any{"op": "replace", "path": fmt.Sprintf("/spec/metrics/%d/resource/target/averageUtilization", i), "value": percent})
+		}
+	}
+	return out
+}

@@ -1,0 +1,531 @@
+package policy
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"reflect"
+	"slices"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/dynamic/dynamicinformer"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/nopsctl/nopsctl/agents/internal/agent"
+	"github.com/nopsctl/nopsctl/agents/internal/election"
+	"github.com/nopsctl/nopsctl/internal/rightsizing"
+)
+
+// manager is the field manager of what is applied.
+const manager = "nops-vpa-policy"
+
+const resync = 10 * time.Minute
+
+// Deps are what the controller works with.
+type Deps struct {
+	Kube *rest.Config
+	Who  agent.Identity
+	// Candidate is the name of this process in the election, of no other one ever; empty: no election.
+	Candidate, Lease string
+	// Ignored namespaces have no policies; the stack's own and kube-system always.
+	Ignored []string
+	// Elsewhere says that somebody else sizes a workload; nil: nobody does.
+	Elsewhere func(kind, namespace, name string, object metav1.Object) bool
+	// Every is how often everything is looked at, besides when something changes; 30s unless set.
+	Every   time.Duration
+	Turn    func() // with every look, for liveness
+	Metrics *agent.Metrics
+	Log     *slog.Logger
+	Now     func() time.Time
+}
+
+// Controller makes autoscalers of policies.
+type Controller struct {
+	deps    Deps
+	kube    kubernetes.Interface
+	dynamic dynamic.Interface
+
+	factory               informers.SharedInformerFactory
+	policies, autoscalers cache.SharedIndexInformer
+	poke                  chan struct{}
+	said                  map[string]string // last error by object, so that each is told once
+	writes, failures      *agent.Value
+}
+
+// New makes a controller.
+func New(deps Deps) (*Controller, error) {
+	if deps.Now == nil {
+		deps.Now = time.Now
+	}
+	if deps.Log == nil {
+		deps.Log = slog.New(slog.DiscardHandler)
+	}
+	if deps.Turn == nil {
+		deps.Turn = func() {}
+	}
+	if deps.Every <= 0 {
+		deps.Every = 30 * time.Second
+	}
+	if deps.Metrics == nil {
+		deps.Metrics = &agent.Metrics{}
+	}
+	deps.Ignored = append(slices.Clone(deps.Ignored), deps.Who.Namespace, metav1.NamespaceSystem)
+	config := agent.KubeConfig(deps.Kube, deps.Who.Name()+"-policy/"+deps.Who.Version)
+	c := &Controller{
+		deps: deps, poke: make(chan struct{}, 1), said: map[string]string{},
+		writes: deps.Metrics.Counter("nops_vpa_policy_writes_total", "Objects that the policy controller wrote."), failures: deps.Metrics.Counter("nops_vpa_policy_failures_total", "Writes that failed."),
+	}
+	var err error
+	if c.kube, err = kubernetes.NewForConfig(config); err != nil {
+		return nil, fmt.Errorf("make a client of the API server: %w", err)
+	}
+	if c.dynamic, err = dynamic.NewForConfig(config); err != nil {
+		return nil, fmt.Errorf("make a client of %s: %w", rightsizing.Group, err)
+	}
+	return c, c.watch()
+}
+
+// watch makes the informers. What is kept of an object is what is decided on.
+func (c *Controller) watch() error {
+	c.factory = informers.NewSharedInformerFactoryWithOptions(c.kube, resync, informers.WithTransform(slim))
+	c.policies = dynamicinformer.NewFilteredDynamicInformer(c.dynamic, rightsizing.Policies(), metav1.NamespaceAll, resync, cache.Indexers{}, nil).Informer()
+	c.autoscalers = dynamicinformer.NewFilteredDynamicInformer(c.dynamic, rightsizing.Autoscalers(), metav1.NamespaceAll, resync, cache.Indexers{}, nil).Informer()
+	if err := c.autoscalers.SetTransform(func(o any) (any, error) {
+		if u, is := o.(*unstructured.Unstructured); is {
+			u.SetManagedFields(nil)
+			delete(u.Object, "status")
+		}
+		return o, nil
+	}); err != nil {
+		return fmt.Errorf("watch autoscalers: %w", err)
+	}
+	changed := cache.ResourceEventHandlerFuncs{
+		AddFunc: func(any) { c.look() }, DeleteFunc: func(any) { c.look() },
+		UpdateFunc: func(before, after any) {
+			b, is := before.(metav1.Object)
+			a, too := after.(metav1.Object)
+			if is && too && a.GetResourceVersion() == b.GetResourceVersion() {
+				return // listed anew
+			}
+			if !reflect.DeepEqual(significant(before), significant(after)) {
+				c.look()
+			}
+		},
+	}
+	for _, i := range append([]cache.SharedIndexInformer{c.policies, c.autoscalers}, c.informers()...) {
+		if _, err := i.AddEventHandler(changed); err != nil {
+			return fmt.Errorf("watch: %w", err)
+		}
+	}
+	c.factory.Core().V1().Pods().Informer() // pods come and go too often to look each time: with the next look
+	return nil
+}
+
+func (c *Controller) informers() []cache.SharedIndexInformer {
+	apps, batch := c.factory.Apps().V1(), c.factory.Batch().V1()
+	return []cache.SharedIndexInformer{
+		c.factory.Core().V1().Namespaces().Informer(), apps.Deployments().Informer(), apps.StatefulSets().Informer(), apps.DaemonSets().Informer(), batch.CronJobs().Informer(),
+		c.factory.Autoscaling().V2().HorizontalPodAutoscalers().Informer(),
+	}
+}
+
+// significant is what of an object's change is worth a look: not its status.
+func significant(o any) any {
+	switch o := o.(type) {
+	case *unstructured.Unstructured:
+		return []any{o.GetLabels(), o.GetAnnotations(), o.Object["spec"]}
+	case *appsv1.Deployment:
+		return []any{o.Labels, o.Annotations, o.Spec}
+	case *appsv1.StatefulSet:
+		return []any{o.Labels, o.Annotations, o.Spec}
+	case *appsv1.DaemonSet:
+		return []any{o.Labels, o.Annotations, o.Spec}
+	case *batchv1.CronJob:
+		return []any{o.Labels, o.Annotations, o.Spec}
+	case *autoscalingv2.HorizontalPodAutoscaler:
+		return []any{o.Annotations, o.Spec}
+	case metav1.Object:
+		return []any{o.GetLabels(), o.GetAnnotations()}
+	}
+	return o
+}
+
+// slim keeps of an object what is decided on.
+func slim(o any) (any, error) {
+	if m, is := o.(metav1.Object); is {
+		if _, hpa := o.(*autoscalingv2.HorizontalPodAutoscaler); !hpa { // there field managers matter
+			m.SetManagedFields(nil)
+		}
+	}
+	template := func(t *corev1.PodTemplateSpec) { t.ObjectMeta, t.Spec = metav1.ObjectMeta{}, slimSpec(t.Spec) }
+	switch o := o.(type) {
+	case *appsv1.Deployment:
+		template(&o.Spec.Template)
+		o.Status = appsv1.DeploymentStatus{}
+	case *appsv1.StatefulSet:
+		template(&o.Spec.Template)
+		o.Status, o.Spec.VolumeClaimTemplates = appsv1.StatefulSetStatus{}, nil
+	case *appsv1.DaemonSet:
+		template(&o.Spec.Template)
+		o.Status = appsv1.DaemonSetStatus{}
+	case *batchv1.CronJob:
+		template(&o.Spec.JobTemplate.Spec.Template)
+		o.Status = batchv1.CronJobStatus{}
+	case *autoscalingv2.HorizontalPodAutoscaler:
+		o.Status = autoscalingv2.HorizontalPodAutoscalerStatus{}
+		for i := range o.ManagedFields {
+			o.ManagedFields[i].FieldsV1 = nil
+		}
+	case *corev1.Pod:
+		o.Spec, o.Status, o.Annotations = slimSpec(o.Spec), corev1.PodStatus{Phase: o.Status.Phase}, nil
+	case *corev1.Namespace:
+		o.Spec, o.Status = corev1.NamespaceSpec{}, corev1.NamespaceStatus{}
+	}
+	return o, nil
+}
+
+func slimSpec(s corev1.PodSpec) corev1.PodSpec {
+	containers := func(from []corev1.Container) (out []corev1.Container) {
+		for _, c := range from {
+			out = append(out, corev1.Container{Name: c.Name, Resources: corev1.ResourceRequirements{Requests: c.Resources.Requests}, RestartPolicy: c.RestartPolicy})
+		}
+		return out
+	}
+	return corev1.PodSpec{Containers: containers(s.Containers), InitContainers: containers(s.InitContainers)}
+}
+
+func (c *Controller) look() {
+	select {
+	case c.poke <- struct{}{}:
+	default:
+	}
+}
+
+// Run works until the context ends: while it leads, where there is an election.
+func (c *Controller) Run(ctx context.Context) error {
+	working, stop := context.WithCancel(ctx)
+	defer func() {
+		stop()
+		c.factory.Shutdown()
+	}()
+	c.factory.StartWithContext(working)
+	return agent.Run(working,
+		agent.Task{Name: "policies", Run: func(ctx context.Context) error { c.policies.RunWithContext(ctx); return nil }},
+		agent.Task{Name: "autoscalers", Run: func(ctx context.Context) error { c.autoscalers.RunWithContext(ctx); return nil }},
+		agent.Task{Name: "loop", Run: func(ctx context.Context) error {
+			if c.deps.Candidate == "" {
+				return c.loop(ctx)
+			}
+			return election.Lead(ctx, election.Options{Kube: c.deps.Kube, Who: c.deps.Who, Lease: c.deps.Lease, Candidate: c.deps.Candidate}, c.loop)
+		}})
+}
+
+func (c *Controller) loop(ctx context.Context) error {
+	synced := []cache.InformerSynced{c.policies.HasSynced, c.autoscalers.HasSynced, c.factory.Core().V1().Pods().Informer().HasSynced}
+	for _, i := range c.informers() {
+		synced = append(synced, i.HasSynced)
+	}
+	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
+		return nil
+	}
+	for {
+		if err := c.Once(ctx); err != nil && ctx.Err() == nil {
+			c.deps.Log.LogAttrs(ctx, slog.LevelWarn, "some of what policies say could not be written; it is tried again", slog.Any("error", err))
+		}
+		c.deps.Turn()
+		timer := time.NewTimer(c.deps.Every)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-timer.C:
+		case <-c.poke:
+			timer.Stop()
+			// What changes together is looked at together.
+			if agent.Sleep(ctx, 300*time.Millisecond) != nil {
+				return nil
+			}
+		}
+	}
+}
+
+// Once looks at everything and writes what differs.
+func (c *Controller) Once(ctx context.Context) error {
+	in, hpas, elsewhere, err := c.input()
+	if err != nil {
+		return err
+	}
+	out := Desire(in) // without HorizontalPodAutoscalers: says which policy holds for which workload
+	errs := c.align(ctx, &in, hpas, out)
+	out = Desire(in)
+	existing := map[string]*unstructured.Unstructured{}
+	for _, o := range c.autoscalers.GetStore().List() {
+		if u, is := o.(*unstructured.Unstructured); is {
+			existing[u.GetNamespace()+"/"+u.GetName()] = u
+		}
+	}
+	for _, a := range out.Autoscalers {
+		errs = append(errs, c.apply(ctx, a, existing))
+	}
+	for _, name := range out.Delete {
+		uid := existing[name.String()].GetUID()
+		err := c.dynamic.Resource(rightsizing.Autoscalers()).Namespace(name.Namespace).Delete(ctx, name.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
+		errs = append(errs, c.count(err, "delete autoscaler", name.String()))
+	}
+	for key, p := range out.Of {
+		if elsewhere[key] {
+			status := out.Status[p.Name]
+			status.Elsewhere++
+			out.Status[p.Name] = status
+		}
+	}
+	for _, p := range in.Policies {
+		errs = append(errs, c.status(ctx, p, out.Status[p.Name]))
+	}
+	return errors.Join(errs...)
+}
+
+// count keeps account of a write, and says what failed. What is gone already is well.
+func (c *Controller) count(err error, what, name string) error {
+	if err == nil || apierrors.IsNotFound(err) {
+		c.writes.Add(1)
+		return nil
+	}
+	c.failures.Add(1)
+	return fmt.Errorf("%s %s: %w", what, name, err)
+}
+
+// apply writes one autoscaler, where it differs from what is there.
+func (c *Controller) apply(ctx context.Context, a Autoscaler, existing map[string]*unstructured.Unstructured) error {
+	want := &unstructured.Unstructured{Object: a.Object}
+	have := existing[want.GetNamespace()+"/"+want.GetName()]
+	if have != nil {
+		if have.GetLabels()[rightsizing.LabelPolicy] == "" {
+			return fmt.Errorf("autoscaler %s/%s is somebody's own, and has the name that policy %s makes for %s %s", want.GetNamespace(), want.GetName(), a.Policy.Name, a.Workload.Kind, a.Workload.Object.Name)
+		}
+		if apiequality.Semantic.DeepEqual(have.Object["spec"], want.Object["spec"]) && have.GetAnnotations()[rightsizing.AnnotationSettings] == want.GetAnnotations()[rightsizing.AnnotationSettings] &&
+			have.GetLabels()[rightsizing.LabelPolicy] == a.Policy.Name && len(have.GetOwnerReferences()) == 1 && have.GetOwnerReferences()[0].UID == a.Policy.UID {
+			return nil
+		}
+	}
+	body, err := json.Marshal(want.Object)
+	if err != nil {
+		return fmt.Errorf("encode autoscaler %s/%s: %w", want.GetNamespace(), want.GetName(), err)
+	}
+	force := true
+	_, err = c.dynamic.Resource(rightsizing.Autoscalers()).Namespace(want.GetNamespace()).Patch(ctx, want.GetName(), types.ApplyPatchType, body, metav1.PatchOptions{FieldManager: manager, Force: &force})
+	if apierrors.IsNotFound(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+		return nil // its namespace goes
+	}
+	return c.count(err, "apply autoscaler", want.GetNamespace()+"/"+want.GetName())
+}
+
+// status writes a policy's, where it differs.
+func (c *Controller) status(ctx context.Context, p rightsizing.Policy, want rightsizing.PolicyStatus) error {
+	for i := range want.Conditions {
+		want.Conditions[i].LastTransitionTime = metav1.NewTime(c.deps.Now().UTC().Truncate(time.Second))
+		for _, had := range p.Status.Conditions {
+			if had.Type == want.Conditions[i].Type && had.Status == want.Conditions[i].Status {
+				want.Conditions[i].LastTransitionTime = had.LastTransitionTime
+			}
+		}
+	}
+	if apiequality.Semantic.DeepEqual(p.Status, want) {
+		return nil
+	}
+	// Counts of zero are said, too: what is left out of a merge patch stays.
+	body, err := json.Marshal(map[string]any{"status": map[string]any{"observedGeneration": want.ObservedGeneration, "workloads": want.Workloads, "elsewhere": want.Elsewhere, "conditions": want.Conditions}})
+	if err != nil {
+		return fmt.Errorf("encode the status of policy %s: %w", p.Name, err)
+	}
+	_, err = c.dynamic.Resource(rightsizing.Policies()).Patch(ctx, p.Name, types.MergePatchType, body, metav1.PatchOptions{FieldManager: manager}, "status")
+	return c.count(err, "write the status of policy", p.Name)
+}
+
+// shape is what HorizontalPodAutoscalers need to know of a workload.
+type shape struct {
+	template map[corev1.ResourceName]int64
+	selector labels.Selector
+}
+
+// input is all that is decided on, as the caches have it.
+func (c *Controller) input() (Input, map[string]*autoscalingv2.HorizontalPodAutoscaler, map[string]bool, error) {
+	in := Input{Namespaces: map[string]metav1.ObjectMeta{}, Ignored: c.deps.Ignored}
+	var errs []error
+	for _, o := range c.policies.GetStore().List() {
+		var p rightsizing.Policy
+		u, is := o.(*unstructured.Unstructured)
+		if !is {
+			continue
+		}
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, &p); err != nil {
+			errs = append(errs, fmt.Errorf("read policy %s: %w", u.GetName(), err))
+			continue
+		}
+		in.Policies = append(in.Policies, p)
+	}
+	for _, o := range c.autoscalers.GetStore().List() {
+		u, is := o.(*unstructured.Unstructured)
+		if !is {
+			continue
+		}
+		kind, _, _ := unstructured.NestedString(u.Object, "spec", "targetRef", "kind")
+		name, _, _ := unstructured.NestedString(u.Object, "spec", "targetRef", "name")
+		in.Existing = append(in.Existing, Existing{
+			Namespace: u.GetNamespace(), Name: u.GetName(), Policy: u.GetLabels()[rightsizing.LabelPolicy], Target: kind + "/" + name, Reverted: u.GetAnnotations()[rightsizing.AnnotationReverted] != "",
+		})
+	}
+	for _, o := range c.factory.Core().V1().Namespaces().Informer().GetStore().List() {
+		if n, is := o.(*corev1.Namespace); is {
+			in.Namespaces[n.Name] = n.ObjectMeta
+		}
+	}
+	elsewhere := map[string]bool{}
+	for _, w := range c.workloads() {
+		in.Workloads = append(in.Workloads, w)
+		elsewhere[w.key()] = c.deps.Elsewhere != nil && c.deps.Elsewhere(w.Kind, w.Object.Namespace, w.Object.Name, &w.Object)
+	}
+	hpas := map[string]*autoscalingv2.HorizontalPodAutoscaler{}
+	for _, o := range c.factory.Autoscaling().V2().HorizontalPodAutoscalers().Informer().GetStore().List() {
+		if h, is := o.(*autoscalingv2.HorizontalPodAutoscaler); is {
+			hpas[h.Spec.ScaleTargetRef.Kind+"/"+h.Namespace+"/"+h.Spec.ScaleTargetRef.Name] = h
+		}
+	}
+	// A policy that cannot be read must not look as if it were gone: its autoscalers would be deleted.
+	return in, hpas, elsewhere, errors.Join(errs...)
+}
+
+// names are those of the containers that can be sized.
+func names(s corev1.PodSpec) (out []string) {
+	for _, c := range s.Containers {
+		out = append(out, c.Name)
+	}
+	for _, c := range s.InitContainers {
+		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
+			out = append(out, c.Name)
+		}
+	}
+	return out
+}
+
+func (c *Controller) workloads() (out []Workload) {
+	add := func(kind string, m metav1.ObjectMeta, s corev1.PodSpec) {
+		out = append(out, Workload{Kind: kind, Object: m, Containers: names(s)})
+	}
+	for _, i := range c.informers() {
+		for _, o := range i.GetStore().List() {
+			switch o := o.(type) {
+			case *appsv1.Deployment:
+				add("Deployment", o.ObjectMeta, o.Spec.Template.Spec)
+			case *appsv1.StatefulSet:
+				add("StatefulSet", o.ObjectMeta, o.Spec.Template.Spec)
+			case *appsv1.DaemonSet:
+				add("DaemonSet", o.ObjectMeta, o.Spec.Template.Spec)
+			case *batchv1.CronJob:
+				add("CronJob", o.ObjectMeta, o.Spec.JobTemplate.Spec.Template.Spec)
+			}
+		}
+	}
+	return out
+}
+
+// shapeOf is that of a workload with replicas.
+func (c *Controller) shapeOf(kind, namespace, name string) (shape, bool) {
+	var spec corev1.PodSpec
+	var selector *metav1.LabelSelector
+	switch kind {
+	case "Deployment":
+		d, err := c.factory.Apps().V1().Deployments().Lister().Deployments(namespace).Get(name)
+		if err != nil {
+			return shape{}, false
+		}
+		spec, selector = d.Spec.Template.Spec, d.Spec.Selector
+	case "StatefulSet":
+		s, err := c.factory.Apps().V1().StatefulSets().Lister().StatefulSets(namespace).Get(name)
+		if err != nil {
+			return shape{}, false
+		}
+		spec, selector = s.Spec.Template.Spec, s.Spec.Selector
+	default:
+		return shape{}, false
+	}
+	pods, err := metav1.LabelSelectorAsSelector(selector)
+	if err != nil {
+		return shape{}, false
+	}
+	return shape{template: map[corev1.ResourceName]int64{corev1.ResourceCPU: requested(&spec, corev1.ResourceCPU), corev1.ResourceMemory: requested(&spec, corev1.ResourceMemory)}, selector: pods}, true
+}
+
+// live is what pods request on the average.
+func (c *Controller) live(namespace string, s labels.Selector) map[corev1.ResourceName]int64 {
+	pods, err := c.factory.Core().V1().Pods().Lister().Pods(namespace).List(s)
+	sum, n := map[corev1.ResourceName]int64{}, int64(0)
+	for _, p := range pods {
+		if p.DeletionTimestamp != nil || p.Status.Phase != corev1.PodRunning {
+			continue
+		}
+		n++
+		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+			sum[name] += requested(&p.Spec, name)
+		}
+	}
+	if err != nil || n == 0 {
+		return nil
+	}
+	for name := range sum {
+		sum[name] /= n
+	}
+	return sum
+}
+
+// align makes targets of HorizontalPodAutoscalers follow where a policy says so, gives back those it no longer says so of, and notes
+// which resources are left to them.
+func (c *Controller) align(ctx context.Context, in *Input, hpas map[string]*autoscalingv2.HorizontalPodAutoscaler, out Outcome) []error {
+	in.Align, in.Yield = map[string][]string{}, map[string][]string{}
+	var errs []error
+	for _, key := range slices.Sorted(maps.Keys(hpas)) {
+		h, p := hpas[key], out.Of[key]
+		s, known := c.shapeOf(h.Spec.ScaleTargetRef.Kind, h.Namespace, h.Spec.ScaleTargetRef.Name)
+		if !known || p == nil && h.Annotations[AnnotationTargets] == "" {
+			continue
+		}
+		wanted := p != nil && p.Spec.HPA == rightsizing.HPAAlign && !p.Spec.DryRun && p.Annotations[rightsizing.AnnotationReverted] == ""
+		if p != nil && p.Spec.Paused {
+			continue // neither further nor back
+		}
+		a := Align(h, wanted, s.template, c.live(h.Namespace, s.selector))
+		in.Align[key], in.Yield[key] = a.Align, a.Yield
+		patch := a.patch(h)
+		if patch == nil {
+			continue
+		}
+		body, err := json.Marshal(patch)
+		if err != nil {
+			return append(errs, fmt.Errorf("encode a patch: %w", err))
+		}
+		_, err = c.kube.AutoscalingV2().HorizontalPodAutoscalers(h.Namespace).Patch(ctx, h.Name, types.JSONPatchType, body, metav1.PatchOptions{FieldManager: manager})
+		if err = c.count(err, "align HorizontalPodAutoscaler", h.Namespace+"/"+h.Name); err == nil && len(a.Set) > 0 {
+			c.deps.Log.LogAttrs(ctx, slog.LevelInfo, "a HorizontalPodAutoscaler's target follows its pods' requests", slog.String("namespace", h.Namespace), slog.String("name", h.Name), slog.Any("percent", a.Set))
+		}
+		errs = append(errs, err)
+	}
+	return errs
+}

@@ -1,0 +1,324 @@
+package policy
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
+
+	"github.com/nopsctl/nopsctl/agents/vpa/rules"
+	"github.com/nopsctl/nopsctl/internal/rightsizing"
+)
+
+// Kinds are those that can be rightsized, with their API versions.
+func Kinds() map[string]string {
+	return map[string]string{"Deployment": "apps/v1", "StatefulSet": "apps/v1", "DaemonSet": "apps/v1", "CronJob": "batch/v1"}
+}
+
+// Workload is what is known of one.
+type Workload struct {
+	Kind       string
+	Object     metav1.ObjectMeta // name, namespace, labels, annotations
+	Containers []string          // of its pods, sidecars included
+}
+
+func (w Workload) key() string { return w.Kind + "/" + w.Object.Namespace + "/" + w.Object.Name }
+
+// Existing is an autoscaler that is there.
+type Existing struct {
+	Namespace, Name string
+	Policy          string // LabelPolicy; empty: somebody's own
+	Target          string // KIND/NAME
+	Reverted        bool
+}
+
+// Input is all that is decided on.
+type Input struct {
+	Policies   []rightsizing.Policy
+	Namespaces map[string]metav1.ObjectMeta
+	Workloads  []Workload
+	Existing   []Existing
+	// Ignored namespaces have no policies.
+	Ignored []string
+	// Align and Yield say, by KIND/NAMESPACE/NAME of a workload, which resources a HorizontalPodAutoscaler follows, or cannot follow.
+	Align, Yield map[string][]string
+}
+
+// Outcome is what shall be.
+type Outcome struct {
+	// Autoscalers that policies make.
+	Autoscalers []Autoscaler
+	// Delete are those of policies that have no reason any more.
+	Delete []types.NamespacedName
+	// Status of the policies, by name.
+	Status map[string]rightsizing.PolicyStatus
+	// Of is which policy holds for a workload, by its key.
+	Of map[string]*rightsizing.Policy
+}
+
+// Autoscaler is one that shall be.
+type Autoscaler struct {
+	Policy   *rightsizing.Policy
+	Workload Workload
+	Object   map[string]any // what is applied
+}
+
+// Conditions of a policy.
+const (
+	ConditionReady = "Ready"
+	reasonInvalid  = "Invalid"
+	reasonApplied  = "Applied"
+	reasonPaused   = "Paused"
+)
+
+// Desire decides what shall be. It is pure, and the order of its input is nothing.
+func Desire(in Input) Outcome {
+	out := Outcome{Status: map[string]rightsizing.PolicyStatus{}, Of: map[string]*rightsizing.Policy{}}
+	policies := slices.Clone(in.Policies)
+	slices.SortFunc(policies, func(a, b rightsizing.Policy) int {
+		return cmp.Or(cmp.Compare(b.Spec.Priority, a.Spec.Priority), strings.Compare(a.Name, b.Name))
+	})
+	compiled := make([]*choice, len(policies))
+	for i := range policies {
+		c, err := compile(&policies[i])
+		status := rightsizing.PolicyStatus{ObservedGeneration: policies[i].Generation}
+		ready := metav1.Condition{Type: ConditionReady, Status: metav1.ConditionTrue, Reason: reasonApplied, Message: "its autoscalers are as it says", ObservedGeneration: policies[i].Generation}
+		switch {
+		case err != nil:
+			ready.Status, ready.Reason, ready.Message = metav1.ConditionFalse, reasonInvalid, err.Error()+"; what it made before stays as it is"
+		case policies[i].Spec.Paused || policies[i].Annotations[rightsizing.AnnotationReverted] != "":
+			ready.Reason, ready.Message = reasonPaused, "it is paused: nothing is changed"
+		}
+		status.Conditions = []metav1.Condition{ready}
+		out.Status[policies[i].Name] = status
+		compiled[i] = c
+	}
+	own := map[string]bool{}      // targets for which somebody made an autoscaler
+	reverted := map[string]bool{} // of autoscalers, by NAMESPACE/NAME
+	held := map[string]bool{}     // of policies that cannot be understood
+	kept := map[types.NamespacedName]bool{}
+	for i, c := range compiled {
+		held[policies[i].Name] = c.err
+	}
+	for _, e := range in.Existing {
+		if e.Policy == "" {
+			kind, name, _ := strings.Cut(e.Target, "/")
+			own[kind+"/"+e.Namespace+"/"+name] = true
+		}
+		reverted[e.Namespace+"/"+e.Name] = e.Reverted
+	}
+	workloads := slices.Clone(in.Workloads)
+	slices.SortFunc(workloads, func(a, b Workload) int { return strings.Compare(a.key(), b.key()) })
+	for _, w := range workloads {
+		namespace, known := in.Namespaces[w.Object.Namespace]
+		if !known || slices.Contains(in.Ignored, w.Object.Namespace) || off(namespace.Annotations) || off(w.Object.Annotations) || own[w.key()] {
+			continue
+		}
+		for i, c := range compiled {
+			if !c.selects(namespace, w) {
+				continue
+			}
+			name := types.NamespacedName{Namespace: w.Object.Namespace, Name: Name(w.Kind, w.Object.Name)}
+			kept[name] = true
+			status := out.Status[policies[i].Name]
+			status.Workloads++
+			out.Status[policies[i].Name] = status
+			if c.err {
+				break // what it made before stays, and nobody else takes over by its mistake
+			}
+			out.Of[w.key()] = &policies[i]
+			out.Autoscalers = append(out.Autoscalers, Autoscaler{Policy: &policies[i], Workload: w, Object: c.render(name, w, in.Align[w.key()], in.Yield[w.key()], reverted[name.String()])})
+			break
+		}
+	}
+	for _, e := range in.Existing {
+		if name := (types.NamespacedName{Namespace: e.Namespace, Name: e.Name}); e.Policy != "" && !kept[name] && !held[e.Policy] {
+			out.Delete = append(out.Delete, name)
+		}
+	}
+	slices.SortFunc(out.Delete, func(a, b types.NamespacedName) int { return strings.Compare(a.String(), b.String()) })
+	return out
+}
+
+// off says whether a namespace or a workload keeps policies away.
+func off(annotations map[string]string) bool {
+	v, is := annotations[rightsizing.AnnotationOff]
+	return is && v != "false" || annotations[rightsizing.AnnotationReverted] != ""
+}
+
+// choice is a policy, understood.
+type choice struct {
+	policy                *rightsizing.Policy
+	namespaces, workloads labels.Selector
+	kinds                 []string
+	err                   bool
+}
+
+// compile understands a policy, or says everything that is wrong with it. What of it can be understood selects all the same.
+func compile(p *rightsizing.Policy) (*choice, error) {
+	c := &choice{policy: p, kinds: p.Spec.Kinds, namespaces: labels.Everything(), workloads: labels.Everything()}
+	var wrong []string
+	say := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
+	for name, at := range map[string]struct {
+		from *metav1.LabelSelector
+		to   *labels.Selector
+	}{"namespaceSelector": {p.Spec.NamespaceSelector, &c.namespaces}, "selector": {p.Spec.Selector, &c.workloads}} {
+		if at.from == nil {
+			continue
+		}
+		s, err := metav1.LabelSelectorAsSelector(at.from)
+		if err != nil {
+			say("spec.%s: %v", name, err)
+			s = labels.Nothing()
+		}
+		*at.to = s
+	}
+	for _, kind := range c.kinds {
+		if Kinds()[kind] == "" {
+			say("spec.kinds: %q cannot be rightsized", kind)
+		}
+	}
+	for i, r := range p.Spec.Containers {
+		for resource, least := range r.Min {
+			if most, is := r.Max[resource]; is && least.Cmp(most) > 0 {
+				say("spec.containers[%d] (%s): min %s %s is above max %s", i, r.Name, resource, least.String(), most.String())
+			}
+		}
+	}
+	settings, err := json.Marshal(c.effective(nil, nil))
+	if err != nil {
+		say("spec: %v", err)
+	} else if _, err := rules.Effective(&vpav1.VerticalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{rightsizing.AnnotationSettings: string(settings)}}}); err != nil {
+		_, what, _ := strings.Cut(err.Error(), ": ")
+		say("spec: %s", what)
+	}
+	if len(wrong) > 0 {
+		c.err = true
+		slices.Sort(wrong)
+		return c, fmt.Errorf("%s", strings.Join(wrong, "; "))
+	}
+	return c, nil
+}
+
+func (c *choice) selects(namespace metav1.ObjectMeta, w Workload) bool {
+	return (len(c.kinds) == 0 || slices.Contains(c.kinds, w.Kind)) && c.namespaces.Matches(labels.Set(namespace.Labels)) && c.workloads.Matches(labels.Set(w.Object.Labels))
+}
+
+// paused says whether nothing of it may be changed.
+func (c *choice) paused() bool {
+	return c.policy.Spec.Paused || c.policy.Annotations[rightsizing.AnnotationReverted] != ""
+}
+
+// effective are the settings as the other parts read them.
+func (c *choice) effective(align, yield []string) rightsizing.Effective {
+	s := c.policy.Spec
+	return rightsizing.Effective{Policy: c.policy.Name, Level: s.Level, Paused: c.paused(), Align: align, Yield: yield, Budget: s.Budget, Settings: s.Settings}
+}
+
+// mode is the autoscaler's update mode.
+func (c *choice) mode(reverted bool) vpav1.UpdateMode {
+	switch {
+	case c.paused(), c.policy.Spec.DryRun, reverted:
+		return vpav1.UpdateModeOff
+	case c.policy.Spec.Apply == rightsizing.ApplyInitial:
+		return vpav1.UpdateModeInitial
+	case c.policy.Spec.Apply == rightsizing.ApplyInPlaceOrRecreate:
+		return vpav1.UpdateModeInPlaceOrRecreate
+	default:
+		return vpav1.UpdateModeInPlace
+	}
+}
+
+// render is the autoscaler as it is applied.
+func (c *choice) render(name types.NamespacedName, w Workload, align, yield []string, reverted bool) map[string]any {
+	settings, _ := json.Marshal(c.effective(align, yield)) // it could be, when it was compiled
+	update := map[string]any{"updateMode": string(c.mode(reverted))}
+	if c.policy.Spec.SingleReplica == rightsizing.SingleEvict {
+		update["minReplicas"] = int64(1)
+	}
+	spec := map[string]any{
+		"targetRef":    map[string]any{"apiVersion": Kinds()[w.Kind], "kind": w.Kind, "name": w.Object.Name},
+		"updatePolicy": update,
+	}
+	if bounds := c.containers(); len(bounds) > 0 {
+		spec["resourcePolicy"] = map[string]any{"containerPolicies": bounds}
+	}
+	yes := true
+	return map[string]any{
+		"apiVersion": rightsizing.Group + "/" + rightsizing.Version, "kind": "VerticalPodAutoscaler",
+		"metadata": map[string]any{
+			"name": name.Name, "namespace": name.Namespace,
+			"labels":      map[string]any{rightsizing.LabelPolicy: c.policy.Name},
+			"annotations": map[string]any{rightsizing.AnnotationSettings: string(settings)},
+			"ownerReferences": []any{map[string]any{
+				"apiVersion": rightsizing.Group + "/" + rightsizing.PolicyVersion, "kind": "RightsizingPolicy", "name": c.policy.Name, "uid": string(c.policy.UID), "controller": yes, "blockOwnerDeletion": false,
+			}},
+		},
+		"spec": spec,
+	}
+}
+
+// containers are the bounds as upstream's resource policy has them.
+func (c *choice) containers() []any {
+	var out []any
+	for _, r := range c.policy.Spec.Containers {
+		one := map[string]any{"containerName": r.Name}
+		if r.Off {
+			one["mode"] = string(vpav1.ContainerScalingModeOff)
+		}
+		for field, bounds := range map[string]map[string]string{"minAllowed": text(r.Min), "maxAllowed": text(r.Max)} {
+			if len(bounds) > 0 {
+				to := map[string]any{}
+				for name, q := range bounds {
+					to[name] = q
+				}
+				one[field] = to
+			}
+		}
+		out = append(out, one)
+	}
+	return out
+}
+
+func text(from map[string]resource.Quantity) map[string]string {
+	out := map[string]string{}
+	for name, q := range from {
+		out[name] = q.String()
+	}
+	return out
+}
+
+// maxName is how long the name of an autoscaler may be: checkpoints append the container's.
+const maxName = 180
+
+// Name is that of the autoscaler for a workload.
+func Name(kind, name string) string {
+	out := strings.ToLower(kind) + "-" + name
+	if len(out) > maxName {
+		sum := sha256.Sum256([]byte(out))
+		out = fmt.Sprintf("%s-%x", strings.TrimRight(out[:maxName-11], "-."), sum[:5])
+	}
+	return out
+}
+
+// requested sums what a pod's containers request of a resource.
+func requested(spec *corev1.PodSpec, name corev1.ResourceName) (milli int64) {
+	for i := range spec.Containers {
+		milli += spec.Containers[i].Resources.Requests.Name(name, "").MilliValue()
+	}
+	for i := range spec.InitContainers {
+		if always := spec.InitContainers[i].RestartPolicy; always != nil && *always == corev1.ContainerRestartPolicyAlways {
+			milli += spec.InitContainers[i].Resources.Requests.Name(name, "").MilliValue()
+		}
+	}
+	return milli
+}

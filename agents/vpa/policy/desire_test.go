@@ -1,0 +1,285 @@
+package policy
+
+import (
+	"encoding/json"
+	"math/rand/v2"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nopsctl/nopsctl/internal/rightsizing"
+)
+
+func policyOf(name string, priority int32, edit func(*rightsizing.PolicySpec)) rightsizing.Policy {
+	p := rightsizing.Policy{ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID("uid-" + name), Generation: 3}, Spec: rightsizing.PolicySpec{Level: rightsizing.BalancedSavings, Priority: priority}}
+	if edit != nil {
+		edit(&p.Spec)
+	}
+	return p
+}
+
+func workload(kind, namespace, name string, labels map[string]string) Workload {
+	return Workload{Kind: kind, Object: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: labels}, Containers: []string{"main"}}
+}
+
+func world() Input {
+	return Input{
+		Namespaces: map[string]metav1.ObjectMeta{"a": {Name: "a", Labels: map[string]string{"team": "a"}}, "b": {Name: "b"}, "nops": {Name: "nops"}},
+		Ignored:    []string{"nops", "kube-system"},
+		Workloads: []Workload{
+			workload("Deployment", "a", "web", map[string]string{"tier": "front"}), workload("StatefulSet", "a", "db", nil), workload("DaemonSet", "b", "agent", nil),
+			workload("CronJob", "b", "nightly", nil), workload("Deployment", "nops", "ours", nil), workload("Deployment", "gone", "orphan", nil),
+		},
+	}
+}
+
+// made are the autoscalers as NAMESPACE/NAME=POLICY:MODE.
+func made(o Outcome) (out []string) {
+	for _, a := range o.Autoscalers {
+		u := unstructured.Unstructured{Object: a.Object}
+		mode, _, _ := unstructured.NestedString(a.Object, "spec", "updatePolicy", "updateMode")
+		out = append(out, u.GetNamespace()+"/"+u.GetName()+"="+a.Policy.Name+":"+mode)
+	}
+	slices.Sort(out)
+	return out
+}
+
+func TestWhichPolicyHolds(t *testing.T) {
+	all := func(p string) []string {
+		return []string{"a/deployment-web=" + p, "a/statefulset-db=" + p, "b/cronjob-nightly=" + p, "b/daemonset-agent=" + p}
+	}
+	for _, c := range []struct {
+		name   string
+		edit   func(*Input)
+		want   []string
+		delete []string
+		ready  map[string]string // reasons
+	}{
+		{name: "none", edit: func(*Input) {}},
+		{name: "one for all but the stack's namespace and those that are not there", edit: func(in *Input) { in.Policies = []rightsizing.Policy{policyOf("p", 0, nil)} }, want: all("p:InPlace"), ready: map[string]string{"p": "Applied"}},
+		{name: "the higher priority, then the first by name", edit: func(in *Input) {
+			in.Policies = []rightsizing.Policy{
+				policyOf("z", 5, func(s *rightsizing.PolicySpec) {
+					s.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"tier": "front"}}
+					s.Apply = rightsizing.ApplyInPlaceOrRecreate
+				}),
+				policyOf("y", 0, nil), policyOf("x", 0, func(s *rightsizing.PolicySpec) { s.Kinds = []string{"CronJob"}; s.Apply = rightsizing.ApplyInitial }),
+			}
+		}, want: []string{"a/deployment-web=z:InPlaceOrRecreate", "a/statefulset-db=y:InPlace", "b/cronjob-nightly=x:Initial", "b/daemonset-agent=y:InPlace"}},
+		{name: "by the labels of namespaces", edit: func(in *Input) {
+			in.Policies = []rightsizing.Policy{policyOf("p", 0, func(s *rightsizing.PolicySpec) {
+				s.NamespaceSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"team": "a"}}
+			})}
+		}, want: []string{"a/deployment-web=p:InPlace", "a/statefulset-db=p:InPlace"}},
+		{name: "paused and dry run change nothing", edit: func(in *Input) {
+			in.Policies = []rightsizing.Policy{policyOf("p", 1, func(s *rightsizing.PolicySpec) { s.Paused = true; s.Kinds = []string{"Deployment"} }), policyOf("q", 0, func(s *rightsizing.PolicySpec) { s.DryRun = true })}
+		}, want: []string{"a/deployment-web=p:Off", "a/statefulset-db=q:Off", "b/cronjob-nightly=q:Off", "b/daemonset-agent=q:Off"}, ready: map[string]string{"p": "Paused", "q": "Applied"}},
+		{name: "kept away by annotations, of whatever value but false", edit: func(in *Input) {
+			in.Policies = []rightsizing.Policy{policyOf("p", 0, nil)}
+			in.Workloads[0].Object.Annotations = map[string]string{rightsizing.AnnotationOff: "yes"}
+			in.Workloads[1].Object.Annotations = map[string]string{rightsizing.AnnotationOff: "false"}
+			in.Namespaces["b"] = metav1.ObjectMeta{Name: "b", Annotations: map[string]string{rightsizing.AnnotationOff: "true"}}
+		}, want: []string{"a/statefulset-db=p:InPlace"}},
+		{name: "reverted ones recommend only, and the policy too when it is marked", edit: func(in *Input) {
+			in.Policies = []rightsizing.Policy{policyOf("p", 0, func(s *rightsizing.PolicySpec) { s.Kinds = []string{"Deployment", "StatefulSet"} })}
+			in.Existing = []Existing{{Namespace: "a", Name: "deployment-web", Policy: "p", Target: "Deployment/web", Reverted: true}}
+		}, want: []string{"a/deployment-web=p:Off", "a/statefulset-db=p:InPlace"}},
+		{name: "a person's own autoscaler wins", edit: func(in *Input) {
+			in.Policies = []rightsizing.Policy{policyOf("p", 0, nil)}
+			in.Existing = []Existing{{Namespace: "a", Name: "mine", Target: "Deployment/web"}, {Namespace: "b", Name: "other", Target: "StatefulSet/db"}}
+		}, want: all("p:InPlace")[1:]},
+		{name: "what has no reason any more goes, and nobody else's", edit: func(in *Input) {
+			in.Policies = []rightsizing.Policy{policyOf("p", 0, func(s *rightsizing.PolicySpec) { s.Kinds = []string{"StatefulSet"} })}
+			in.Existing = []Existing{
+				{Namespace: "a", Name: "deployment-web", Policy: "p", Target: "Deployment/web"}, {Namespace: "a", Name: "statefulset-db", Policy: "p", Target: "StatefulSet/db"},
+				{Namespace: "b", Name: "daemonset-agent", Policy: "deleted", Target: "DaemonSet/agent"}, {Namespace: "b", Name: "mine", Target: "Deployment/x"},
+			}
+		}, want: []string{"a/statefulset-db=p:InPlace"}, delete: []string{"a/deployment-web", "b/daemonset-agent"}},
+		{name: "a policy that cannot be understood changes nothing, and nobody takes over by its mistake", edit: func(in *Input) {
+			in.Policies = []rightsizing.Policy{
+				policyOf("bad", 9, func(s *rightsizing.PolicySpec) {
+					s.Windows = []rightsizing.Window{{Schedule: "61 * * * *", Duration: metav1.Duration{Duration: 3600e9}}}
+					s.Kinds = []string{"Deployment"}
+				}),
+				policyOf("p", 0, nil),
+			}
+			in.Existing = []Existing{{Namespace: "a", Name: "deployment-web", Policy: "bad", Target: "Deployment/web"}, {Namespace: "a", Name: "deployment-old", Policy: "bad", Target: "Deployment/old"}}
+		}, want: all("p:InPlace")[1:], ready: map[string]string{"bad": "Invalid", "p": "Applied"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			in := world()
+			c.edit(&in)
+			before, _ := json.Marshal(in)
+			out := Desire(in)
+			if after, _ := json.Marshal(in); string(after) != string(before) {
+				t.Error("the input was changed")
+			}
+			if got := made(out); !slices.Equal(got, c.want) {
+				t.Errorf("makes %v\nwant  %v", got, c.want)
+			}
+			var gone []string
+			for _, d := range out.Delete {
+				gone = append(gone, d.String())
+			}
+			if !slices.Equal(gone, c.delete) {
+				t.Errorf("deletes %v, want %v", gone, c.delete)
+			}
+			for name, want := range c.ready {
+				if got := out.Status[name].Conditions[0]; got.Reason != want || out.Status[name].ObservedGeneration != 3 || got.Message == "" {
+					t.Errorf("%s: %+v, want %s", name, got, want)
+				}
+			}
+			for range 20 {
+				mixed := in
+				mixed.Workloads, mixed.Policies, mixed.Existing = slices.Clone(in.Workloads), slices.Clone(in.Policies), slices.Clone(in.Existing)
+				rand.Shuffle(len(mixed.Workloads), reflect.Swapper(mixed.Workloads))
+				rand.Shuffle(len(mixed.Policies), reflect.Swapper(mixed.Policies))
+				rand.Shuffle(len(mixed.Existing), reflect.Swapper(mixed.Existing))
+				if other := Desire(mixed); !slices.Equal(made(other), made(out)) || !reflect.DeepEqual(other.Delete, out.Delete) {
+					t.Fatal("another order, another outcome")
+				}
+			}
+		})
+	}
+}
+
+func TestWhatIsWrongWithAPolicy(t *testing.T) {
+	for want, edit := range map[string]func(*rightsizing.PolicySpec){
+		`"Job" cannot be rightsized`: func(s *rightsizing.PolicySpec) { s.Kinds = []string{"Job"} },
+		"min cpu 2 is above max 1": func(s *rightsizing.PolicySpec) {
+			s.Containers = []rightsizing.ContainerRule{{Name: "*", Min: map[string]resource.Quantity{"cpu": resource.MustParse("2")}, Max: map[string]resource.Quantity{"cpu": resource.MustParse("1")}}}
+		},
+		"spec.selector": func(s *rightsizing.PolicySpec) {
+			s.Selector = &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "a", Operator: "Near"}}}
+		},
+		`"Cheapest"`: func(s *rightsizing.PolicySpec) { s.Level = "Cheapest" },
+		"Mars/Olympus": func(s *rightsizing.PolicySpec) {
+			s.Windows = []rightsizing.Window{{Schedule: "0 2 * * *", Duration: metav1.Duration{Duration: 3600e9}, TimeZone: "Mars/Olympus"}}
+		},
+	} {
+		p := policyOf("p", 0, edit)
+		if _, err := compile(&p); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+}
+
+func TestNames(t *testing.T) {
+	seen := map[string]bool{}
+	for _, name := range []string{"web", strings.Repeat("a", 253), strings.Repeat("a", 252) + "b", strings.Repeat("a.", 126)} {
+		got := Name("Deployment", name)
+		if len(got) > maxName || seen[got] || strings.Contains(got, ".-") {
+			t.Errorf("%s: %s", name, got)
+		}
+		seen[got] = true
+	}
+	if got := Name("DaemonSet", "node-agent"); got != "daemonset-node-agent" {
+		t.Error(got)
+	}
+}
+
+func hpa(percent int32, edit func(*autoscalingv2.HorizontalPodAutoscaler)) *autoscalingv2.HorizontalPodAutoscaler {
+	h := &autoscalingv2.HorizontalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "a", ResourceVersion: "7"}, Spec: autoscalingv2.HorizontalPodAutoscalerSpec{Metrics: []autoscalingv2.MetricSpec{
+		{Type: autoscalingv2.PodsMetricSourceType}, {Type: autoscalingv2.ResourceMetricSourceType, Resource: &autoscalingv2.ResourceMetricSource{Name: "cpu", Target: autoscalingv2.MetricTarget{Type: autoscalingv2.UtilizationMetricType, AverageUtilization: &percent}}},
+	}}}
+	if edit != nil {
+		edit(h)
+	}
+	return h
+}
+
+// written applies an alignment, as the API server does.
+func written(t *testing.T, h *autoscalingv2.HorizontalPodAutoscaler, a Alignment) *autoscalingv2.HorizontalPodAutoscaler {
+	t.Helper()
+	h = h.DeepCopy()
+	for name, percent := range a.Set {
+		for _, m := range h.Spec.Metrics {
+			if m.Resource != nil && m.Resource.Name == name {
+				m.Resource.Target.AverageUtilization = &percent
+			}
+		}
+	}
+	if a.Targets != nil {
+		if len(*a.Targets) == 0 {
+			delete(h.Annotations, AnnotationTargets)
+		} else {
+			text, err := json.Marshal(*a.Targets)
+			if err != nil {
+				t.Fatal(err)
+			}
+			h.Annotations = map[string]string{AnnotationTargets: string(text)}
+		}
+	}
+	return h
+}
+
+// Scaling begins at the same usage, whatever pods request; what was is given back; a person's change is theirs.
+func TestAlign(t *testing.T) {
+	cpu := func(milli int64) map[corev1.ResourceName]int64 { return map[corev1.ResourceName]int64{"cpu": milli} }
+	target := func(h *autoscalingv2.HorizontalPodAutoscaler) int32 { return utilization(h)["cpu"] }
+	h := hpa(80, nil)
+	a := Align(h, true, cpu(1000), cpu(1000))
+	if len(a.Set) != 0 || !slices.Equal(a.Align, []string{"cpu"}) {
+		t.Errorf("nothing has changed yet: %+v", a)
+	}
+	h = written(t, h, a)
+	for live, want := range map[int64]int32{500: 160, 250: 320, 2000: 40, 1000: 80} {
+		moved := written(t, h, Align(h, true, cpu(1000), cpu(live)))
+		if target(moved) != want {
+			t.Errorf("pods that request %dm: target %d, want %d", live, target(moved), want)
+		}
+		if again := Align(moved, true, cpu(1000), cpu(live)); again.patch(moved) != nil {
+			t.Errorf("it is written again: %+v", again)
+		}
+		if near := Align(moved, true, cpu(1000), cpu(live*102/100)); len(near.Set) != 0 {
+			t.Errorf("2 %% off, and it is written: %+v", near)
+		}
+		back := written(t, moved, Align(moved, false, cpu(1000), cpu(live)))
+		if target(back) != 80 || back.Annotations[AnnotationTargets] != "" {
+			t.Errorf("given back: %d, %v", target(back), back.Annotations)
+		}
+	}
+	moved := written(t, h, Align(h, true, cpu(1000), cpu(500)))
+	*moved.Spec.Metrics[1].Resource.Target.AverageUtilization = 70
+	a = Align(moved, true, cpu(1000), cpu(500))
+	theirs := written(t, moved, a)
+	if target(theirs) != 70 || !slices.Equal(a.Yield, []string{"cpu"}) || !strings.Contains(a.Why["cpu"], "somebody changed") {
+		t.Errorf("a person's: %d, %+v", target(theirs), a)
+	}
+	if a := Align(theirs, true, cpu(1000), cpu(250)); len(a.Set) != 0 || len(a.Yield) != 1 {
+		t.Errorf("it is taken back from them: %+v", a)
+	}
+	for why, h := range map[string]*autoscalingv2.HorizontalPodAutoscaler{
+		"argocd-controller": hpa(80, func(h *autoscalingv2.HorizontalPodAutoscaler) {
+			h.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "argocd-controller"}}
+		}),
+		"ScaledObject web": hpa(80, func(h *autoscalingv2.HorizontalPodAutoscaler) {
+			yes := true
+			h.OwnerReferences = []metav1.OwnerReference{{Kind: "ScaledObject", Name: "web", Controller: &yes}}
+		}),
+	} {
+		if a := Align(h, true, cpu(1000), cpu(500)); len(a.Set) != 0 || !strings.Contains(a.Why["cpu"], why) {
+			t.Errorf("%s: %+v", why, a)
+		}
+	}
+	if a := Align(hpa(80, nil), true, cpu(0), cpu(500)); len(a.Set) != 0 || !strings.Contains(a.Why["cpu"], "has none") {
+		t.Errorf("without requests: %+v", a)
+	}
+	absolute := hpa(80, func(h *autoscalingv2.HorizontalPodAutoscaler) {
+		h.Spec.Metrics[1].Resource.Target = autoscalingv2.MetricTarget{Type: autoscalingv2.AverageValueMetricType}
+	})
+	if a := Align(absolute, true, cpu(1000), cpu(500)); len(a.Align)+len(a.Yield) != 0 {
+		t.Errorf("an absolute target moves with nothing: %+v", a)
+	}
+	if p := Align(h, true, cpu(1000), cpu(500)).patch(h); len(p) < 2 || p[0]["op"] != "test" || !strings.Contains(p[len(p)-1]["path"].(string), "/spec/metrics/1/") {
+		t.Errorf("the patch: %v", p)
+	}
+}

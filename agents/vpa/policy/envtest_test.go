@@ -1,0 +1,217 @@
+package policy_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nopsctl/nopsctl/agents/internal/agent"
+	"github.com/nopsctl/nopsctl/agents/internal/agenttest"
+	"github.com/nopsctl/nopsctl/agents/vpa/policy"
+	"github.com/nopsctl/nopsctl/agents/vpa/vpatest"
+	"github.com/nopsctl/nopsctl/internal/rightsizing"
+)
+
+func TestAgainstKubernetes(t *testing.T) {
+	c := vpatest.New(t, vpatest.Options{})
+	ctx, cancel := context.WithCancel(t.Context())
+	controller, err := policy.New(policy.Deps{
+		Kube: c.As("policy"), Who: agent.Identity{Component: "vpa-policy", Namespace: agenttest.Namespace, Release: agenttest.Release, Version: "test"}, Candidate: "one", Lease: "nops-vpa-policy", Every: time.Second,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var group sync.WaitGroup
+	group.Go(func() {
+		if err := controller.Run(ctx); err != nil && ctx.Err() == nil {
+			t.Error(err)
+		}
+	})
+	defer group.Wait()
+	defer cancel()
+
+	labels := map[string]string{"app": "web"}
+	requests := func(cpu, memory string) corev1.ResourceRequirements {
+		return corev1.ResourceRequirements{Requests: corev1.ResourceList{"cpu": resource.MustParse(cpu), "memory": resource.MustParse(memory)}}
+	}
+	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "web", Image: "web", Resources: requests("1", "1Gi")}}}}
+	replicas := int32(2)
+	deployment, err := c.Client.AppsV1().Deployments("default").Create(ctx, &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: "web", Labels: labels}, Spec: appsv1.DeploymentSpec{Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: template},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	yes := true
+	set, err := c.Client.AppsV1().ReplicaSets("default").Create(ctx, &appsv1.ReplicaSet{
+		ObjectMeta: metav1.ObjectMeta{Name: "web-1", Labels: labels, OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "Deployment", Name: "web", UID: deployment.UID, Controller: &yes}}},
+		Spec:       appsv1.ReplicaSetSpec{Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: template},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pods := c.Client.CoreV1().Pods("default")
+	pod := func(name string, r corev1.ResourceRequirements) {
+		t.Helper()
+		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels, OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "web-1", UID: set.UID, Controller: &yes}}}, Spec: template.Spec}
+		p.Spec.Containers = []corev1.Container{{Name: "web", Image: "web", Resources: r}}
+		made, err := pods.Create(ctx, p, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		made.Status.Phase = corev1.PodRunning
+		if _, err := pods.UpdateStatus(ctx, made, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	policies, vpas := c.Dynamic.Resource(rightsizing.Policies()), c.Dynamic.Resource(rightsizing.Autoscalers()).Namespace("default")
+	write := func(name string, spec map[string]any) {
+		t.Helper()
+		body, _ := json.Marshal(map[string]any{"apiVersion": "vpa.nops.io/v1alpha1", "kind": "RightsizingPolicy", "metadata": map[string]any{"name": name}, "spec": spec})
+		force := true
+		if _, err := policies.Patch(ctx, name, types.ApplyPatchType, body, metav1.PatchOptions{FieldManager: "person", Force: &force, FieldValidation: "Strict"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	autoscaler := func() *unstructured.Unstructured {
+		o, err := vpas.Get(ctx, "deployment-web", metav1.GetOptions{})
+		if err != nil {
+			return nil
+		}
+		return o
+	}
+	mode := func() string {
+		o := autoscaler()
+		if o == nil {
+			return ""
+		}
+		m, _, _ := unstructured.NestedString(o.Object, "spec", "updatePolicy", "updateMode")
+		return m
+	}
+	status := func(name string) (s rightsizing.PolicyStatus) {
+		o, err := policies.Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return s
+		}
+		body, _ := json.Marshal(o.Object["status"])
+		_ = json.Unmarshal(body, &s)
+		return s
+	}
+
+	write("main", map[string]any{"level": "BalancedSavings", "hpa": "Align", "containers": []any{map[string]any{"name": "*", "min": map[string]any{"cpu": "50m"}, "max": map[string]any{"memory": "4Gi"}}}})
+	vpatest.Eventually(t, "the policy makes an autoscaler", 30*time.Second, func() bool { return mode() == "InPlace" })
+	vpatest.Eventually(t, "the policy says how many", 10*time.Second, func() bool {
+		s := status("main")
+		return s.Workloads == 1 && len(s.Conditions) == 1 && s.Conditions[0].Reason == "Applied"
+	})
+	o := autoscaler()
+	if owner := metav1.GetControllerOf(o); owner == nil || owner.Kind != "RightsizingPolicy" || owner.Name != "main" {
+		t.Errorf("owned by %v", owner)
+	}
+	if e, err := rightsizing.EffectiveOf(o.GetAnnotations()); err != nil || e == nil || e.Policy != "main" || e.Level != rightsizing.BalancedSavings {
+		t.Errorf("settings: %+v, %v", e, err)
+	}
+	// Nothing is written again while nothing changes.
+	version := o.GetResourceVersion()
+	time.Sleep(3 * time.Second)
+	if now := autoscaler().GetResourceVersion(); now != version {
+		t.Errorf("the autoscaler is written again and again: %s, %s", version, now)
+	}
+
+	write("main", map[string]any{"level": "BalancedSavings", "hpa": "Align", "paused": true})
+	vpatest.Eventually(t, "the kill switch turns it off", 10*time.Second, func() bool { return mode() == "Off" && status("main").Conditions[0].Reason == "Paused" })
+	write("main", map[string]any{"level": "BalancedSavings", "hpa": "Align"})
+	vpatest.Eventually(t, "and on", 10*time.Second, func() bool { return mode() == "InPlace" })
+
+	// A policy that the API server lets in and that cannot be understood.
+	write("main", map[string]any{"level": "BalancedSavings", "hpa": "Align", "windows": []any{map[string]any{"schedule": "0 25 * * *", "duration": "1h"}}})
+	vpatest.Eventually(t, "it says what is wrong", 10*time.Second, func() bool {
+		s := status("main")
+		return s.Conditions[0].Reason == "Invalid" && strings.Contains(s.Conditions[0].Message, "0 25")
+	})
+	if mode() != "InPlace" {
+		t.Errorf("what it made before changed: %s", mode())
+	}
+	write("main", map[string]any{"level": "BalancedSavings", "hpa": "Align"})
+
+	t.Run("targets of horizontal autoscalers follow", func(t *testing.T) {
+		percent := int32(80)
+		hpas := c.Client.AutoscalingV2().HorizontalPodAutoscalers("default")
+		if _, err := hpas.Create(ctx, &autoscalingv2.HorizontalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{Name: "web"}, Spec: autoscalingv2.HorizontalPodAutoscalerSpec{
+			MaxReplicas: 5, ScaleTargetRef: autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: "web"},
+			Metrics: []autoscalingv2.MetricSpec{{Type: autoscalingv2.ResourceMetricSourceType, Resource: &autoscalingv2.ResourceMetricSource{Name: "cpu", Target: autoscalingv2.MetricTarget{Type: autoscalingv2.UtilizationMetricType, AverageUtilization: &percent}}}},
+		}}, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		pod("web-a", requests("500m", "1Gi"))
+		pod("web-b", requests("500m", "1Gi"))
+		target := func() int32 {
+			h, err := hpas.Get(ctx, "web", metav1.GetOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return *h.Spec.Metrics[0].Resource.Target.AverageUtilization
+		}
+		vpatest.Eventually(t, "the target doubles as requests halve", 20*time.Second, func() bool { return target() == 160 })
+		vpatest.Eventually(t, "the settings say so", 10*time.Second, func() bool {
+			e, err := rightsizing.EffectiveOf(autoscaler().GetAnnotations())
+			return err == nil && len(e.Align) == 1 && e.Align[0] == "cpu" && len(e.Yield) == 0
+		})
+		write("main", map[string]any{"level": "BalancedSavings"})
+		vpatest.Eventually(t, "it is given back", 20*time.Second, func() bool {
+			e, err := rightsizing.EffectiveOf(autoscaler().GetAnnotations())
+			return target() == 80 && err == nil && len(e.Yield) == 1
+		})
+	})
+
+	t.Run("revert", func(t *testing.T) {
+		var mu sync.Mutex
+		var said []string
+		deps := policy.RevertDeps{Kube: c.As("policy"), UserAgent: "test", Every: 100 * time.Millisecond, Say: func(format string, args ...any) {
+			mu.Lock()
+			defer mu.Unlock()
+			said = append(said, fmt.Sprintf(format, args...))
+		}}
+		if _, err := policy.Revert(ctx, deps, policy.Request{Workloads: []string{"default/Deployment/nobody"}, By: "ana"}); err == nil || !strings.Contains(err.Error(), "default/Deployment/nobody") {
+			t.Errorf("a workload without autoscaler: %v", err)
+		}
+		// web-c was made without requests by a webhook of somebody's: its class of service cannot change while it runs.
+		pod("web-c", corev1.ResourceRequirements{})
+		done, err := policy.Revert(ctx, deps, policy.Request{All: true, By: "ana"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if done.Autoscalers != 1 || done.Pods != 2 || !strings.Contains(done.Restart["default/Deployment/web"], "QOS") && !strings.Contains(strings.ToLower(done.Restart["default/Deployment/web"]), "qos") {
+			t.Errorf("%+v", done)
+		}
+		for _, name := range []string{"web-a", "web-b"} {
+			p, err := pods.Get(ctx, name, metav1.GetOptions{})
+			if err != nil || p.Spec.Containers[0].Resources.Requests.Cpu().String() != "1" {
+				t.Errorf("%s: %v, %v", name, p.Spec.Containers[0].Resources, err)
+			}
+		}
+		vpatest.Eventually(t, "the policy makes nothing of it any more", 10*time.Second, func() bool {
+			return mode() == "Off" && autoscaler().GetAnnotations()[rightsizing.AnnotationRevertedBy] == "ana" && status("main").Conditions[0].Reason == "Paused"
+		})
+		if again, err := policy.Revert(ctx, deps, policy.Request{All: true, By: "ana"}); err != nil || again.Pods != 2 {
+			t.Errorf("a second time: %+v, %v", again, err)
+		}
+	})
+
+	if err := policies.Delete(ctx, "main", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	vpatest.Eventually(t, "without its policy the autoscaler goes", 20*time.Second, func() bool { return autoscaler() == nil })
+}

@@ -1,0 +1,423 @@
+package vpa
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/spf13/pflag"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
+
+	"github.com/nopsctl/nopsctl/agents/internal/agent"
+	"github.com/nopsctl/nopsctl/agents/vpa/admission"
+	"github.com/nopsctl/nopsctl/agents/vpa/foreign"
+	"github.com/nopsctl/nopsctl/agents/vpa/policy"
+	"github.com/nopsctl/nopsctl/agents/vpa/recommender"
+	"github.com/nopsctl/nopsctl/agents/vpa/rules"
+	"github.com/nopsctl/nopsctl/agents/vpa/updater"
+)
+
+// Names in the chart.
+const (
+	component = "vpa"
+	turnLimit = 10 * time.Minute // after which a loop that does not turn is not alive
+)
+
+// Environment variables of the parts besides the recommender's.
+const (
+	EnvWebhookAddress   = "NOPS_VPA_WEBHOOK_ADDRESS"
+	EnvUpdaterEvery     = "NOPS_VPA_UPDATER_EVERY"
+	EnvPolicyEvery      = "NOPS_VPA_POLICY_EVERY"
+	EnvIgnoreNamespaces = recommender.EnvIgnoreNamespaces
+)
+
+// Program is the nOps VPA's.
+func Program() agent.Program {
+	return agent.Program{
+		Name: "nops-vpa", About: "sizes containers by what they use.", Secrets: []string{recommender.EnvStorePassword},
+		Commands: []agent.Command{
+			{Name: "recommender", About: "recommend requests until stopped", Run: runRecommender},
+			{Name: "updater", About: "give running pods what is recommended, in place where that can be", Run: runUpdater},
+			{Name: "admission", About: "give new pods what is recommended", Run: runAdmission},
+			{Name: "policy", About: "make autoscalers of RightsizingPolicies", Run: runPolicy},
+			{Name: "revert", About: "NAMESPACE/KIND/NAME… or --all, --by WHO: give pods back what their templates request", Run: runRevert},
+			{Name: "import", About: "NAMESPACE/NAME… or --all: copy the Kubernetes VPA's autoscalers to ours, in mode Off", Run: runImport},
+		},
+	}
+}
+
+// candidate is a name of this process that no other one ever has.
+func candidate(c *agent.Call, part string) string {
+	return fmt.Sprintf("%s-%08x", agent.Or(c.Getenv("HOSTNAME"), component+"-"+part), rand.Uint32()) //nolint:gosec // an id, not a secret
+}
+
+func runRecommender(ctx context.Context, c *agent.Call) error {
+	var o recommender.Options
+	if err := c.Parse(&o); err != nil {
+		return err
+	}
+	log, err := c.Logger(o.ProcessOptions)
+	if err != nil {
+		return err
+	}
+	d, err := recommenderDeps(ctx, c, &o, log)
+	if err != nil {
+		return err
+	}
+	if d.Listener, err = o.Listen(ctx); err != nil {
+		return err
+	}
+	r, err := recommender.New(o, d)
+	if err != nil {
+		_ = d.Listener.Close()
+		return err
+	}
+	return r.Run(ctx)
+}
+
+// attempts of one call of the platform: when to try again is the loops' business.
+const attempts = 1
+
+func recommenderDeps(ctx context.Context, c *agent.Call, o *recommender.Options, log *slog.Logger) (recommender.Deps, error) {
+	d := recommender.Deps{Version: c.Version, Candidate: candidate(c, "recommender"), Log: log, Now: time.Now, Rand: rand.Float64}
+	var err error
+	if d.Kube, err = c.Kubernetes(); err != nil {
+		return d, err
+	}
+	if d.CABundle, err = o.CABundle(); err != nil {
+		return d, err
+	}
+	if o.HasPlatform() {
+		platform, err := o.Client(c.UserAgent("nops-vpa"), d.CABundle, attempts)
+		if err != nil {
+			return d, err
+		}
+		d.Platform = platform
+	}
+	if o.StoreRegion != "" {
+		account, err := config.LoadDefaultConfig(ctx, config.WithRegion(o.StoreRegion))
+		if err != nil {
+			return d, fmt.Errorf("--store-aws-region: find AWS credentials: %w", err)
+		}
+		d.AWS = account.Credentials
+	}
+	return d, nil
+}
+
+// partOptions are those of the updater, the admission controller and the policy controller.
+type partOptions struct {
+	agent.ProcessOptions
+
+	ignored []string
+	every   time.Duration
+	webhook string
+	// envEvery names the variable of every, with its default; empty: the part has none.
+	envEvery, everyDefault string
+	hasWebhook             bool
+	errs                   []error
+}
+
+var _ agent.Flags = (*partOptions)(nil)
+
+func (o *partOptions) Environment() []string {
+	all := append(o.ProcessOptions.Environment(), EnvIgnoreNamespaces)
+	if o.envEvery != "" {
+		all = append(all, o.envEvery)
+	}
+	if o.hasWebhook {
+		all = append(all, EnvWebhookAddress)
+	}
+	return all
+}
+
+func (o *partOptions) BindFlags(fs *pflag.FlagSet, env agent.Getenv) {
+	o.ProcessOptions.BindFlags(fs, env)
+	var ignored []string
+	for one := range strings.SplitSeq(env(EnvIgnoreNamespaces), ",") {
+		if one = strings.TrimSpace(one); one != "" {
+			ignored = append(ignored, one)
+		}
+	}
+	fs.StringSliceVar(&o.ignored, "ignore-namespaces", ignored, "namespaces that are left alone ("+EnvIgnoreNamespaces+")")
+	if o.envEvery != "" {
+		d, err := time.ParseDuration(agent.Or(env(o.envEvery), o.everyDefault))
+		if err != nil {
+			o.errs = append(o.errs, fmt.Errorf("%s: %q is no duration such as %s", o.envEvery, env(o.envEvery), o.everyDefault))
+		}
+		fs.DurationVar(&o.every, "every", d, "how often to look ("+o.envEvery+")")
+	}
+	if o.hasWebhook {
+		fs.StringVar(&o.webhook, "webhook-address", agent.Or(env(EnvWebhookAddress), ":8000"), "address of the webhook ("+EnvWebhookAddress+")")
+	}
+}
+
+func (o *partOptions) Validate() error {
+	errs := append([]error{o.ProcessOptions.Validate()}, o.errs...)
+	if o.envEvery != "" && (o.every < time.Second || o.every > time.Hour) {
+		errs = append(errs, fmt.Errorf("--every (%s): %s is not between 1s and 1h", o.envEvery, o.every))
+	}
+	if o.hasWebhook {
+		_, port, err := net.SplitHostPort(o.webhook)
+		if n, wrong := strconv.Atoi(port); err != nil || wrong != nil || n < 0 || n > 65535 {
+			errs = append(errs, fmt.Errorf("--webhook-address (%s): %q is no address such as :8000", EnvWebhookAddress, o.webhook))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// part is what a part of the program that does not speak to the platform begins with.
+type part struct {
+	log     *slog.Logger
+	who     agent.Identity
+	health  *agent.Health
+	metrics *agent.Metrics
+	turn    func()
+	serve   agent.Task
+}
+
+func begin(ctx context.Context, c *agent.Call, o *partOptions, name string, conditions ...string) (*part, error) {
+	log, err := c.Logger(o.ProcessOptions)
+	if err != nil {
+		return nil, err
+	}
+	listener, err := o.Listen(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p := &part{
+		log: log, who: agent.Identity{Component: component + "-" + name, Namespace: o.Namespace, Release: o.Release, Version: c.Version}, metrics: &agent.Metrics{},
+		health: agent.NewHealth(time.Now, conditions...),
+	}
+	agent.RegisterProcess(p.metrics, p.who.Component, c.Version, time.Now())
+	p.serve = agent.Serve(listener, agent.Handler(p.health, p.metrics))
+	log.LogAttrs(ctx, slog.LevelInfo, "nops-vpa starts", slog.String("part", name), slog.String("version", c.Version))
+	return p, nil
+}
+
+func runUpdater(ctx context.Context, c *agent.Call) error {
+	o := partOptions{envEvery: EnvUpdaterEvery, everyDefault: "1m"}
+	if err := c.Parse(&o); err != nil {
+		return err
+	}
+	kube, err := c.Kubernetes()
+	if err != nil {
+		return err
+	}
+	p, err := begin(ctx, c, &o, "updater")
+	if err != nil {
+		return err
+	}
+	loop := lazyLoop(p.health, "applying")
+	u, err := updater.New(updater.Options{Every: o.every, Ignored: o.ignored}, updater.Deps{
+		Kube: kube, Who: p.who, Candidate: candidate(c, "updater"), Turn: loop, Metrics: p.metrics, Log: p.log, Now: time.Now,
+	})
+	if err != nil {
+		return err
+	}
+	return agent.Run(ctx, p.serve, agent.Task{Name: "updater", Run: u.Run})
+}
+
+// lazyLoop is a loop that has to turn from the first time it did: one that waits to be elected turns nothing.
+func lazyLoop(h *agent.Health, name string) func() {
+	var loop *agent.Loop
+	return func() {
+		if loop == nil {
+			loop = h.Loop(name, turnLimit)
+		}
+		loop.Turn()
+	}
+}
+
+func runPolicy(ctx context.Context, c *agent.Call) error {
+	o := partOptions{envEvery: EnvPolicyEvery, everyDefault: "30s"}
+	if err := c.Parse(&o); err != nil {
+		return err
+	}
+	kube, err := c.Kubernetes()
+	if err != nil {
+		return err
+	}
+	p, err := begin(ctx, c, &o, "policy")
+	if err != nil {
+		return err
+	}
+	others, err := foreign.New(agent.KubeConfig(kube, p.who.Name()+"/"+c.Version), foreign.Options{Log: p.log})
+	if err != nil {
+		return err
+	}
+	controller, err := policy.New(policy.Deps{
+		Kube: kube, Who: p.who, Lease: p.who.Name(), Candidate: candidate(c, "policy"), Ignored: o.ignored, Every: o.every, Turn: lazyLoop(p.health, "making autoscalers"), Metrics: p.metrics, Log: p.log,
+		Elsewhere: func(kind, namespace, name string, object metav1.Object) bool {
+			if others.Ready() != nil {
+				return false // it is only counted here
+			}
+			_, is := others.Elsewhere(foreign.Ref{Namespace: namespace, Kind: kind, Name: name}, object)
+			return is
+		},
+	})
+	if err != nil {
+		return err
+	}
+	return agent.Run(ctx, p.serve, agent.Task{Name: "others", Run: others.Run}, agent.Task{Name: "policies", Run: controller.Run})
+}
+
+const conditionCertificate = "webhook-certificate"
+
+func runAdmission(ctx context.Context, c *agent.Call) error {
+	o := partOptions{hasWebhook: true}
+	if err := c.Parse(&o); err != nil {
+		return err
+	}
+	kube, err := c.Kubernetes()
+	if err != nil {
+		return err
+	}
+	p, err := begin(ctx, c, &o, "admission-controller", conditionCertificate)
+	if err != nil {
+		return err
+	}
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", o.webhook)
+	if err != nil {
+		return fmt.Errorf("--webhook-address (%s): %w", EnvWebhookAddress, err)
+	}
+	userAgent := p.who.Name() + "/" + c.Version
+	others, err := foreign.New(agent.KubeConfig(kube, userAgent), foreign.Options{Log: p.log})
+	if err != nil {
+		return err
+	}
+	records, err := watchRecords(agent.KubeConfig(kube, userAgent))
+	if err != nil {
+		return err
+	}
+	controller, err := admission.New(admission.Deps{
+		Kube: kube, UserAgent: userAgent, Name: candidate(c, "admission"), Namespace: o.Namespace, Listener: listener, Log: p.log, Now: time.Now,
+		Known: func(vpa *vpav1.VerticalPodAutoscaler) rules.Known {
+			k := records.known(vpa)
+			if t := vpa.Spec.TargetRef; t != nil {
+				k.Yield = others.Scaled(foreign.Ref{Namespace: vpa.Namespace, Kind: t.Kind, Name: t.Name})
+			}
+			return k
+		},
+		Leave: func(_ context.Context, pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler) string {
+			return leave(others, o.ignored, pod, vpa, records.known(vpa))
+		},
+	})
+	if err != nil {
+		return err
+	}
+	loop := p.health.Loop("looking after certificates", turnLimit)
+	return agent.Run(ctx, p.serve, agent.Task{Name: "others", Run: others.Run}, agent.Task{Name: "autoscalers", Run: records.run},
+		agent.Task{Name: "certificates", Run: func(ctx context.Context) error {
+			return controller.Certificates(ctx, func() {
+				loop.Turn()
+				if controller.Ready() {
+					p.health.Met(conditionCertificate)
+				}
+			})
+		}},
+		agent.Task{Name: "webhook", Run: controller.Serve})
+}
+
+// actOptions are those of the commands that act once.
+type actOptions struct {
+	agent.ProcessOptions
+
+	all     bool
+	by      string
+	timeout time.Duration
+	output  string
+	args    []string
+}
+
+var (
+	_ agent.Flags     = (*actOptions)(nil)
+	_ agent.Arguments = (*actOptions)(nil)
+)
+
+func (o *actOptions) BindFlags(fs *pflag.FlagSet, env agent.Getenv) {
+	o.ProcessOptions.BindFlags(fs, env)
+	fs.BoolVar(&o.all, "all", false, "all of them")
+	fs.StringVar(&o.by, "by", "", "who wants it")
+	fs.DurationVar(&o.timeout, "timeout", 10*time.Minute, "how long it may take")
+	fs.StringVarP(&o.output, "output", "o", "text", "text or json")
+}
+
+// TakeArguments implements agent.Arguments.
+func (o *actOptions) TakeArguments(args []string) error { o.args = args; return nil }
+
+func (o *actOptions) Validate() error {
+	errs := []error{o.ProcessOptions.Validate()}
+	if o.output != "text" && o.output != "json" {
+		errs = append(errs, fmt.Errorf("--output: %q is neither text nor json", o.output))
+	}
+	if o.all == (len(o.args) > 0) {
+		errs = append(errs, errors.New("either names or --all"))
+	}
+	return errors.Join(errs...)
+}
+
+// answer prints what became of it.
+func (o *actOptions) answer(c *agent.Call, what any) error {
+	if o.output != "json" {
+		return nil
+	}
+	if err := json.NewEncoder(c.Out()).Encode(what); err != nil {
+		return fmt.Errorf("write the answer: %w", err)
+	}
+	return nil
+}
+
+// say prints lines for people, unless JSON is wanted.
+func (o *actOptions) say(c *agent.Call) func(string, ...any) {
+	if o.output == "json" {
+		return func(string, ...any) {}
+	}
+	out := c.Out()
+	return func(format string, args ...any) { fmt.Fprintf(out, format+"\n", args...) }
+}
+
+func runRevert(ctx context.Context, c *agent.Call) error {
+	var o actOptions
+	if err := c.Parse(&o); err != nil {
+		return err
+	}
+	kube, err := c.Kubernetes()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, o.timeout)
+	defer cancel()
+	done, err := policy.Revert(ctx, policy.RevertDeps{Kube: kube, UserAgent: c.UserAgent("nops-vpa"), Say: o.say(c)}, policy.Request{Workloads: o.args, All: o.all, By: o.by})
+	if err != nil {
+		return err
+	}
+	return o.answer(c, done)
+}
+
+func runImport(ctx context.Context, c *agent.Call) error {
+	var o actOptions
+	if err := c.Parse(&o); err != nil {
+		return err
+	}
+	kube, err := c.Kubernetes()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, o.timeout)
+	defer cancel()
+	done, err := policy.Import(ctx, kube, c.UserAgent("nops-vpa"), o.args, o.all, o.say(c))
+	if err != nil {
+		return err
+	}
+	return o.answer(c, done)
+}

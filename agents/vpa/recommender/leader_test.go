@@ -1,0 +1,586 @@
+package recommender
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"log/slog"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender/input/oom"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender/model"
+	"k8s.io/client-go/rest"
+
+	"github.com/nopsctl/nopsctl/agents/internal/agent"
+	"github.com/nopsctl/nopsctl/agents/vpa/clusterstate"
+	"github.com/nopsctl/nopsctl/agents/vpa/foreign"
+	"github.com/nopsctl/nopsctl/agents/vpa/push"
+	"github.com/nopsctl/nopsctl/agents/vpa/sources"
+	"github.com/nopsctl/nopsctl/internal/rightsizing"
+	"github.com/nopsctl/nopsctl/pkg/nopsapi"
+	"github.com/nopsctl/nopsctl/pkg/nopsapi/nopsclient"
+)
+
+// stage is a leader over a model that tests feed, in time that tests tell. What it would write is written into the objects at once.
+type stage struct {
+	*leader
+
+	t    testing.TB
+	now  time.Time
+	vpas map[string]*vpav1.VerticalPodAutoscaler
+	why  map[string][]rightsizing.Explanation
+	pods map[string]int
+}
+
+func newStage(t testing.TB, platform push.Platform) *stage {
+	t.Helper()
+	s := &stage{t: t, now: start, vpas: map[string]*vpav1.VerticalPodAutoscaler{}, why: map[string][]rightsizing.Explanation{}, pods: map[string]int{}}
+	config := &rest.Config{Host: "http://127.0.0.1:1"} // nobody is asked
+	r, err := New(Options{Interval: time.Minute}, Deps{Kube: config, Platform: platform, Now: func() time.Time { return s.now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	finder, err := foreign.New(config, foreign.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.leader = &leader{
+		Recommender: r, loop: r.health.Loop("test", time.Hour), estimators: newEstimators(), holds: newHolds(), finder: finder, written: map[types.UID]time.Time{},
+		began: start, seed: maphash.MakeSeed(), cluster: clusterstate.New(time.Hour), past: newPast(nil, 0, start, slog.New(slog.DiscardHandler), nil),
+	}
+	return s
+}
+
+// autoscaler adds one for a Deployment of that name; settings empty is none.
+func (s *stage) autoscaler(name, settings string) *vpav1.VerticalPodAutoscaler {
+	vpa := &vpav1.VerticalPodAutoscaler{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID(name), Generation: 1, CreationTimestamp: metav1.NewTime(s.now)},
+		Spec:       vpav1.VerticalPodAutoscalerSpec{TargetRef: &autoscalingv1.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: name}},
+	}
+	if settings != "" {
+		vpa.Annotations = map[string]string{rightsizing.AnnotationSettings: settings}
+	}
+	s.vpas[name] = vpa
+	return vpa
+}
+
+// replicas adds pods with one container.
+func (s *stage) replicas(name string, n int, cpu, memory int64) {
+	s.pods[name] = n
+	for i := range n {
+		id := model.PodID{Namespace: "shop", PodName: fmt.Sprintf("%s-%d", name, i)}
+		s.cluster.AddOrUpdatePod(id, labels.Set{"app": name}, corev1.PodRunning)
+		if err := s.cluster.AddOrUpdateContainer(model.ContainerID{PodID: id, ContainerName: "app"}, model.Resources{model.ResourceCPU: model.ResourceAmount(cpu), model.ResourceMemory: model.ResourceAmount(memory)}); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+}
+
+func (s *stage) use(name string, pod int, cpu, memory int64) {
+	s.t.Helper()
+	id := model.ContainerID{PodID: model.PodID{Namespace: "shop", PodName: fmt.Sprintf("%s-%d", name, pod)}, ContainerName: "app"}
+	for res, amount := range map[model.ResourceName]int64{model.ResourceCPU: cpu, model.ResourceMemory: memory} {
+		sample := model.ContainerUsageSample{MeasureStart: s.now, Resource: res, Usage: model.ResourceAmount(amount)}
+		if err := s.cluster.AddSample(&model.ContainerUsageSampleWithKey{Container: id, ContainerUsageSample: sample}); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+}
+
+// turn makes a round but for what comes from and goes to servers, and says how many statuses were worth writing.
+func (s *stage) turn() int {
+	s.t.Helper()
+	var observed []*vpav1.VerticalPodAutoscaler
+	for name, vpa := range s.vpas {
+		if err := s.cluster.AddOrUpdateVpa(vpa, labels.SelectorFromSet(labels.Set{"app": name})); err != nil {
+			s.t.Fatal(err)
+		}
+		observed = append(observed, vpa)
+	}
+	s.cluster.SetObservedVPAs(observed)
+	writes := s.compute(&Round{})
+	for _, w := range writes {
+		var body struct {
+			Metadata metav1.ObjectMeta `json:"metadata"`
+			Status   ownStatus         `json:"status"`
+		}
+		if err := json.Unmarshal(w.body, &body); err != nil || body.Metadata.UID != w.vpa.UID {
+			s.t.Fatalf("%s: %v", w.body, err)
+		}
+		vpa := s.vpas[w.vpa.Name].DeepCopy()
+		vpa.Status = vpav1.VerticalPodAutoscalerStatus{Recommendation: body.Status.Recommendation, Conditions: body.Status.Conditions, ObservedGeneration: body.Status.ObservedGeneration}
+		s.vpas[w.vpa.Name], s.why[w.vpa.Name] = vpa, body.Status.Explanations
+		s.written[w.vpa.UID] = s.now
+		delete(s.holds.unwritten, model.VpaID{Namespace: w.vpa.Namespace, VpaName: w.vpa.Name})
+	}
+	return len(writes)
+}
+
+func (s *stage) target(name string, resource corev1.ResourceName) int64 {
+	s.t.Helper()
+	r := s.vpas[name].Status.Recommendation
+	if r == nil || len(r.ContainerRecommendations) != 1 {
+		s.t.Fatalf("%s has no recommendation: %+v", name, r)
+	}
+	q := r.ContainerRecommendations[0].Target[resource]
+	if resource == corev1.ResourceCPU {
+		return q.MilliValue()
+	}
+	return q.Value()
+}
+
+func (s *stage) condition(name, kind string) (corev1.ConditionStatus, string, string) {
+	for _, c := range s.vpas[name].Status.Conditions {
+		if string(c.Type) == kind {
+			return c.Status, c.Reason, c.Message
+		}
+	}
+	return "", "", ""
+}
+
+const balanced = `{"policy":"p","level":"BalancedSavings"}`
+
+// TestWritesAreFew: with steady usage and noise, from the first hour on at most one in twenty statuses is written in a round, although all
+// bounds narrow all day.
+func TestWritesAreFew(t *testing.T) {
+	s := newStage(t, nil)
+	const workloads = 60
+	noise := rand.New(rand.NewPCG(1, 2))
+	for i := range workloads {
+		name := fmt.Sprintf("w%d", i)
+		s.autoscaler(name, []string{"", balanced}[i%2])
+		s.replicas(name, 2, 1000, 1024*mi)
+	}
+	if n := s.turn(); n != workloads {
+		t.Fatalf("%d of %d were written in the first round", n, workloads)
+	}
+	total, worst := 0, 0
+	const hour, minutes = 60, 6 * 60
+	for minute := range minutes {
+		s.now = start.Add(time.Duration(minute+1) * time.Minute)
+		for i := range workloads {
+			for p := range 2 {
+				s.use(fmt.Sprintf("w%d", i), p, 200+int64(i)+noise.Int64N(100), (300+int64(i))*mi+noise.Int64N(10*mi))
+			}
+		}
+		n := s.turn()
+		if minute >= hour {
+			total, worst = total+n, max(worst, n)
+		}
+	}
+	mean := float64(total) / (minutes - hour) / workloads
+	t.Logf("%.2f %% written in a round from the first hour to the sixth, %d %% in the worst", 100*mean, 100*worst/workloads)
+	if mean > 0.05 {
+		t.Errorf("%.1f %% of the statuses are written in a round", 100*mean)
+	}
+	if total == 0 {
+		t.Error("nothing was written: bounds that narrow are news at some time")
+	}
+}
+
+// TestABoundThatMatters: a bound that passes the request of a running pod is written at once.
+func TestABoundThatMatters(t *testing.T) {
+	s := newStage(t, nil)
+	s.autoscaler("web", balanced)
+	s.replicas("web", 1, 2000, 1024*mi)
+	outside := func() bool { // as the updater sees it
+		r := s.vpas["web"].Status.Recommendation
+		if r == nil || len(r.ContainerRecommendations) == 0 {
+			return false
+		}
+		upper := r.ContainerRecommendations[0].UpperBound["cpu"]
+		return upper.MilliValue() < 2000
+	}
+	for minute := 1; minute < 24*60; minute++ {
+		s.now = start.Add(time.Duration(minute) * time.Minute)
+		s.use("web", 0, 200, 300*mi)
+		s.turn()
+		// What would be written if every change were.
+		vpa := s.cluster.VPAs()[model.VpaID{Namespace: "shop", VpaName: "web"}]
+		upper := vpa.GetRecommendation().ContainerRecommendations[0].UpperBound["cpu"]
+		if now := upper.MilliValue() < 2000; now != outside() {
+			t.Fatalf("minute %d: the upper bound is %s, and the status says otherwise", minute, upper.String())
+		}
+	}
+	if !outside() {
+		t.Error("the bound never passed the request: this shows nothing")
+	}
+}
+
+// TestBoundsThatDrift are written an hour later at the latest: nobody acts on them, and people read them.
+func TestBoundsThatDrift(t *testing.T) {
+	s := newStage(t, nil)
+	s.autoscaler("web", balanced)
+	s.replicas("web", 1, 230, 350*mi) // within all bounds, always
+	var since time.Time
+	drifted := 0
+	for minute := 1; minute < 6*60; minute++ {
+		s.now = start.Add(time.Duration(minute) * time.Minute)
+		s.use("web", 0, 200, 300*mi)
+		s.turn()
+		computed := s.cluster.VPAs()[model.VpaID{Namespace: "shop", VpaName: "web"}].GetRecommendation().ContainerRecommendations[0].UpperBound["cpu"]
+		if !moved(s.vpas["web"].Status.Recommendation.ContainerRecommendations[0].UpperBound["cpu"], computed, boundMoves) {
+			since = time.Time{}
+			continue
+		}
+		drifted++
+		if since.IsZero() {
+			since = s.now
+		}
+		if late := s.now.Sub(since); late > boundsEvery {
+			t.Fatalf("minute %d: the upper bound is %s, and was not written for %s", minute, computed.String(), late)
+		}
+	}
+	if drifted < 60 {
+		t.Errorf("it drifted in %d minutes only: this shows nothing", drifted)
+	}
+}
+
+func ranOutOf(name string, pod int, had int64, at time.Time) oom.OomInfo {
+	return oom.OomInfo{Timestamp: at, Memory: model.ResourceAmount(had), ContainerID: model.ContainerID{PodID: model.PodID{Namespace: "shop", PodName: fmt.Sprintf("%s-%d", name, pod)}, ContainerName: "app"}}
+}
+
+// TestOutOfMemoryOnce: one replica of many runs out of memory. All are raised, once; that it runs out again before it was raised changes
+// nothing; that it runs out with what it was given raises again; and what holds it is forgotten after OOMHold, not before.
+func TestOutOfMemoryOnce(t *testing.T) {
+	p := &platform{}
+	s := newStage(t, p)
+	s.autoscaler("web", balanced)
+	s.autoscaler("plain", "")
+	for _, name := range []string{"web", "plain"} {
+		s.replicas(name, 30, 100, 400*mi)
+	}
+	minute := func(oomed int64) {
+		s.now = s.now.Add(time.Minute)
+		for _, name := range []string{"web", "plain"} {
+			for i := range 30 {
+				s.use(name, i, 50, 200*mi)
+			}
+			if oomed > 0 {
+				info := ranOutOf(name, 3, oomed, s.now)
+				s.ranOut(info)
+				_ = s.cluster.RecordOOM(info.ContainerID, info.Timestamp, info.Memory) // as the feeder does
+			}
+		}
+		s.turn()
+	}
+	minute(0)
+	before := s.target("web", corev1.ResourceMemory)
+	minute(400 * mi)
+	const raised = 500 * mi
+	if got := s.target("web", corev1.ResourceMemory); got != raised || before >= raised {
+		t.Fatalf("%d Mi before, %d Mi after; want 500: 400 and 100 more", before/mi, got/mi)
+	}
+	steps := s.steps("web", "memory")
+	if len(steps) != 1 || steps[0].Rule != "oom" {
+		t.Errorf("it is explained by %+v", steps)
+	}
+	if got := s.target("plain", corev1.ResourceMemory); got >= raised {
+		t.Errorf("without settings the percentile of upstream holds, got %d Mi", got/mi)
+	}
+	for range 10 {
+		minute(400 * mi) // it is killed over and over, and not raised yet
+	}
+	if got := s.target("web", corev1.ResourceMemory); got != raised {
+		t.Errorf("%d Mi after ten more with 400 Mi, want 500 as before: it runs away", got/mi)
+	}
+	minute(500 * mi)
+	if got := s.target("web", corev1.ResourceMemory); got != 600*mi {
+		t.Errorf("%d Mi after one with 500 Mi, want 600", got/mi)
+	}
+	if n := s.outcomes.Waiting(); n != 24 {
+		t.Errorf("%d outcomes wait, want 24", n)
+	}
+	// A restart: the same from what is written.
+	again := newStage(t, nil)
+	again.now = s.now
+	again.remember(rememberedOf("shop", "web", s.why["web"]))
+	again.autoscaler("web", balanced)
+	again.replicas("web", 30, 100, 600*mi)
+	again.use("web", 0, 50, 200*mi)
+	again.turn()
+	if got := again.target("web", corev1.ResourceMemory); got != 600*mi {
+		t.Errorf("%d Mi after a restart, want 600", got/mi)
+	}
+	// To its end, and not longer.
+	end := s.now.Add(rightsizing.OOMHold)
+	s.now = end.Add(-2 * time.Minute)
+	minute(0)
+	if got := s.target("web", corev1.ResourceMemory); got != 600*mi {
+		t.Errorf("%d Mi a minute before the end", got/mi)
+	}
+	minute(0)
+	if got := s.target("web", corev1.ResourceMemory); got == 600*mi {
+		t.Error("it is held for ever")
+	}
+}
+
+func rememberedOf(namespace, name string, why []rightsizing.Explanation) remembered {
+	var r remembered
+	r.Metadata.Namespace, r.Metadata.Name, r.Status.Explanations = namespace, name, why
+	return r
+}
+
+func (s *stage) steps(name, resource string) []rightsizing.Adjustment {
+	for _, x := range s.why[name] {
+		if x.Resource == resource {
+			return x.Steps
+		}
+	}
+	s.t.Fatalf("%s of %s is not explained", resource, name)
+	return nil
+}
+
+// platform answers with one document.
+type platform struct {
+	doc   *nopsapi.Recommendations
+	lists []nopsapi.RightsizedWorkloads
+}
+
+func (p *platform) Recommendations(context.Context, string, string) (nopsclient.Polled[nopsapi.Recommendations], error) {
+	if p.doc == nil {
+		return nopsclient.Polled[nopsapi.Recommendations]{}, &nopsclient.Error{Kind: nopsclient.KindUnreachable, Message: "down"}
+	}
+	return nopsclient.Polled[nopsapi.Recommendations]{Message: *p.doc, ETag: "e"}, nil
+}
+
+func (p *platform) ReportWorkloads(_ context.Context, _ string, all nopsapi.RightsizedWorkloads) error {
+	p.lists = append(p.lists, all)
+	return nil
+}
+
+func (*platform) SendOutcomes(context.Context, string, nopsapi.Outcomes) error { return nil }
+
+// TestPlatform: its recommendation is in force while it is valid, bounded by what the local model holds for unsafe; after its end the local
+// model alone holds. An autoscaler without settings is never touched by it.
+func TestPlatform(t *testing.T) {
+	p := &platform{}
+	s := newStage(t, p)
+	s.autoscaler("web", balanced)
+	s.autoscaler("plain", "")
+	for _, name := range []string{"web", "plain"} {
+		s.replicas(name, 1, 100, 400*mi)
+	}
+	minute := func() {
+		s.now = s.now.Add(time.Minute)
+		for _, name := range []string{"web", "plain"} {
+			s.use(name, 0, 500, 300*mi)
+		}
+		s.turn()
+	}
+	for range 60 {
+		minute()
+	}
+	local := s.target("web", corev1.ResourceCPU)
+	if status, reason, _ := s.condition("web", rightsizing.ConditionPlatform); status != "" {
+		t.Errorf("nobody was asked, and the condition is %s %s", status, reason)
+	}
+	if _, _, err := s.intake.Ask(t.Context()); err == nil {
+		t.Fatal("a platform that is down answers")
+	}
+	minute()
+	if status, reason, _ := s.condition("web", rightsizing.ConditionPlatform); status != corev1.ConditionFalse || reason != push.ReasonFailed {
+		t.Errorf("%s %s", status, reason)
+	}
+	ref := nopsapi.WorkloadRef{APIVersion: "apps/v1", Kind: "Deployment", Namespace: "shop", Name: "web"}
+	recommend := func(seq uint64, cores float64) {
+		var all []nopsapi.WorkloadRecommendation
+		for _, name := range []string{"web", "plain"} {
+			one := ref
+			one.Name = name
+			all = append(all, nopsapi.WorkloadRecommendation{WorkloadRef: one, Level: "BalancedSavings", Containers: []nopsapi.ContainerRecommendation{{Name: "app", CPU: nopsapi.Recommended{Target: cores}}}})
+		}
+		p.doc = &nopsapi.Recommendations{FactHeader: nopsapi.FactHeader{SchemaVersion: 1, Seq: seq, AsOf: s.now, ValidUntil: s.now.Add(time.Hour)}, Workloads: all}
+		if _, fresh, err := s.intake.Ask(t.Context()); err != nil || !fresh {
+			t.Fatalf("fresh %v, %v", fresh, err)
+		}
+	}
+	recommend(1, 2)
+	minute()
+	if got := s.target("web", corev1.ResourceCPU); got != 2000 {
+		t.Errorf("%dm, want 2000m", got)
+	}
+	if status, reason, message := s.condition("web", rightsizing.ConditionPlatform); status != corev1.ConditionTrue || reason != push.ReasonInForce || push.SeqOf(message) != 1 {
+		t.Errorf("%s %s %q", status, reason, message)
+	}
+	if steps := s.steps("web", "cpu"); len(steps) != 1 || steps[0].Rule != "platform" {
+		t.Errorf("%+v", steps)
+	}
+	recommend(2, 0.001)
+	minute()
+	lower := s.vpas["web"].Status.Recommendation.ContainerRecommendations[0].LowerBound["cpu"]
+	if got := s.target("web", corev1.ResourceCPU); got != lower.MilliValue() || got <= 10 || got >= local {
+		t.Errorf("%dm with a lower bound of %s and a local target of %dm: want the local lower bound", got, lower.String(), local)
+	}
+	s.now = s.now.Add(2 * time.Hour)
+	minute()
+	if got := s.target("web", corev1.ResourceCPU); got < local*9/10 || got > local*11/10 {
+		t.Errorf("%dm after the end, want about %dm as before", got, local)
+	}
+	if status, reason, _ := s.condition("web", rightsizing.ConditionPlatform); status != corev1.ConditionFalse || reason != push.ReasonExpired {
+		t.Errorf("%s %s", status, reason)
+	}
+	if status, _, _ := s.condition("plain", rightsizing.ConditionPlatform); status != "" || len(s.steps("plain", "cpu")) != 0 {
+		t.Errorf("an autoscaler without settings: %s, %+v", status, s.why["plain"])
+	}
+	if err := s.workloads.Tell(t.Context()); err != nil || len(p.lists) != 1 || len(p.lists[0].Workloads) != 1 || p.lists[0].Workloads[0].WorkloadRef != ref || p.lists[0].Workloads[0].Level != "BalancedSavings" {
+		t.Errorf("%+v, %v", p.lists, err)
+	}
+}
+
+// TestSettingsThatCannotBeRead say so, and nothing else changes: what a person wanted is not guessed.
+func TestSettingsThatCannotBeRead(t *testing.T) {
+	s := newStage(t, nil)
+	s.autoscaler("web", `{"policy":"p","level":"Cheap"}`)
+	s.replicas("web", 1, 100, 400*mi)
+	s.use("web", 0, 500, 300*mi)
+	s.turn()
+	if status, reason, message := s.condition("web", string(vpav1.ConfigUnsupported)); status != corev1.ConditionTrue || reason != "Settings" || !strings.Contains(message, "Cheap") {
+		t.Errorf("%s %s %q", status, reason, message)
+	}
+	if s.why["web"][0].Level != "" {
+		t.Errorf("%+v", s.why["web"])
+	}
+}
+
+// TestConfidence: less than a day of usage is little.
+func TestConfidence(t *testing.T) {
+	s := newStage(t, nil)
+	s.autoscaler("web", balanced)
+	s.replicas("web", 1, 100, 400*mi)
+	for hour := range 26 {
+		s.now = start.Add(time.Duration(hour) * time.Hour)
+		s.use("web", 0, 500, 300*mi)
+		s.turn()
+		status, reason, message := s.condition("web", string(vpav1.LowConfidence))
+		if little := hour < 24; little != (status == corev1.ConditionTrue) || little && (reason != "ShortHistory" || !strings.Contains(message, "app")) {
+			t.Errorf("after %d hours: %s %s %q", hour, status, reason, message)
+		}
+	}
+}
+
+// known is a history that comes when a test lets it.
+type known struct {
+	usage  sources.Usage
+	err    error
+	asked  chan string
+	answer chan struct{}
+}
+
+func (k *known) Usage(ctx context.Context, namespace string, _, _ time.Time) (sources.Usage, error) {
+	k.asked <- namespace
+	select {
+	case <-k.answer:
+	case <-ctx.Done():
+	}
+	return k.usage, k.err
+}
+
+// TestHistoryComesLate: it is waited for once, then what is measured counts; when it comes it takes the place of what a checkpoint knew
+// less of, once.
+func TestHistoryComesLate(t *testing.T) {
+	k := &known{err: errors.New("down"), asked: make(chan string), answer: make(chan struct{})}
+	s := newStage(t, nil)
+	s.past = newPast(k, 8*24*time.Hour, start, slog.New(slog.DiscardHandler), func() float64 { return 0 })
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	loop := agent.NewHealth(time.Now).Loop("past", time.Minute)
+	go func() { done <- s.past.run(ctx, loop) }()
+	s.autoscaler("web", balanced)
+	s.replicas("web", 1, 100, 400*mi)
+	minute := func() {
+		s.now = s.now.Add(time.Minute)
+		s.use("web", 0, 500, 300*mi)
+		s.turn()
+	}
+	await := func(c <-chan string) {
+		t.Helper()
+		select {
+		case name := <-c:
+			if name != "shop" {
+				t.Fatalf("history of %q", name)
+			}
+		case <-time.After(time.Minute):
+			t.Fatal("nobody asks for history")
+		}
+	}
+	minute()
+	await(k.asked)
+	minute()
+	if status, _, _ := s.condition("web", string(vpav1.FetchingHistory)); status != corev1.ConditionTrue {
+		t.Errorf("while it is asked for: %s", status)
+	}
+	k.answer <- struct{}{}
+	await(k.asked) // again, since the first was an error
+	minute()
+	if status, _, _ := s.condition("web", string(vpav1.FetchingHistory)); status != "" {
+		t.Errorf("after the first attempt: %s; checkpoints would never be written", status)
+	}
+	before := s.target("web", corev1.ResourceCPU)
+	// A week of one core.
+	state := model.NewAggregateContainerState()
+	for minute := range 7 * 24 * 60 {
+		state.AddSample(&model.ContainerUsageSample{MeasureStart: start.Add(-time.Duration(minute) * time.Minute), Resource: model.ResourceCPU, Usage: 1000})
+	}
+	k.usage, k.err = sources.Usage{sources.Workload{Kind: "Deployment", Name: "web"}: {"app": state}, sources.Workload{Kind: "Deployment", Name: "other"}: {"app": model.NewAggregateContainerState()}}, nil
+	id := model.VpaID{Namespace: "shop", VpaName: "web"}
+	little := model.NewAggregateContainerState()
+	little.TotalSamplesCount = 10
+	s.cluster.VPAs()[id].ContainersInitialAggregateState["app"] = little // as from a checkpoint
+	k.answer <- struct{}{}
+	for deadline := time.Now().Add(time.Minute); s.cluster.VPAs()[id].ContainersInitialAggregateState["app"] != state; {
+		if time.Now().After(deadline) {
+			t.Fatal("history never comes")
+		}
+		minute()
+	}
+	minute()
+	after := s.target("web", corev1.ResourceCPU)
+	if before >= 700 || after < 1000 {
+		t.Errorf("%dm before, %dm after a week of one core", before, after)
+	}
+	if n := s.why["web"][0].Samples; n < 7*24*60 || n > 7*24*60+100 {
+		t.Errorf("%d samples: it was counted twice, or not at all", n)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// BenchmarkCompute is a round over 5,000 autoscalers of 25,000 pods, but for what comes from and goes to servers.
+func BenchmarkCompute(b *testing.B) {
+	for name, settings := range map[string]string{"upstream's": "", "with settings": balanced} {
+		b.Run(name, func(b *testing.B) {
+			s := newStage(b, nil)
+			for i := range 5000 {
+				name := fmt.Sprintf("w%d", i)
+				s.autoscaler(name, settings)
+				s.replicas(name, 5, 1000, 1024*mi)
+			}
+			s.turn()
+			for n := 0; b.Loop(); n++ {
+				b.StopTimer()
+				s.now = start.Add(time.Duration(n+1) * time.Minute)
+				for i := range 5000 {
+					for p := range 5 {
+						s.use(fmt.Sprintf("w%d", i), p, 200, 300*mi)
+					}
+				}
+				b.StartTimer()
+				s.compute(&Round{})
+			}
+		})
+	}
+}

@@ -1,0 +1,799 @@
+package recommender
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"log/slog"
+	"maps"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
+	vpaclient "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/client/clientset/versioned"
+	vpalisters "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/client/listers/autoscaling.k8s.io/v1"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender/input"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender/input/metrics"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender/input/oom"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender/model"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender/routines"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/target"
+	controllerfetcher "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/target/controller_fetcher"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/client"
+	recommendermetrics "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/metrics/recommender"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	listersv1 "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/nopsctl/nopsctl/agents/internal/agent"
+	"github.com/nopsctl/nopsctl/agents/internal/election"
+	"github.com/nopsctl/nopsctl/agents/vpa/checkpoint"
+	"github.com/nopsctl/nopsctl/agents/vpa/clusterstate"
+	"github.com/nopsctl/nopsctl/agents/vpa/exposition"
+	"github.com/nopsctl/nopsctl/agents/vpa/feed"
+	"github.com/nopsctl/nopsctl/agents/vpa/foreign"
+	"github.com/nopsctl/nopsctl/agents/vpa/push"
+	"github.com/nopsctl/nopsctl/agents/vpa/retarget"
+	"github.com/nopsctl/nopsctl/agents/vpa/rules"
+	"github.com/nopsctl/nopsctl/agents/vpa/sources"
+	"github.com/nopsctl/nopsctl/internal/rightsizing"
+	"github.com/nopsctl/nopsctl/pkg/nopsapi"
+)
+
+// component is the part's name in labels, leases and messages.
+const component = "vpa-recommender"
+
+const (
+	// collectEvery is how often aggregations and checkpoints that nobody needs are looked for.
+	collectEvery = time.Hour
+	// boundsEvery is how often bounds are written that only drifted.
+	boundsEvery = time.Hour
+	// flushLimit is how long the last checkpoints may take at the end.
+	flushLimit = 20 * time.Second
+	// roundsMissed is for how many rounds the loop may not turn before it is taken for dead; one may have thousands of writes to make.
+	roundsMissed = 5
+	turnLimit    = 5 * time.Minute
+	// How upstream's caches of scale subresources live: its own values.
+	resync        = 10 * time.Minute
+	scaleFresh    = 10 * time.Minute
+	scaleLifetime = time.Hour
+	scaleJitter   = 1.0
+	scaleLoop     = 7 * time.Second
+	// Requests a second. Writes are sparing; a first round of a large cluster is not.
+	kubeQPS, kubeBurst = 200, 400
+
+	conditionCandidate = "election"
+)
+
+// Deps is what the process owns and the recommender uses. Kube is needed; the rest has defaults.
+type Deps struct {
+	Kube      *rest.Config
+	Platform  push.Platform // nil: the local model is all there is
+	Version   string
+	Candidate string       // the name of this process, of no other one ever
+	Log       *slog.Logger // nil: silence
+	Listener  net.Listener // nil: no endpoints are served
+	Now       func() time.Time
+	Rand      agent.Rand // nil: always the middle
+	// AWS finds credentials for a store of Amazon's; needed with Options.StoreRegion.
+	AWS aws.CredentialsProvider
+	// CABundle are certificates that the store may have besides the system's, in PEM.
+	CABundle []byte
+	// Metrics replaces the source of usage, for tests and benchmarks.
+	Metrics metrics.PodMetricsLister
+	// Past replaces the source of history.
+	Past sources.History
+	// Round is told after each round; nil: nobody is.
+	Round func(Round)
+}
+
+// Round is what a round did.
+type Round struct {
+	Autoscalers, Written, Failed, Unchanged int
+	// Compute is the time spent on everything but waiting for answers: loading from caches, the model, and recommendations.
+	Compute, Total time.Duration
+}
+
+// Recommender is the nOps VPA's recommender.
+type Recommender struct {
+	opts   Options
+	deps   Deps
+	kube   *kubernetes.Clientset
+	vpas   *vpaclient.Clientset
+	config *rest.Config
+
+	metrics   *agent.Metrics
+	health    *agent.Health
+	counters  counters
+	intake    *push.Intake // nil without a platform, as the two below
+	workloads *push.Workloads
+	outcomes  *push.Outcomes
+
+	client atomic.Pointer[sources.Client]
+	writer atomic.Pointer[checkpoint.Writer]
+}
+
+// New makes one.
+func New(opts Options, deps Deps) (*Recommender, error) {
+	retarget.Ours()
+	exposition.Recommender()
+	if deps.Now == nil {
+		deps.Now = time.Now
+	}
+	if deps.Rand == nil {
+		deps.Rand = func() float64 { return 0.5 }
+	}
+	if deps.Log == nil {
+		deps.Log = slog.New(slog.DiscardHandler)
+	}
+	if deps.Candidate == "" {
+		deps.Candidate = fmt.Sprintf("%s-%x", component, deps.Now().UnixNano())
+	}
+	opts.Interval, opts.Workers, opts.Source = cmp.Or(opts.Interval, time.Minute), cmp.Or(opts.Workers, 10), cmp.Or(opts.Source, SourceKubelet)
+	r := &Recommender{opts: opts, deps: deps, metrics: &agent.Metrics{}, health: agent.NewHealth(deps.Now, conditionCandidate)}
+	r.config = agent.KubeConfig(deps.Kube, "nops-"+component+"/"+deps.Version)
+	r.config.QPS, r.config.Burst = kubeQPS, kubeBurst
+	var err error
+	if r.kube, err = kubernetes.NewForConfig(r.config); err != nil {
+		return nil, fmt.Errorf("making a client of the Kubernetes API: %w", err)
+	}
+	if r.vpas, err = vpaclient.NewForConfig(r.config); err != nil {
+		return nil, fmt.Errorf("making a client of %s: %w", rightsizing.Group, err)
+	}
+	if deps.Platform != nil {
+		d := push.Deps{Platform: deps.Platform, ARN: opts.ClusterARN, Log: deps.Log, Now: deps.Now, Rand: deps.Rand}
+		r.intake, r.workloads, r.outcomes = push.NewIntake(d), push.NewWorkloads(d), push.NewOutcomes(d)
+	}
+	agent.RegisterProcess(r.metrics, component, deps.Version, deps.Now())
+	r.counters.register(r.metrics, r)
+	return r, nil
+}
+
+func (r *Recommender) sampled() sources.Snapshot {
+	if c := r.client.Load(); c != nil {
+		return c.Last()
+	}
+	return sources.Snapshot{}
+}
+
+func (r *Recommender) checkpoints() checkpoint.Stats {
+	if w := r.writer.Load(); w != nil {
+		return w.Stats()
+	}
+	return checkpoint.Stats{}
+}
+
+func (r *Recommender) identity() agent.Identity {
+	return agent.Identity{Component: component, Namespace: r.opts.Namespace, Release: r.opts.Release, Version: r.deps.Version}
+}
+
+// Run works until the context ends. Of several replicas one works, the others wait.
+func (r *Recommender) Run(ctx context.Context) error {
+	r.health.Met(conditionCandidate) // whether it leads or waits, it is well
+	tasks := []agent.Task{{Name: "leading", Run: func(ctx context.Context) error {
+		return election.Lead(ctx, election.Options{Kube: r.deps.Kube, Who: r.identity(), Candidate: r.deps.Candidate}, r.lead)
+	}}}
+	if r.deps.Listener != nil {
+		tasks = append(tasks, agent.Serve(r.deps.Listener, exposition.Handler(r.health, r.metrics)))
+	}
+	r.deps.Log.Info("the recommender starts", "version", r.deps.Version, "source", r.opts.Source, "interval", r.opts.Interval.String(), "platform", r.intake != nil, "candidate", r.deps.Candidate)
+	err := agent.Run(ctx, tasks...)
+	r.deps.Log.Info("the recommender ends")
+	return err
+}
+
+// lead is the work of the one that leads.
+func (r *Recommender) lead(ctx context.Context) error {
+	r.counters.leading.Set(1)
+	defer r.counters.leading.Set(0)
+	loop := r.health.Loop("recommending", max(turnLimit, roundsMissed*r.opts.Interval))
+	began := r.deps.Now()
+	finder, err := foreign.New(r.config, foreign.Options{Log: r.deps.Log})
+	if err != nil {
+		return err
+	}
+	l := &leader{
+		Recommender: r, loop: loop, estimators: newEstimators(), holds: newHolds(), finder: finder,
+		written: map[types.UID]time.Time{}, began: began, collected: began, seed: maphash.MakeSeed(),
+	}
+	history, err := r.history()
+	if err != nil {
+		return err
+	}
+	l.past = newPast(history, r.opts.History, began, r.deps.Log, r.deps.Rand)
+	tasks := []agent.Task{
+		{Name: "recommending", Run: l.run},
+		{Name: "looking for others", Run: finder.Run},
+	}
+	if history != nil {
+		past := r.health.Loop("loading history", turnLimit+time.Hour)
+		tasks = append(tasks, agent.Task{Name: "loading history", Run: func(ctx context.Context) error { return l.past.run(ctx, past) }})
+	}
+	if r.intake != nil {
+		asking, telling, reporting := r.health.Loop("asking for recommendations", turnLimit), r.health.Loop("telling workloads", turnLimit), r.health.Loop("telling outcomes", turnLimit)
+		tasks = append(tasks,
+			agent.Task{Name: "asking for recommendations", Run: func(ctx context.Context) error { return r.intake.Run(ctx, asking, nil) }},
+			agent.Task{Name: "telling workloads", Run: func(ctx context.Context) error { return r.workloads.Run(ctx, telling) }},
+			agent.Task{Name: "telling outcomes", Run: func(ctx context.Context) error { return r.outcomes.Run(ctx, reporting) }})
+	}
+	return agent.Run(ctx, tasks...)
+}
+
+// history is the source of the past; nil is none.
+func (r *Recommender) history() (sources.History, error) {
+	if r.deps.Past != nil || r.opts.Store == "" || r.opts.History == 0 {
+		return r.deps.Past, nil
+	}
+	store, err := r.store()
+	if err != nil {
+		return nil, err
+	}
+	return sources.NewPast(store, sources.PastOptions{Backoff: agent.Backoff{Base: 2 * time.Second, Max: time.Minute, Rand: r.deps.Rand}}), nil
+}
+
+// store makes a client of the store.
+func (r *Recommender) store() (*sources.Store, error) {
+	o := sources.StoreOptions{
+		Address: r.opts.Store, Labels: r.opts.StoreLabels, Username: r.opts.StoreUsername, Password: r.opts.StorePassword, Insecure: r.opts.StoreInsecure,
+		CABundle: r.deps.CABundle, Now: r.deps.Now, Window: max(2*time.Minute, 2*r.opts.Interval),
+	}
+	if r.opts.StoreRegion != "" {
+		o.SigV4 = &sources.SigV4{Region: r.opts.StoreRegion, Credentials: r.deps.AWS}
+	}
+	if file := r.opts.StoreTokenFile; file != "" {
+		o.BearerToken = func() (string, error) {
+			text, err := os.ReadFile(file) //nolint:gosec // named by whoever starts the agent
+			return strings.TrimSpace(string(text)), err
+		}
+	}
+	return sources.NewStore(o)
+}
+
+// leader is what the leading process has.
+type leader struct {
+	*Recommender
+
+	loop       *agent.Loop
+	estimators estimators
+	holds      *holds
+	past       *past
+	finder     *foreign.Finder
+	workload   func(foreign.Ref) metav1.Object
+
+	cluster   *clusterstate.Cluster
+	feeder    input.ClusterStateFeeder
+	fetcher   controllerfetcher.ControllerFetcher
+	podLister listersv1.PodLister
+	ooms      oom.Observer
+
+	written   map[types.UID]time.Time // when a status was written
+	began     time.Time
+	collected time.Time
+	seed      maphash.Seed
+	indexers  struct{ vpas, pods cache.Indexer }
+}
+
+// watch lists and watches objects until the context ends.
+func watch(ctx context.Context, from rest.Interface, resource string, kind cache.InformerOptions, selector fields.Selector) (cache.Indexer, cache.InformerSynced, error) {
+	kind.ListerWatcher = cache.NewListWatchFromClient(from, resource, metav1.NamespaceAll, selector)
+	kind.ResyncPeriod = time.Hour
+	kind.Indexers = cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc}
+	if kind.Transform == nil {
+		kind.Transform = client.StripManagedFields
+	}
+	if kind.Handler == nil {
+		kind.Handler = cache.ResourceEventHandlerFuncs{}
+	}
+	store, controller := cache.NewInformerWithOptions(kind)
+	indexer, is := store.(cache.Indexer)
+	if !is {
+		return nil, nil, fmt.Errorf("watching %s: the store has no index", resource)
+	}
+	go controller.RunWithContext(ctx)
+	return indexer, controller.HasSynced, nil
+}
+
+// slim keeps of a pod what sizes it. At tens of thousands of pods the rest would be most of this process.
+func slim(obj any) (any, error) {
+	obj, err := client.StripManagedFields(obj)
+	if p, is := obj.(*corev1.Pod); is {
+		p.Spec.Volumes, p.Spec.Affinity, p.Spec.Tolerations, p.Spec.TopologySpreadConstraints, p.Status.Conditions = nil, nil, nil, nil, nil
+		for _, list := range [][]corev1.Container{p.Spec.Containers, p.Spec.InitContainers} {
+			for i := range list {
+				c := &list[i]
+				c.Command, c.Args, c.Env, c.EnvFrom, c.VolumeMounts, c.Ports, c.LivenessProbe, c.ReadinessProbe, c.StartupProbe, c.Lifecycle, c.SecurityContext = nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil
+			}
+		}
+	}
+	return obj, err
+}
+
+// assemble puts upstream's parts together and waits until they know the cluster.
+func (l *leader) assemble(ctx context.Context) error {
+	stop := ctx.Done()
+	api := l.vpas.AutoscalingV1()
+	observer := feed.NewObserver()
+	l.ooms = oom.NewObserver()
+	seen := both{observer, l.ooms}
+	factory := informers.NewSharedInformerFactoryWithOptions(l.kube, resync, informers.WithTransform(client.StripManagedFields))
+	selectors := target.NewVpaTargetSelectorFetcher(l.config, l.kube, factory, stop)
+	fetcher := controllerfetcher.NewControllerFetcher(l.config, l.kube, factory, scaleFresh, scaleLifetime, scaleJitter, stop)
+	l.fetcher, l.workload = fetcher, foreign.Workloads(factory)
+	vpas, vpasKnown, errV := watch(ctx, api.RESTClient(), rightsizing.Autoscalers().Resource, cache.InformerOptions{ObjectType: &vpav1.VerticalPodAutoscaler{}}, fields.Everything())
+	checkpoints, checkpointsKnown, errC := watch(ctx, api.RESTClient(), rightsizing.Checkpoints().Resource, cache.InformerOptions{ObjectType: &vpav1.VerticalPodAutoscalerCheckpoint{}}, fields.Everything())
+	// As upstream: a pod that is pending uses nothing.
+	running := fields.OneTermNotEqualSelector("status.phase", string(corev1.PodPending))
+	pods, podsKnown, errP := watch(ctx, l.kube.CoreV1().RESTClient(), "pods", cache.InformerOptions{ObjectType: &corev1.Pod{}, Handler: seen, Transform: slim}, running)
+	if err := errors.Join(errV, errC, errP); err != nil {
+		return err
+	}
+	source, nodesKnown, err := l.usage(ctx)
+	if err != nil {
+		return err
+	}
+	factory.Start(stop)
+	for kind, synced := range factory.WaitForCacheSync(stop) {
+		if !synced {
+			return fmt.Errorf("waiting for the cache of %s: %w", kind, ctx.Err())
+		}
+	}
+	known := []cache.InformerSynced{vpasKnown, checkpointsKnown, podsKnown}
+	if nodesKnown != nil {
+		known = append(known, nodesKnown)
+	}
+	if !cache.WaitForCacheSync(stop, known...) {
+		return fmt.Errorf("waiting for the caches: %w", ctx.Err())
+	}
+	input.WatchEvictionEventsWithRetries(ctx, l.kube, seen, metav1.NamespaceAll)
+	fetcher.Start(ctx, scaleLoop)
+
+	l.indexers.vpas, l.indexers.pods = vpas, pods
+	l.podLister = listersv1.NewPodLister(pods)
+	l.cluster = clusterstate.New(collectEvery)
+	c := &sources.Client{Source: source, Name: l.opts.Source, Wanted: l.wanted}
+	l.client.Store(c)
+	every := l.opts.CheckpointEvery
+	l.writer.Store(checkpoint.NewWriter(l.cluster, api, checkpoint.Options{Interval: every, Now: l.deps.Now, Rand: l.deps.Rand, Log: l.deps.Log}))
+	all, stored := vpalisters.NewVerticalPodAutoscalerLister(vpas), vpalisters.NewVerticalPodAutoscalerCheckpointLister(checkpoints)
+	upstream := input.ClusterStateFeederFactory{
+		ClusterState: l.cluster, MetricsClient: c, VpaCheckpointClient: api, VpaCheckpointLister: stored, VpaLister: addressed{all},
+		PodLister: l.podLister, OOMObserver: observer, SelectorFetcher: selectors, ControllerFetcher: fetcher,
+		RecommenderName: input.DefaultRecommenderName, IgnoredNamespaces: l.opts.IgnoreNamespaces,
+	}.Make()
+	l.feeder = feed.New(upstream, feed.Options{Cluster: l.cluster, Observer: observer, Checkpoints: stored, VPAs: all, Client: api, Skip: l.skip, Log: l.deps.Log})
+	return nil
+}
+
+func (l *leader) skip(namespace string) bool {
+	return slices.Contains(l.opts.IgnoreNamespaces, namespace)
+}
+
+// usage is the source of usage.
+func (l *leader) usage(ctx context.Context) (metrics.PodMetricsLister, cache.InformerSynced, error) {
+	if l.deps.Metrics != nil {
+		return l.deps.Metrics, nil, nil
+	}
+	switch l.opts.Source {
+	case SourceMetricsServer:
+		s, err := sources.MetricsServer(l.config, l.config.UserAgent)
+		return s, nil, err
+	case SourceStore:
+		s, err := l.store()
+		return s, nil, err
+	}
+	nodes, synced, err := watch(ctx, l.kube.CoreV1().RESTClient(), "nodes", cache.InformerOptions{ObjectType: &corev1.Node{}, Transform: addressesOnly}, fields.Everything())
+	if err != nil {
+		return nil, nil, err
+	}
+	k, err := sources.NewKubelets(sources.KubeletOptions{
+		Kube: l.deps.Kube, UserAgent: l.config.UserAgent, Nodes: listersv1.NewNodeLister(nodes), Insecure: l.opts.KubeletInsecure, Log: l.deps.Log, Now: l.deps.Now,
+	})
+	return k, synced, err
+}
+
+// addressesOnly keeps of a node where its kubelet is; the list of its images alone is 20 kB.
+func addressesOnly(obj any) (any, error) {
+	if n, is := obj.(*corev1.Node); is {
+		return &corev1.Node{
+			ObjectMeta: metav1.ObjectMeta{Name: n.Name, UID: n.UID, ResourceVersion: n.ResourceVersion, Labels: n.Labels},
+			Status:     corev1.NodeStatus{Addresses: n.Status.Addresses, DaemonEndpoints: n.Status.DaemonEndpoints},
+		}, nil
+	}
+	return obj, nil
+}
+
+// addressed lists the autoscalers that are for this recommender: those that name none, upstream's default, or ours.
+type addressed struct {
+	vpalisters.VerticalPodAutoscalerLister
+}
+
+// List implements vpalisters.VerticalPodAutoscalerLister. Upstream's feeder knows one name; those that name ours are shown to it as naming
+// none.
+func (a addressed) List(selector labels.Selector) ([]*vpav1.VerticalPodAutoscaler, error) {
+	all, err := a.VerticalPodAutoscalerLister.List(selector)
+	for i, vpa := range all {
+		if slices.ContainsFunc(vpa.Spec.Recommenders, func(s *vpav1.VerticalPodAutoscalerRecommenderSelector) bool {
+			return s != nil && s.Name == rightsizing.RecommenderName
+		}) {
+			shown := *vpa
+			shown.Spec.Recommenders = nil
+			all[i] = &shown
+		}
+	}
+	return all, err
+}
+
+// wanted says whether the model takes a sample: it knows the container, and nothing newer of it. A pod's end is told later than its
+// containers'.
+func (l *leader) wanted(id model.ContainerID, at time.Time) bool {
+	container := l.cluster.GetContainer(id)
+	return container != nil && at.After(container.LastCPUSampleStart)
+}
+
+// run makes rounds until the context ends, and stores at the end what was learnt.
+func (l *leader) run(ctx context.Context) error {
+	if err := l.assemble(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	if err := recall(ctx, l.vpas.AutoscalingV1().RESTClient(), l.remember); err != nil {
+		l.deps.Log.Warn("what was said of memory that ran out is lost; it is learnt anew", "error", err)
+	}
+	l.feeder.InitFromCheckpoints(ctx)
+	defer l.flush(ctx)
+	for {
+		start := time.Now()
+		l.loop.Turn()
+		l.round(ctx)
+		if l.loop.Sleep(ctx, l.opts.Interval-time.Since(start)) != nil {
+			return nil
+		}
+	}
+}
+
+// remember takes over what a process before this one said.
+func (l *leader) remember(one remembered) {
+	l.holds.recall(model.VpaID{Namespace: one.Metadata.Namespace, VpaName: one.Metadata.Name}, one.Status.Explanations, l.deps.Now())
+	for _, c := range one.Status.Conditions {
+		if c.Type == rightsizing.ConditionPlatform && l.intake != nil {
+			l.intake.Recall(push.SeqOf(c.Message))
+		}
+	}
+}
+
+// flush stores what was learnt since the last checkpoints.
+func (l *leader) flush(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushLimit)
+	defer cancel()
+	l.writer.Load().Flush(ctx, l.opts.Workers)
+	l.deps.Log.Info("checkpoints are stored", "written", l.checkpoints().Written, "failed", l.checkpoints().Failed)
+}
+
+// round is one round.
+func (l *leader) round(ctx context.Context) {
+	timer := recommendermetrics.NewExecutionTimer()
+	defer timer.ObserveTotal()
+	start := time.Now()
+	var did Round
+	var waited time.Duration
+	l.feeder.LoadVPAs(ctx)
+	timer.ObserveStep("LoadVPAs")
+	l.feeder.LoadPods()
+	timer.ObserveStep("LoadPods")
+	l.loop.Turn()
+	asked := time.Now()
+	l.feeder.LoadRealTimeMetrics(ctx)
+	waited += time.Since(asked)
+	l.memoryRanOut()
+	timer.ObserveStep("LoadMetrics")
+	l.feeder.DeleteRemovedPods()
+	timer.ObserveStep("DeleteRemovedPods")
+	if ctx.Err() != nil {
+		return
+	}
+	writes := l.compute(&did)
+	asked = time.Now()
+	l.write(ctx, writes, &did)
+	waited += time.Since(asked)
+	timer.ObserveStep("UpdateVPAs")
+	l.loop.Turn()
+	asked = time.Now()
+	l.keep(ctx)
+	waited += time.Since(asked)
+	timer.ObserveStep("MaintainCheckpoints")
+	l.cluster.RateLimitedGarbageCollectAggregateCollectionStates(ctx, l.deps.Now(), l.fetcher)
+	timer.ObserveStep("GarbageCollect")
+	did.Total = time.Since(start)
+	did.Compute = did.Total - waited
+	l.counters.rounds.Add(1)
+	l.counters.round.Set(did.Total.Seconds())
+	l.counters.autoscalers.Set(float64(did.Autoscalers))
+	l.counters.pods.Set(float64(len(l.cluster.Pods())))
+	l.deps.Log.Debug("a round is made", "autoscalers", did.Autoscalers, "written", did.Written, "failed", did.Failed, "took", did.Total.String(), "computing", did.Compute.String())
+	if l.deps.Round != nil {
+		l.deps.Round(did)
+	}
+}
+
+// keep writes checkpoints and collects those that are of nobody.
+func (l *leader) keep(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, max(time.Minute, l.opts.Interval))
+	defer cancel()
+	l.writer.Load().StoreCheckpoints(ctx, l.opts.Workers)
+	if now := l.deps.Now(); now.Sub(l.collected) >= collectEvery {
+		l.collected = now
+		l.feeder.GarbageCollectCheckpoints(ctx)
+	}
+}
+
+// memoryRanOut takes what the pods' watch saw.
+func (l *leader) memoryRanOut() {
+	for {
+		select {
+		case o := <-l.ooms.GetObservedOomsChannel():
+			l.ranOut(o)
+		default:
+			return
+		}
+	}
+}
+
+func (l *leader) ranOut(o oom.OomInfo) {
+	pod := l.cluster.Pods()[o.ContainerID.PodID]
+	if pod == nil {
+		return
+	}
+	vpa := l.cluster.GetControllingVPA(pod)
+	if vpa == nil {
+		return
+	}
+	had := int64(o.Memory)
+	l.holds.add(vpa.ID, o.ContainerID.ContainerName, had, o.Timestamp)
+	l.counters.ooms.Add(1)
+	l.deps.Log.Info("a container ran out of memory", "namespace", o.ContainerID.Namespace, "pod", o.ContainerID.PodName, "container", o.ContainerID.ContainerName, "requested", had)
+	if ref, is := refOf(vpa); is && l.outcomes != nil {
+		q := push.Quantity("memory", had)
+		l.outcomes.Add(nopsapi.Outcome{
+			ID: oomID(o), At: o.Timestamp.UTC(), Workload: ref, Pod: o.ContainerID.PodName, Kind: nopsapi.OutcomeOOM,
+			Reason: fmt.Sprintf("container %s ran out of memory with a request of %s", o.ContainerID.ContainerName, q.String()),
+		})
+	}
+}
+
+func refOf(vpa *model.Vpa) (nopsapi.WorkloadRef, bool) {
+	if vpa.TargetRef == nil {
+		return nopsapi.WorkloadRef{}, false
+	}
+	return nopsapi.WorkloadRef{APIVersion: vpa.TargetRef.APIVersion, Kind: vpa.TargetRef.Kind, Namespace: vpa.ID.Namespace, Name: vpa.TargetRef.Name}, true
+}
+
+// write is a status that is worth writing.
+type write struct {
+	vpa  *vpav1.VerticalPodAutoscaler
+	body []byte
+}
+
+// compute makes all recommendations, and says what is worth writing. It is not done in parallel: to merge histograms changes those that are
+// merged, which two autoscalers may share, and it takes a tenth of a millisecond each.
+func (l *leader) compute(did *Round) []write {
+	now := l.deps.Now()
+	counter := recommendermetrics.NewObjectCounter()
+	defer counter.Observe()
+	var (
+		writes            []write
+		wanted            []nopsapi.RightsizedWorkload
+		spaces            = map[string]bool{}
+		present           = map[types.UID]bool{}
+		unread, elsewhere int
+	)
+	others := l.finder.Ready() == nil
+	for _, observed := range l.cluster.ObservedVPAs() {
+		vpa := l.cluster.VPAs()[model.VpaID{Namespace: observed.Namespace, VpaName: observed.Name}]
+		if vpa == nil {
+			continue
+		}
+		did.Autoscalers++
+		spaces[observed.Namespace], present[observed.UID] = true, true
+		l.past.want(observed.Namespace, now)
+		l.past.begin(vpa)
+		l.past.mark(vpa)
+		states := routines.GetContainerNameToAggregateStateMap(vpa)
+		g := given{vpa: observed, states: states}
+		settings, err := rules.Effective(observed)
+		switch {
+		case err != nil:
+			unread++
+			vpa.SetCondition(vpav1.ConfigUnsupported, true, "Settings", err.Error())
+			vpa.DeleteCondition(rightsizing.ConditionPlatform)
+		case settings.Owned:
+			g.settings = &settings
+			g.holds = l.holds.of(vpa.ID, now)
+			if one, is := l.ask(vpa, &g, now); is {
+				wanted = append(wanted, one)
+			}
+		default:
+			vpa.DeleteCondition(rightsizing.ConditionPlatform)
+		}
+		if others && l.elsewhere(vpa) {
+			elsewhere++
+		}
+		if names := unsure(states); len(names) > 0 {
+			vpa.SetCondition(vpav1.LowConfidence, true, "ShortHistory", "less than a day of usage is known of "+strings.Join(names, ", "))
+		} else {
+			vpa.DeleteCondition(vpav1.LowConfidence)
+		}
+		m := l.estimators.recommend(g)
+		had := vpa.HasRecommendation()
+		vpa.UpdateRecommendation(m.recommendation)
+		if vpa.HasRecommendation() && !had {
+			recommendermetrics.ObserveRecommendationLatency(vpa.Created)
+		}
+		vpa.UpdateConditions(vpa.PodCount > 0)
+		if err := l.cluster.RecordRecommendation(vpa, now); err != nil {
+			l.deps.Log.Info("a recommendation is missing", "error", err)
+		}
+		counter.Add(vpa)
+		status := vpa.AsStatus()
+		why := change(&observed.Status, status, func(was, is []vpav1.RecommendedContainerResources) bool {
+			return l.due(observed, now) || l.across(vpa, was, is)
+		})
+		if why == "" && g.settings != nil && l.holds.unwritten[vpa.ID] {
+			why = "oom"
+		}
+		if why == "" {
+			did.Unchanged++
+			l.counters.unchanged.Add(1)
+			continue
+		}
+		l.counters.reasons[why].Add(1)
+		body, err := patch(observed.UID, status, m.explain(g))
+		if err != nil {
+			l.deps.Log.Error("a status cannot be written", "namespace", observed.Namespace, "autoscaler", observed.Name, "error", err)
+			continue
+		}
+		writes = append(writes, write{observed, body})
+	}
+	l.forget(present, spaces)
+	l.counters.unread.Set(float64(unread))
+	l.counters.elsewhere.Set(float64(elsewhere))
+	if l.workloads != nil {
+		slices.SortFunc(wanted, func(a, b nopsapi.RightsizedWorkload) int {
+			return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name), cmp.Compare(a.APIVersion, b.APIVersion))
+		})
+		wanted = slices.CompactFunc(wanted, func(a, b nopsapi.RightsizedWorkload) bool { return a.WorkloadRef == b.WorkloadRef })
+		l.workloads.Set(wanted)
+	}
+	return writes
+}
+
+// forget drops what is kept of autoscalers that are gone.
+func (l *leader) forget(present map[types.UID]bool, spaces map[string]bool) {
+	for uid := range l.written {
+		if !present[uid] {
+			delete(l.written, uid)
+		}
+	}
+	l.past.forget(spaces)
+	l.holds.forget(func(id model.VpaID) bool { return l.cluster.VPAs()[id] != nil })
+}
+
+// ask asks what the platform recommends, says so in a condition, and says for which workload it is asked.
+func (l *leader) ask(vpa *model.Vpa, g *given, now time.Time) (nopsapi.RightsizedWorkload, bool) {
+	ref, is := refOf(vpa)
+	if l.intake == nil || !is {
+		vpa.DeleteCondition(rightsizing.ConditionPlatform)
+		return nopsapi.RightsizedWorkload{}, false
+	}
+	answer := l.intake.For(ref, string(g.settings.Level), now)
+	// Whether it is in force is not known before the platform was asked once, or could not be: what was said before stays until then.
+	if answer.Reason != push.ReasonWaiting {
+		g.platform = answer.Recommendation
+		vpa.SetCondition(rightsizing.ConditionPlatform, answer.Recommendation != nil, answer.Reason, answer.Message)
+	}
+	return nopsapi.RightsizedWorkload{WorkloadRef: ref, Level: string(g.settings.Level), Containers: slices.Sorted(maps.Keys(g.states))}, len(g.states) > 0
+}
+
+// elsewhere looks for somebody else who sizes the workload, and says so in a condition.
+func (l *leader) elsewhere(vpa *model.Vpa) bool {
+	if vpa.TargetRef == nil {
+		return false
+	}
+	ref := foreign.Ref{Namespace: vpa.ID.Namespace, Kind: vpa.TargetRef.Kind, Name: vpa.TargetRef.Name}
+	var marked []metav1.Object
+	if o := l.workload(ref); o != nil {
+		marked = append(marked, o)
+	}
+	why, is := l.finder.Elsewhere(ref, marked...)
+	if is {
+		vpa.SetCondition(rightsizing.ConditionManagedElsewhere, true, "Found", why)
+	} else {
+		vpa.DeleteCondition(rightsizing.ConditionManagedElsewhere)
+	}
+	return is
+}
+
+// due says whether it is time to write bounds that only drifted. Autoscalers have their turns at different times.
+func (l *leader) due(vpa *vpav1.VerticalPodAutoscaler, now time.Time) bool {
+	last, is := l.written[vpa.UID]
+	if !is {
+		last = l.began.Add(-time.Duration(maphash.String(l.seed, string(vpa.UID)) % uint64(boundsEvery)))
+	}
+	return now.Sub(last) >= boundsEvery
+}
+
+// across says whether the request of a running container lies on the other side of a bound now.
+func (l *leader) across(vpa *model.Vpa, was, is []vpav1.RecommendedContainerResources) bool {
+	for _, id := range l.cluster.GetMatchingPods(vpa) {
+		pod := l.cluster.Pods()[id]
+		if pod == nil || pod.Phase != corev1.PodRunning {
+			continue
+		}
+		for i := range is {
+			if c := pod.Containers[is[i].ContainerName]; c != nil && crossed(was[i], is[i], c.Request) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// write writes statuses, several at once. What is not written in time is worth writing in the next round as well.
+func (l *leader) write(ctx context.Context, writes []write, did *Round) {
+	ctx, cancel := context.WithTimeout(ctx, max(time.Minute, l.opts.Interval))
+	defer cancel()
+	var (
+		group sync.WaitGroup
+		mu    sync.Mutex
+		queue = make(chan write)
+	)
+	for range min(l.opts.Workers, len(writes)) {
+		group.Go(func() {
+			for one := range queue {
+				_, err := l.vpas.AutoscalingV1().VerticalPodAutoscalers(one.vpa.Namespace).Patch(ctx, one.vpa.Name, types.MergePatchType, one.body, metav1.PatchOptions{}, "status")
+				mu.Lock()
+				switch {
+				case err == nil:
+					did.Written++
+					l.written[one.vpa.UID] = l.deps.Now()
+					delete(l.holds.unwritten, model.VpaID{Namespace: one.vpa.Namespace, VpaName: one.vpa.Name})
+					l.counters.written.Add(1)
+				case apierrors.IsNotFound(err) || apierrors.IsConflict(err): // gone, or another of that name
+				default:
+					did.Failed++
+					l.counters.failed.Add(1)
+					if did.Failed == 1 {
+						l.deps.Log.Warn("a recommendation could not be written", "namespace", one.vpa.Namespace, "autoscaler", one.vpa.Name, "error", err)
+					}
+				}
+				mu.Unlock()
+				l.loop.Turn()
+			}
+		})
+	}
+	for _, one := range writes {
+		select {
+		case queue <- one:
+		case <-ctx.Done():
+		}
+	}
+	close(queue)
+	group.Wait()
+}

@@ -1,0 +1,201 @@
+package rules
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	resourceadmission "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/admission-controller/resource"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/admission-controller/resource/pod/patch"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/admission-controller/resource/pod/recommendation"
+	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/updater/inplace"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/limitrange"
+	vpautil "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/vpa"
+)
+
+// Options of a Provider.
+type Options struct {
+	// LimitRanges of namespaces; nil means none.
+	LimitRanges limitrange.LimitRangeCalculator
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+	// Known is what is known of an autoscaler's workload besides its recommendation; nil means nothing.
+	Known func(*vpav1.VerticalPodAutoscaler) Known
+}
+
+// Known is what is known of a workload besides its recommendation.
+type Known struct {
+	// Watched is since when; zero means since the autoscaler was made. Changed says that its pods were changed before.
+	Watched time.Time
+	Changed bool
+	// Peaks of the containers' memory, by name.
+	Peaks map[string]resource.Quantity
+	// Sized are the requests of containers whose pods were sized before, by name: what one step is measured from when a new pod comes with
+	// its template's. Without them the pod's own requests are.
+	Sized map[string]corev1.ResourceList
+	// Yield says why a resource is left to somebody else, besides those of the settings.
+	Yield map[corev1.ResourceName]string
+}
+
+// Provider sizes pods: what is recommended, by the settings in force.
+type Provider struct {
+	limitRanges limitrange.LimitRangeCalculator
+	capping     vpautil.RecommendationProcessor
+	now         func() time.Time
+	known       func(*vpav1.VerticalPodAutoscaler) Known
+}
+
+var _ recommendation.Provider = (*Provider)(nil)
+
+// NewProvider makes one.
+func NewProvider(o Options) *Provider {
+	p := &Provider{limitRanges: o.LimitRanges, now: o.Now, known: o.Known}
+	if p.limitRanges == nil {
+		p.limitRanges = limitrange.NewNoopLimitsCalculator()
+	}
+	if p.now == nil {
+		p.now = time.Now
+	}
+	if p.known == nil {
+		p.known = func(*vpav1.VerticalPodAutoscaler) Known { return Known{} }
+	}
+	p.capping = vpautil.NewCappingRecommendationProcessor(p.limitRanges)
+	return p
+}
+
+// Held says whether the autoscaler's pods, new ones included, are left alone. The admission controller asks before it sizes a new pod.
+func (p *Provider) Held(vpa *vpav1.VerticalPodAutoscaler) Hold {
+	s, err := Effective(vpa)
+	return Held(vpa, s, err, p.known(vpa), p.now())
+}
+
+// Size says what a pod's containers should get. It does not ask whether they may.
+func (p *Provider) Size(pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler) (Sizing, error) {
+	settings, err := Effective(vpa)
+	if err != nil {
+		return Sizing{}, err
+	}
+	if vpa.Status.Recommendation == nil {
+		return Sizing{}, nil
+	}
+	// Upstream's processor knows the bounds of the autoscaler and the LimitRange, of containers and of pods. It looks at containers alone:
+	// native sidecars are shown to it as such, without their limits' share of the pod's bounds being lost.
+	recommended, _, err := p.capping.Apply(vpa, asContainers(pod))
+	if err != nil {
+		return Sizing{}, fmt.Errorf("bounding what is recommended for %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	item, err := p.limitRanges.GetContainerLimitRangeItem(pod.Namespace)
+	if err != nil {
+		return Sizing{}, fmt.Errorf("reading the LimitRange of %s: %w", pod.Namespace, err)
+	}
+	return Size(Input{
+		Pod: pod, Recommended: recommended, Policy: vpa.Spec.ResourcePolicy, Settings: settings, Known: p.known(vpa), Range: item,
+		Mode: vpautil.GetUpdateMode(vpa), Now: p.now(),
+	}), nil
+}
+
+// asContainers is the pod with its native sidecars among its containers.
+func asContainers(pod *corev1.Pod) *corev1.Pod {
+	sidecars := 0
+	for i := range pod.Spec.InitContainers {
+		if isSidecar(&pod.Spec.InitContainers[i]) {
+			sidecars++
+		}
+	}
+	if sidecars == 0 {
+		return pod
+	}
+	to := *pod
+	to.Spec.Containers = append(make([]corev1.Container, 0, len(pod.Spec.Containers)+sidecars), pod.Spec.Containers...)
+	for i := range pod.Spec.InitContainers {
+		if c := &pod.Spec.InitContainers[i]; isSidecar(c) {
+			to.Spec.Containers = append(to.Spec.Containers, *c)
+		}
+	}
+	to.Status.ContainerStatuses = append(append([]corev1.ContainerStatus{}, pod.Status.ContainerStatuses...), pod.Status.InitContainerStatuses...)
+	return &to
+}
+
+func isSidecar(c *corev1.Container) bool {
+	return c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
+}
+
+// GetContainersResourcesForPod implements recommendation.Provider, for upstream's calculators: one for each container of the pod, in order,
+// and empty where nothing is sized. A pod that is held, or runs and cannot be changed, gets nothing.
+func (p *Provider) GetContainersResourcesForPod(pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler) ([]vpautil.ContainerResources, vpautil.ContainerToAnnotationsMap, error) {
+	if pod == nil || vpa == nil {
+		return nil, nil, nil
+	}
+	sized, notes := make([]vpautil.ContainerResources, len(pod.Spec.Containers)), vpautil.ContainerToAnnotationsMap{}
+	s, err := p.sized(pod, vpa)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, c := range s.Containers {
+		if c.Sidecar {
+			continue
+		}
+		sized[c.Index] = c.Target
+		for _, step := range c.Steps {
+			notes[c.Name] = append(notes[c.Name], step.Why)
+		}
+	}
+	return sized, notes, nil
+}
+
+// sized is what is written: nothing for what is held or refused.
+func (p *Provider) sized(pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler) (Sizing, error) {
+	if p.Held(vpa).Is() {
+		return Sizing{}, nil
+	}
+	s, err := p.Size(pod, vpa)
+	if err != nil || s.Refused != "" && !Creating(pod) {
+		return Sizing{}, err
+	}
+	return s, nil
+}
+
+// Calculators make the patches of a pod: target patch.Pod when it is created, patch.Resize when it runs. They are upstream's for the
+// containers, and one for native sidecars and for limits that are taken away.
+func (p *Provider) Calculators(target patch.PatchResourceTarget) []patch.Calculator {
+	if target == patch.Pod {
+		return []patch.Calculator{patch.NewResourceUpdatesCalculator(p, resource.QuantityValue{}), others{p, patch.Pod}}
+	}
+	return []patch.Calculator{inplace.NewResourceInPlaceUpdatesCalculator(p), others{p, target}, inplace.NewInPlaceUpdatedCalculator()}
+}
+
+// others patches what upstream's calculators do not know.
+type others struct {
+	*Provider
+	target patch.PatchResourceTarget
+}
+
+// PatchResourceTarget implements patch.Calculator.
+func (o others) PatchResourceTarget() patch.PatchResourceTarget { return o.target }
+
+// CalculatePatches implements patch.Calculator.
+func (o others) CalculatePatches(pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler) ([]resourceadmission.PatchRecord, error) {
+	s, err := o.sized(pod, vpa)
+	if err != nil || vpautil.GetUpdateMode(vpa) == vpav1.UpdateModeOff {
+		return nil, err
+	}
+	var patches []resourceadmission.PatchRecord
+	for _, c := range s.Containers {
+		path := fmt.Sprintf("/spec/containers/%d/resources", c.Index)
+		if c.Sidecar {
+			path = fmt.Sprintf("/spec/initContainers/%d/resources", c.Index)
+			if c.Changed() {
+				// The whole of it: sidecars are few, and one value needs no care about what is there already.
+				patches = append(patches, resourceadmission.PatchRecord{Op: "add", Path: path, Value: c.resources(pod.Spec.InitContainers[c.Index].Resources)})
+			}
+			continue
+		}
+		for _, r := range c.Unlimited {
+			patches = append(patches, resourceadmission.PatchRecord{Op: "remove", Path: path + "/limits/" + strings.ReplaceAll(string(r), "/", "~1")})
+		}
+	}
+	return patches, nil
+}

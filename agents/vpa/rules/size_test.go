@@ -1,0 +1,394 @@
+package rules_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/admission-controller/resource/pod/patch"
+	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
+	"pgregory.net/rapid"
+
+	"github.com/nopsctl/nopsctl/agents/vpa/retarget"
+	"github.com/nopsctl/nopsctl/agents/vpa/rules"
+	"github.com/nopsctl/nopsctl/internal/rightsizing"
+)
+
+func TestMain(m *testing.M) {
+	retarget.Ours()
+	os.Exit(m.Run())
+}
+
+var now = time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
+
+// list is "cpu,memory"; a part that is empty is left out.
+func list(text string) corev1.ResourceList {
+	l := corev1.ResourceList{}
+	for i, part := range strings.Split(text, ",") {
+		if part != "" {
+			l[[]corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory}[i]] = resource.MustParse(part)
+		}
+	}
+	if len(l) == 0 {
+		return nil
+	}
+	return l
+}
+
+func show(l corev1.ResourceList) string {
+	parts := []string{"", ""}
+	for i, r := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+		if q, is := l[r]; is {
+			parts[i] = q.String()
+		}
+	}
+	return strings.TrimSuffix(strings.Join(parts, ","), ",")
+}
+
+func container(name, requests, limits string) corev1.Container {
+	return corev1.Container{Name: name, Resources: corev1.ResourceRequirements{Requests: list(requests), Limits: list(limits)}}
+}
+
+func running(containers ...corev1.Container) *corev1.Pod {
+	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "n", Name: "p"}, Spec: corev1.PodSpec{Containers: containers}, Status: corev1.PodStatus{Phase: corev1.PodRunning}}
+	for _, c := range containers {
+		p.Status.ContainerStatuses = append(p.Status.ContainerStatuses, corev1.ContainerStatus{Name: c.Name, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(now.Add(-time.Hour))}}})
+	}
+	return p
+}
+
+func fresh(containers ...corev1.Container) *corev1.Pod {
+	p := running(containers...)
+	p.Status = corev1.PodStatus{}
+	return p
+}
+
+// autoscaler recommends for containers by name; settings are JSON, and empty means none.
+func autoscaler(settings string, targets map[string]string) *vpav1.VerticalPodAutoscaler {
+	mode := vpav1.UpdateModeInPlace
+	v := &vpav1.VerticalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{Namespace: "n", Name: "v", CreationTimestamp: metav1.NewTime(now.Add(-48 * time.Hour))}, Spec: vpav1.VerticalPodAutoscalerSpec{UpdatePolicy: &vpav1.PodUpdatePolicy{UpdateMode: &mode}}}
+	if settings != "" {
+		v.Annotations = map[string]string{rightsizing.AnnotationSettings: settings}
+	}
+	v.Status.Recommendation = &vpav1.RecommendedPodResources{}
+	for name, target := range targets {
+		v.Status.Recommendation.ContainerRecommendations = append(v.Status.Recommendation.ContainerRecommendations, vpav1.RecommendedContainerResources{ContainerName: name, Target: list(target)})
+	}
+	return v
+}
+
+func TestSizes(t *testing.T) {
+	java := func(requests, limits string, args ...string) corev1.Container {
+		c := container("c", requests, limits)
+		c.Command = append([]string{"java"}, args...)
+		return c
+	}
+	young := func(p *corev1.Pod) *corev1.Pod {
+		for i := range p.Status.ContainerStatuses {
+			p.Status.ContainerStatuses[i].State.Running.StartedAt = metav1.NewTime(now.Add(-time.Minute))
+		}
+		return p
+	}
+	always := corev1.ContainerRestartPolicyAlways
+	sidecar := func(p *corev1.Pod, c corev1.Container) *corev1.Pod {
+		c.RestartPolicy = &always
+		p.Spec.InitContainers = append(p.Spec.InitContainers, c)
+		return p
+	}
+	bounded := func(v *vpav1.VerticalPodAutoscaler, least, most string) *vpav1.VerticalPodAutoscaler {
+		v.Spec.ResourcePolicy = &vpav1.PodResourcePolicy{ContainerPolicies: []vpav1.ContainerResourcePolicy{{ContainerName: "*", MinAllowed: list(least), MaxAllowed: list(most)}}}
+		return v
+	}
+	const plain = `{"policy":"p","level":"BalancedSavings"}`
+	with := func(more string) string { return `{"policy":"p","level":"BalancedSavings",` + more + `}` }
+	one := func(settings, target string) *vpav1.VerticalPodAutoscaler {
+		return autoscaler(settings, map[string]string{"c": target})
+	}
+	cases := []struct {
+		name, reason string
+		pod          *corev1.Pod
+		vpa          *vpav1.VerticalPodAutoscaler
+		known        rules.Known
+		requests     string // of container c; "none" is that nothing is sized
+		limits       string
+		unlimited    bool
+		refused      string
+		step         string // a rule that changed it
+	}{
+		{name: "a request", reason: "what is recommended is what it gets", pod: running(container("c", "1,1Gi", "")), vpa: one(plain, "200m,300Mi"), requests: "200m,300Mi"},
+		{name: "no recommendation for it", reason: "only what is recommended is sized", pod: running(container("other", "1,1Gi", "")), vpa: one(plain, "200m,300Mi"), requests: "none"},
+		{name: "floor", reason: "10m and 32Mi unless something else is set", pod: running(container("c", "1,1Gi", "")), vpa: one(plain, "1m,1Mi"), requests: "10m,32Mi", step: "floor"},
+		{name: "own floor", reason: "a floor of a resource replaces its default", pod: running(container("c", "1,1Gi", "")), vpa: one(with(`"floors":{"memory":"64Mi"}`), "1m,1Mi"), requests: "10m,64Mi", step: "floor"},
+		{name: "no settings, no floor", reason: "upstream's defaults hold", pod: running(container("c", "1,1Gi", "")), vpa: one("", "1m,1Mi"), requests: "1m,1Mi"},
+		{name: "maximum below the floor", reason: "what is allowed by name is meant", pod: running(container("c", "1,1Gi", "")), vpa: bounded(one(plain, "200m,300Mi"), "", "5m,16Mi"), requests: "5m,16Mi"},
+		{name: "bounds", reason: "upstream's processor keeps the autoscaler's", pod: running(container("c", "1,1Gi", "")), vpa: bounded(one(plain, "2,300Mi"), ",512Mi", "1500m"), requests: "1500m,512Mi"},
+		{name: "step up", reason: "100 doubles at most", pod: running(container("c", "100m,100Mi", "")), vpa: one(with(`"maxStep":{"up":100,"down":50}`), "1,50Mi"), requests: "200m,50Mi", step: "step"},
+		{name: "step down", reason: "50 halves at most", pod: running(container("c", "1,1Gi", "")), vpa: one(with(`"maxStep":{"up":100,"down":50}`), "100m,100Mi"), requests: "500m,512Mi", step: "step"},
+		{name: "step of a new pod", reason: "from what its workload's pods have, not from the template once more", pod: fresh(container("c", "1,1Gi", "")), vpa: one(with(`"maxStep":{"down":50}`), "100m,100Mi"), known: rules.Known{Sized: map[string]corev1.ResourceList{"c": list("150m,150Mi")}}, requests: "100m,100Mi"},
+		{name: "ratio", reason: "the proportion of limit to request stays", pod: running(container("c", "1,1Gi", "2,3Gi")), vpa: one(plain, "200m,512Mi"), requests: "200m,512Mi", limits: "400m,1536Mi"},
+		{name: "headroom", reason: "request plus a share", pod: running(container("c", "1,1Gi", "2,2Gi")), vpa: one(with(`"limits":{"cpu":{"mode":"Headroom","headroom":50},"memory":{"mode":"Headroom","headroom":10}}`), "200m,1000Mi"), requests: "200m,1000Mi", limits: "300m,1100Mi"},
+		{name: "keep", reason: "the limit stays, and requests do not exceed it", pod: running(container("c", "1,1Gi", "2,2Gi")), vpa: one(with(`"limits":{"cpu":{"mode":"Keep"},"memory":{"mode":"Keep"}}`), "3,512Mi"), requests: "2,512Mi", limits: "2,2Gi", step: "limit"},
+		{name: "none, new", reason: "a CPU limit goes, memory's never", pod: fresh(container("c", "1,1Gi", "2,2Gi")), vpa: one(with(`"limits":{"cpu":{"mode":"None"},"memory":{"mode":"None"}}`), "500m,512Mi"), requests: "500m,512Mi", limits: ",1Gi", unlimited: true},
+		{name: "none, running", reason: "a limit cannot be taken from a pod that runs; it is moved out of the way", pod: running(container("c", "1,1Gi", "2,2Gi")), vpa: one(with(`"limits":{"cpu":{"mode":"None"}}`), "3,512Mi"), requests: "3,512Mi", limits: "3,1Gi"},
+		{name: "none, Guaranteed", reason: "without its limit the pod would be of another class", pod: fresh(container("c", "1,1Gi", "1,1Gi")), vpa: one(with(`"limits":{"cpu":{"mode":"None"}}`), "500m,512Mi"), requests: "500m,512Mi", limits: "500m,512Mi"},
+		{name: "no limit, headroom", reason: "nobody gets a limit who had none", pod: running(container("c", "1,1Gi", "")), vpa: one(with(`"limits":{"memory":{"mode":"Headroom","headroom":10}}`), "200m,512Mi"), requests: "200m,512Mi"},
+		{name: "usage", reason: "a memory limit is not lowered to what was used before", pod: running(container("c", "1,1Gi", "2,1Gi")), vpa: one(plain, "500m,256Mi"), known: rules.Known{Peaks: map[string]resource.Quantity{"c": resource.MustParse("500Mi")}}, requests: "500m,256Mi", limits: "1,550Mi"},
+		{name: "Guaranteed", reason: "request and limit stay equal whatever the rule", pod: running(container("c", "1,1Gi", "1,1Gi")), vpa: one(with(`"limits":{"memory":{"mode":"Headroom","headroom":50}}`), "500m,512Mi"), requests: "500m,512Mi", limits: "500m,512Mi"},
+		{name: "Guaranteed, keep", reason: "with the limit the request stays", pod: running(container("c", "1,1Gi", "1,1Gi")), vpa: one(with(`"limits":{"cpu":{"mode":"Keep"},"memory":{"mode":"Keep"}}`), "500m,512Mi"), requests: "1,1Gi", limits: "1,1Gi", step: "limit"},
+		{name: "Guaranteed, usage", reason: "the request follows a limit that cannot be lowered", pod: running(container("c", "1,1Gi", "1,1Gi")), vpa: one(plain, "500m,256Mi"), known: rules.Known{Peaks: map[string]resource.Quantity{"c": resource.MustParse("500Mi")}}, requests: "500m,550Mi", limits: "500m,550Mi", step: "class"},
+		{name: "Guaranteed by one resource only", reason: "with CPU alone both would be equal; the pod is Guaranteed and stays", pod: running(container("c", "1,1Gi", "1,1Gi")), vpa: one(plain, "500m"), requests: "500m", limits: "500m"},
+		{name: "Burstable would be Guaranteed", reason: "it steps back by the least there is", pod: running(container("c", "1,1Gi", "2,2Gi")), vpa: one(with(`"limits":{"cpu":{"mode":"Keep"},"memory":{"mode":"Keep"}}`), "3,3Gi"), requests: "1999m,2Gi", limits: "2,2Gi", step: "class"},
+		{name: "BestEffort, running", reason: "Kubernetes does not let a pod's class change", pod: running(container("c", "", "")), vpa: one(plain, "200m,300Mi"), requests: "200m,300Mi", refused: "Burstable instead of BestEffort"},
+		{name: "BestEffort, new", reason: "a new pod may well get requests", pod: fresh(container("c", "", "")), vpa: one(plain, "200m,300Mi"), requests: "200m,300Mi"},
+		{name: "a limit without a request", reason: "Kubernetes takes them for equal", pod: fresh(container("c", "", "1,1Gi")), vpa: one(plain, "200m,300Mi"), requests: "200m,300Mi", limits: "200m,300Mi"},
+		{name: "heap", reason: "memory is not lowered below what -Xmx needs", pod: running(java("1,4Gi", "2,6Gi", "-Xmx2g", "-jar", "a.jar")), vpa: one(plain, "1,512Mi"), requests: "1,2560Mi", limits: "2,3840Mi", step: "jvm"},
+		{name: "heap above the request", reason: "the guard raises nothing", pod: running(java("1,1Gi", "", "-Xmx2g")), vpa: one(plain, "1,512Mi"), requests: "1,1Gi", step: "jvm"},
+		{name: "heap, off", reason: "it can be switched off", pod: running(java("1,4Gi", "", "-Xmx2g")), vpa: one(with(`"jvm":"Off"`), "1,512Mi"), requests: "1,512Mi"},
+		{name: "heap is a share of the limit", reason: "the limit that MaxRAMPercentage multiplies is not lowered", pod: running(java("1,4Gi", "2,4Gi", "-XX:MaxRAMPercentage=75")), vpa: one(plain, "1,2Gi"), requests: "1,2Gi", limits: "2,4Gi"},
+		{name: "Java starts", reason: "CPU is not lowered in the first minutes", pod: young(running(java("1,1Gi", "2,2Gi", "-Xmx256m"))), vpa: one(plain, "200m,2Gi"), requests: "1,2Gi", limits: "2,4Gi", step: "jvm"},
+		{name: "Java runs", reason: "and is afterwards", pod: running(java("1,1Gi", "2,2Gi", "-Xmx256m")), vpa: one(plain, "200m,2Gi"), requests: "200m,2Gi", limits: "400m,4Gi"},
+		{name: "Java starts, more CPU", reason: "it may get more at any time", pod: young(running(java("1,1Gi", "", "-Xmx256m"))), vpa: one(plain, "2,1Gi"), requests: "2,1Gi"},
+		{name: "left to a HorizontalPodAutoscaler", reason: "the other resource is sized all the same", pod: running(container("c", "1,1Gi", "")), vpa: one(plain, "200m,300Mi"), known: rules.Known{Yield: map[corev1.ResourceName]string{corev1.ResourceCPU: "web scales"}}, requests: ",300Mi"},
+		{name: "aligned with it", reason: "its target follows", pod: running(container("c", "1,1Gi", "")), vpa: one(with(`"align":["cpu"]`), "200m,300Mi"), known: rules.Known{Yield: map[corev1.ResourceName]string{corev1.ResourceCPU: "web scales"}}, requests: "200m,300Mi"},
+		{name: "left by settings", reason: "the policy controller found that it cannot be aligned", pod: running(container("c", "1,1Gi", "")), vpa: one(with(`"yield":["cpu","memory"]`), "200m,300Mi"), requests: "none"},
+		{name: "a sidecar beside it", reason: "native sidecars are not in the way of containers", pod: sidecar(running(container("c", "1,1Gi", "")), container("s", "1,1Gi", "")), vpa: autoscaler(plain, map[string]string{"c": "200m,300Mi", "s": "20m,40Mi"}), requests: "200m,300Mi"},
+		{name: "the pod has resources of its own", reason: "its containers' have to fit them", pod: func() *corev1.Pod {
+			p := running(container("c", "1,1Gi", ""))
+			p.Spec.Resources = &corev1.ResourceRequirements{Requests: list("2,2Gi")}
+			return p
+		}(), vpa: one(plain, "200m,300Mi"), requests: "none", refused: "resources of its own"},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			p := rules.NewProvider(rules.Options{Now: func() time.Time { return now }, Known: func(*vpav1.VerticalPodAutoscaler) rules.Known { return c.known }})
+			s, err := p.Size(c.pod, c.vpa)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if (c.refused == "") != (s.Refused == "") || !strings.Contains(s.Refused, c.refused) {
+				t.Errorf("refused: %q, want %q; %s", s.Refused, c.refused, c.reason)
+			}
+			at := slices.IndexFunc(s.Containers, func(c rules.Sized) bool { return c.Name == "c" })
+			if at < 0 {
+				if c.requests != "none" {
+					t.Fatalf("it is not sized; %s", c.reason)
+				}
+				return
+			}
+			got := s.Containers[at]
+			if show(got.Target.Requests) != c.requests || show(got.Target.Limits) != c.limits || len(got.Unlimited) > 0 != c.unlimited {
+				t.Errorf("requests %s, limits %s, unlimited %v; want %s, %s, %t; %s\n%v", show(got.Target.Requests), show(got.Target.Limits), got.Unlimited, c.requests, c.limits, c.unlimited, c.reason, got.Steps)
+			}
+			if c.step != "" && !slices.ContainsFunc(got.Steps, func(a rightsizing.Adjustment) bool { return a.Rule == c.step && a.Why != "" }) {
+				t.Errorf("no step says %s: %v; %s", c.step, got.Steps, c.reason)
+			}
+		})
+	}
+	if len(cases) != 38 {
+		t.Errorf("%d cases, want 38", len(cases))
+	}
+}
+
+// TestSizesHoldTogether: whatever comes in, what comes out can be applied.
+func TestSizesHoldTogether(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		quantity := func(name string, r int) string {
+			n := rapid.IntRange(0, 4000).Draw(t, name)
+			if n == 0 {
+				return ""
+			}
+			return fmt.Sprintf("%d%s", n, []string{"m", "Mi"}[r])
+		}
+		var containers []corev1.Container
+		targets := map[string]string{}
+		peaks := map[string]resource.Quantity{}
+		for i := range rapid.IntRange(1, 3).Draw(t, "containers") {
+			name := fmt.Sprintf("c%d", i)
+			c := container(name, quantity("cpu", 0)+","+quantity("memory", 1), "")
+			for _, r := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+				request := c.Resources.Requests[r]
+				switch limit := request.DeepCopy(); rapid.IntRange(0, 2).Draw(t, "limit") {
+				case 1:
+					if c.Resources.Limits == nil {
+						c.Resources.Limits = corev1.ResourceList{}
+					}
+					if !limit.IsZero() {
+						c.Resources.Limits[r] = limit
+					}
+				case 2:
+					limit.Add(resource.MustParse("64Mi"))
+					if c.Resources.Limits == nil {
+						c.Resources.Limits = corev1.ResourceList{}
+					}
+					c.Resources.Limits[r] = limit
+				}
+			}
+			if rapid.Bool().Draw(t, "java") {
+				c.Args = []string{rapid.SampledFrom([]string{"-Xmx512m", "-XX:MaxRAMPercentage=50", "java -jar a"}).Draw(t, "option")}
+			}
+			containers = append(containers, c)
+			targets[name] = quantity("target", 0) + "," + quantity("targetMemory", 1)
+			peaks[name] = *resource.NewQuantity(rapid.Int64Range(0, 4<<30).Draw(t, "peak"), resource.BinarySI)
+		}
+		modes := []string{"Ratio", "Headroom", "Keep", "None"}
+		up, down := rapid.IntRange(0, 200).Draw(t, "up"), rapid.IntRange(0, 100).Draw(t, "down")
+		settings := fmt.Sprintf(`{"policy":"p","level":"MaximumSavings","maxStep":{"up":%d,"down":%d},"limits":{"cpu":{"mode":%q,"headroom":%d},"memory":{"mode":%q,"headroom":%d}}}`, up, down,
+			rapid.SampledFrom(modes).Draw(t, "cpuLimit"), rapid.IntRange(0, 100).Draw(t, "cpuHeadroom"), rapid.SampledFrom(modes).Draw(t, "memoryLimit"), rapid.IntRange(0, 100).Draw(t, "memoryHeadroom"))
+		pod := running(containers...)
+		if rapid.Bool().Draw(t, "new") {
+			pod = fresh(containers...)
+		}
+		p := rules.NewProvider(rules.Options{Now: func() time.Time { return now }, Known: func(*vpav1.VerticalPodAutoscaler) rules.Known { return rules.Known{Peaks: peaks, Changed: true} }})
+		before := pod.DeepCopy()
+		s, err := p.Size(pod, autoscaler(settings, targets))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if fmt.Sprint(before) != fmt.Sprint(pod) {
+			t.Fatal("the pod itself was changed")
+		}
+		after := pod.DeepCopy()
+		for _, c := range s.Containers {
+			to := &after.Spec.Containers[c.Index].Resources
+			is := pod.Spec.Containers[c.Index].Resources
+			if to.Requests == nil {
+				to.Requests = corev1.ResourceList{}
+			}
+			for r, q := range c.Target.Requests {
+				to.Requests[r] = q
+				request, limit := is.Requests[r], is.Limits[r]
+				if request.IsZero() {
+					request = limit
+				}
+				guaranteed := rules.QoS(pod) == corev1.PodQOSGuaranteed
+				// Steps hold unless the class of service, or a limit that is kept, asks for more.
+				if most := request.AsApproximateFloat64() * (1 + float64(up)/100); up > 0 && !request.IsZero() && q.AsApproximateFloat64() > most*1.0001+1 && !guaranteed {
+					t.Errorf("%s: %s of %s from %s is more than %d%% up", c.Name, q.String(), r, request.String(), up)
+				}
+				if least := request.AsApproximateFloat64() * (1 - float64(down)/100); down > 0 && !request.IsZero() && q.AsApproximateFloat64() < least-1 && !(!limit.IsZero() && q.Cmp(limit) == 0) {
+					t.Errorf("%s: %s of %s from %s is more than %d%% down", c.Name, q.String(), r, request.String(), down)
+				}
+			}
+			for r, q := range c.Target.Limits {
+				if _, had := is.Limits[r]; !had {
+					t.Errorf("%s got a limit of %s that it had not", c.Name, r)
+				}
+				to.Limits[r] = q
+				if request := c.Target.Requests[r]; request.Cmp(q) > 0 {
+					t.Errorf("%s requests %s of %s, more than its limit %s", c.Name, request.String(), r, q.String())
+				}
+				limit := is.Limits[r]
+				if peak := peaks[c.Name]; r == corev1.ResourceMemory && q.Cmp(limit) < 0 && q.Cmp(peak) < 0 {
+					t.Errorf("%s: memory limit %s, used were %s", c.Name, q.String(), peak.String())
+				}
+			}
+			for _, r := range c.Unlimited {
+				if r != corev1.ResourceCPU || !rules.Creating(pod) {
+					t.Errorf("%s loses its limit of %s", c.Name, r)
+				}
+				delete(to.Limits, r)
+			}
+		}
+		was, is := rules.QoS(pod), rules.QoS(after)
+		if was != is && s.Refused == "" && !(was == corev1.PodQOSBestEffort && rules.Creating(pod)) {
+			t.Errorf("%s became %s", was, is)
+		}
+	})
+}
+
+// TestSidecarsAndLimitsArePatched: what upstream's calculators do not know is patched by ours.
+func TestPatches(t *testing.T) {
+	always := corev1.ContainerRestartPolicyAlways
+	pod := func(p *corev1.Pod) *corev1.Pod {
+		s := container("s", "1,1Gi", "2,2Gi")
+		s.RestartPolicy = &always
+		p.Spec.InitContainers = []corev1.Container{container("setup", "1,1Gi", ""), s}
+		return p
+	}
+	v := autoscaler(`{"policy":"p","level":"MaximumSavings","observation":"0s","limits":{"cpu":{"mode":"None"}}}`, map[string]string{"c": "200m,300Mi", "s": "100m,512Mi", "setup": "1m,1Mi"})
+	p := rules.NewProvider(rules.Options{Now: func() time.Time { return now }})
+	for _, c := range []struct {
+		name   string
+		pod    *corev1.Pod
+		target patch.PatchResourceTarget
+		want   []string
+	}{
+		{"new", pod(fresh(container("c", "1,1Gi", "2,2Gi"))), patch.Pod, []string{
+			`add /spec/containers/0/resources/requests/cpu "200m"`, `add /spec/containers/0/resources/requests/memory "300Mi"`, `add /spec/containers/0/resources/limits/memory "600Mi"`, `remove /spec/containers/0/resources/limits/cpu`,
+			`add /spec/initContainers/1/resources {"limits":{"memory":"1Gi"},"requests":{"cpu":"100m","memory":"512Mi"}}`,
+		}},
+		{"running", pod(running(container("c", "1,1Gi", "2,2Gi"))), patch.Resize, []string{
+			`add /spec/containers/0/resources/requests/cpu "200m"`, `add /spec/containers/0/resources/requests/memory "300Mi"`, `add /spec/containers/0/resources/limits/cpu "2"`, `add /spec/containers/0/resources/limits/memory "600Mi"`,
+			`add /spec/initContainers/1/resources {"limits":{"cpu":"2","memory":"1Gi"},"requests":{"cpu":"100m","memory":"512Mi"}}`,
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var got []string
+			for _, calculator := range p.Calculators(c.target) {
+				records, err := calculator.CalculatePatches(c.pod, v)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, r := range records {
+					if strings.Contains(r.Path, "annotations") {
+						continue
+					}
+					line := r.Op + " " + r.Path
+					if r.Op != "remove" {
+						value, _ := json.Marshal(r.Value)
+						line += " " + string(value)
+					}
+					got = append(got, line)
+				}
+			}
+			slices.Sort(got)
+			slices.Sort(c.want)
+			if !slices.Equal(got, c.want) {
+				t.Errorf("patches:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(c.want, "\n"))
+			}
+		})
+	}
+	v.Annotations[rightsizing.AnnotationSettings] = `{"policy":"p","level":"MaximumSavings","paused":true}`
+	for _, calculator := range p.Calculators(patch.Pod) {
+		if records, err := calculator.CalculatePatches(pod(fresh(container("c", "1,1Gi", "2,2Gi"))), v); err != nil || len(records) > 0 {
+			t.Errorf("paused, and yet %v, %v", records, err)
+		}
+	}
+}
+
+func TestDetectJVM(t *testing.T) {
+	for _, c := range []struct {
+		name      string
+		container corev1.Container
+		is        bool
+		heap      int64
+		ofLimit   bool
+	}{
+		{"no Java", corev1.Container{Command: []string{"nginx", "-g", "daemon off;"}}, false, 0, false},
+		{"javascript", corev1.Container{Command: []string{"node", "javascript.js"}, Args: []string{"--java"}}, false, 0, false},
+		{"command", corev1.Container{Command: []string{"/usr/bin/java", "-Xmx1g", "-jar", "a.jar"}}, true, 1 << 30, false},
+		{"shell", corev1.Container{Command: []string{"sh", "-c", "exec java -Xmx512M -jar a.jar"}}, true, 512 << 20, false},
+		{"nothing said", corev1.Container{Command: []string{"java", "-jar", "a.jar"}}, true, 0, true},
+		{"percentage", corev1.Container{Env: []corev1.EnvVar{{Name: "JAVA_TOOL_OPTIONS", Value: "-XX:MaxRAMPercentage=75.0"}}}, true, 0, true},
+		{"heap size", corev1.Container{Env: []corev1.EnvVar{{Name: "JDK_JAVA_OPTIONS", Value: "-XX:MaxHeapSize=256k"}}}, true, 256 << 10, false},
+		{"any variable", corev1.Container{Env: []corev1.EnvVar{{Name: "ES_HEAP", Value: "-Xms1g -Xmx1g"}}}, true, 1 << 30, false},
+		{"both", corev1.Container{Command: []string{"java", "-XX:MaxRAMPercentage=50", "-Xmx100m"}}, true, 100 << 20, false},
+		{"bytes", corev1.Container{Args: []string{"java", "-Xmx1073741824"}}, true, 1 << 30, false},
+		{"too large for a number", corev1.Container{Args: []string{"java", "-Xmx99999999999999999999g"}}, true, 0, true},
+		{"from elsewhere", corev1.Container{Env: []corev1.EnvVar{{Name: "JAVA_OPTS", ValueFrom: &corev1.EnvVarSource{}}}}, true, 0, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got := rules.DetectJVM(&c.container)
+			if got != (rules.JVM{Is: c.is, Heap: c.heap, OfLimit: c.ofLimit}) {
+				t.Errorf("%+v", got)
+			}
+		})
+	}
+}

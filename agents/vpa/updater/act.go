@@ -1,0 +1,471 @@
+package updater
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/admission-controller/resource/pod/patch"
+	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/updater/restriction"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/updater/utils"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/status"
+
+	"github.com/nopsctl/nopsctl/agents/vpa/rules"
+	"github.com/nopsctl/nopsctl/internal/rightsizing"
+	"github.com/nopsctl/nopsctl/pkg/nopsapi"
+)
+
+// refusedFor is how long what the API server refused is not tried again.
+const refusedFor = 10 * time.Minute
+
+// blockedFor is how long a PodDisruptionBudget that does not allow an eviction is not asked again.
+const (
+	blockedFor = 5 * time.Minute
+	blockedWhy = "its PodDisruptionBudget does not allow an eviction now"
+)
+
+// group is what a workload can spare, by upstream's reckoning.
+type group struct {
+	resizes   restriction.PodsInPlaceRestriction
+	evictions func() restriction.PodsEvictionRestriction
+	// vpa is the autoscaler as upstream's restriction of resizes sees it: its mode never evicts.
+	vpa *vpav1.VerticalPodAutoscaler
+	// room is how many pods may yet be resized in this loop.
+	room int
+}
+
+// groupOf reckons once for a plan.
+func (u *Updater) groupOf(p *plan) (*group, error) {
+	if p.group != nil {
+		return p.group, nil
+	}
+	vpa := p.VerticalPodAutoscaler.DeepCopy()
+	mode := vpav1.UpdateModeInPlace
+	if vpa.Spec.UpdatePolicy == nil {
+		vpa.Spec.UpdatePolicy = &vpav1.PodUpdatePolicy{}
+	}
+	vpa.Spec.UpdatePolicy.UpdateMode = &mode
+	factory, room := u.strict, math.MaxInt
+	if p.settings.Owned {
+		factory = u.spare
+		// Half of the pods prove that a change does no harm before the others get it.
+		room = max(1, int(math.Ceil(u.Tolerance*float64(len(p.pods)))))
+		if one := int32(1); p.settings.SingleReplica == rightsizing.SingleEvict && vpa.Spec.UpdatePolicy.MinReplicas == nil {
+			vpa.Spec.UpdatePolicy.MinReplicas = &one
+		}
+	}
+	stats, creators, err := factory.GetCreatorMaps(p.pods, vpa)
+	if err != nil {
+		return nil, fmt.Errorf("reckoning what %s/%s can spare: %w", p.Namespace, p.Name, err)
+	}
+	p.group = &group{
+		vpa: vpa, room: room, resizes: factory.NewPodsInPlaceRestriction(stats, creators),
+		evictions: func() restriction.PodsEvictionRestriction { return factory.NewPodsEvictionRestriction(stats, creators) },
+	}
+	return p.group, nil
+}
+
+// round is what holds for one loop.
+type round struct {
+	now                time.Time
+	cluster            rightsizing.Budget
+	resizes, evictions int
+	// admits says whether the admission controller answers; it is asked once.
+	admits func() error
+	// spent are budgets that are: they are not reckoned again for every pod.
+	spent map[string]rules.Hold
+}
+
+// once looks at everything once, and does what is to be done.
+func (u *Updater) once(ctx context.Context) {
+	now := u.now()
+	plans, alive := u.look(ctx)
+	u.verify(ctx, plans, alive, now)
+	for _, p := range plans {
+		u.decide(p, now)
+	}
+	u.memory.ledger.Forget(now)
+	r := &round{now: now, resizes: u.Resizes, evictions: u.Evictions, spent: map[string]rules.Hold{}}
+	var budgets []rightsizing.Budget
+	var todo []*candidate
+	for _, p := range plans {
+		if _, seen := u.memory.written[p.UID]; !seen && now.Sub(p.Application.LastChange) < time.Hour {
+			u.memory.ledger.Add(rules.Change{At: p.Application.LastChange, Namespace: p.Namespace}) // of the process before this one
+		}
+		budgets = append(budgets, p.settings.Budget)
+		todo = append(todo, p.todo...)
+	}
+	r.cluster = rules.Strictest(budgets...)
+	var asked bool
+	var answer error
+	r.admits = func() error {
+		if !asked {
+			asked, answer = true, u.admits(ctx)
+		}
+		return answer
+	}
+	slices.SortStableFunc(todo, func(a, b *candidate) int {
+		switch {
+		case a.oom != b.oom:
+			return sign(b.oom)
+		case b.priority.Less(a.priority):
+			return -1
+		case a.priority.Less(b.priority):
+			return 1
+		}
+		return 0
+	})
+	for _, c := range todo {
+		if ctx.Err() != nil {
+			return
+		}
+		u.deps.Turn()
+		u.act(ctx, c, r)
+	}
+	u.tell(ctx, plans, now)
+	u.forget(plans, alive)
+}
+
+func sign(later bool) int {
+	if later {
+		return 1
+	}
+	return -1
+}
+
+// admits says why nobody would size a pod that is evicted; nil is that somebody would.
+func (u *Updater) admits(ctx context.Context) error {
+	fresh, err := u.lease.IsStatusValid(ctx, status.AdmissionControllerStatusTimeout)
+	switch {
+	case apierrors.IsNotFound(err) || err == nil && !fresh:
+		return errors.New("the admission controller does not answer, so that an evicted pod would come back as it was")
+	case err != nil:
+		return fmt.Errorf("asking whether the admission controller answers: %w", err)
+	}
+	return nil
+}
+
+// act changes a pod, as far as it may.
+func (u *Updater) act(ctx context.Context, c *candidate, r *round) {
+	g, err := u.groupOf(c.plan)
+	if err != nil {
+		c.tally.impossible = append(c.tally.impossible, err.Error())
+		return
+	}
+	if c.inPlace {
+		if u.resize(ctx, c, g, r) || !c.evict {
+			return
+		}
+	}
+	u.evict(ctx, c, g, r)
+}
+
+// budget says that a change is not within the budgets any more, and tells.
+func (u *Updater) budget(c *candidate, r *round, evict bool) bool {
+	key := fmt.Sprint(c.Namespace, " ", c.settings.Budget.NamespacePerHour, evict)
+	hold, is := r.spent[key]
+	if !is {
+		why, until := u.memory.ledger.Spent(r.cluster, c.settings.Budget, c.Namespace, evict, r.now)
+		if why == "" {
+			return false
+		}
+		hold = rules.Hold{State: rightsizing.StateWaiting, Why: why, Until: until}
+		r.spent[key] = hold
+	}
+	c.tally.waiting = append(c.tally.waiting, hold)
+	return true
+}
+
+// resize resizes a pod, and says whether that was all there is to do: it was done, or is only a matter of time. Otherwise why says why not.
+func (u *Updater) resize(ctx context.Context, c *candidate, g *group, r *round) bool {
+	switch decision := g.resizes.CanInPlaceUpdate(c.pod, g.vpa, nil); {
+	case decision == utils.InPlaceApproved, decision == utils.InPlaceInfeasible, decision == utils.InPlaceDeferred && c.resize.State == utils.ResizeStatusDeferred:
+		// The latter two only come here where less is asked for than before.
+	default:
+		c.tally.pending = append(c.tally.pending, "the other pods of its workload have to run first")
+		return true
+	}
+	if g.room <= 0 {
+		c.tally.pending = append(c.tally.pending, "the other pods come first")
+		return true
+	}
+	if r.resizes <= 0 {
+		c.tally.pending = append(c.tally.pending, "in the next loops")
+		return true
+	}
+	if u.budget(c, r, false) {
+		return true
+	}
+	r.resizes--
+	pod := c.pod
+	if pod.Annotations == nil {
+		// Upstream would patch an empty map onto it.
+		shallow := *pod
+		shallow.Annotations = map[string]string{}
+		pod = &shallow
+	}
+	err := g.resizes.InPlaceUpdate(pod, g.vpa, u.recorder)
+	switch {
+	case err == nil:
+		g.room--
+		u.counts.resizes.Add(1)
+		u.did(c, r.now, "in-place")
+		return true
+	case apierrors.IsInvalid(err), apierrors.IsForbidden(err), apierrors.IsNotFound(err) && !names(err, pod.Name), apierrors.IsMethodNotSupported(err):
+		c.why = refusedWhy(err)
+		u.memory.refused[c.pod.UID] = refusal{wanted: fingerprint(c.sizing), why: c.why, until: r.now.Add(refusedFor)}
+		u.counts.refused.Add(1)
+		u.outcome(c, r.now, "refused", c.why)
+		u.log.LogAttrs(ctx, slog.LevelInfo, "a resize is refused", slog.String("namespace", pod.Namespace), slog.String("pod", pod.Name), slog.Any("error", err))
+		if !c.evict {
+			c.tally.impossible = append(c.tally.impossible, "not in place: "+c.why)
+		}
+		return false
+	case apierrors.IsNotFound(err), apierrors.IsConflict(err):
+		return true // it is gone, or was changed just now
+	}
+	u.log.LogAttrs(ctx, slog.LevelWarn, "a resize cannot be asked for now", slog.String("namespace", pod.Namespace), slog.String("pod", pod.Name), slog.Any("error", err))
+	c.tally.pending = append(c.tally.pending, "the API server did not take it")
+	return true
+}
+
+// names says whether an error is about the pod, and not about a path that the API server does not know.
+func names(err error, pod string) bool {
+	var s apierrors.APIStatus
+	return errors.As(err, &s) && s.Status().Details != nil && s.Status().Details.Name == pod
+}
+
+func refusedWhy(err error) string {
+	var s apierrors.APIStatus
+	if errors.As(err, &s) && s.Status().Details != nil && len(s.Status().Details.Causes) > 0 {
+		return s.Status().Details.Causes[0].Message
+	}
+	if apierrors.IsNotFound(err) || apierrors.IsMethodNotSupported(err) {
+		return "this Kubernetes does not resize pods"
+	}
+	return err.Error()
+}
+
+// evict evicts a pod. Nothing else makes a restriction of evictions, without which there is none.
+func (u *Updater) evict(ctx context.Context, c *candidate, g *group, r *round) {
+	if !c.evict || c.mode == vpav1.UpdateModeInPlace {
+		return
+	}
+	if err := r.admits(); err != nil {
+		c.tally.wait(err.Error(), time.Time{})
+		return
+	}
+	if until := u.memory.blocked[c.UID]; until.After(r.now) {
+		c.tally.wait(blockedWhy, until)
+		return
+	}
+	if r.evictions <= 0 {
+		c.tally.pending = append(c.tally.pending, "in the next loops")
+		return
+	}
+	if u.budget(c, r, true) {
+		return
+	}
+	evictions := g.evictions()
+	if !evictions.CanEvict(c.pod) {
+		c.tally.pending = append(c.tally.pending, "its workload cannot spare a pod now")
+		return
+	}
+	r.evictions--
+	err := evictions.Evict(c.pod, &c.VerticalPodAutoscaler, u.recorder)
+	switch {
+	case err == nil:
+		u.counts.evictions.Add(1)
+		u.did(c, r.now, "evicted")
+	case apierrors.IsTooManyRequests(err):
+		u.memory.blocked[c.UID] = r.now.Add(blockedFor)
+		c.tally.wait(blockedWhy, r.now.Add(blockedFor))
+	case apierrors.IsNotFound(err):
+	default:
+		u.log.LogAttrs(ctx, slog.LevelWarn, "an eviction failed", slog.String("namespace", c.pod.Namespace), slog.String("pod", c.pod.Name), slog.Any("error", err))
+		c.tally.wait("it could not be evicted: "+err.Error(), time.Time{})
+	}
+}
+
+// did remembers what was done.
+func (u *Updater) did(c *candidate, now time.Time, kind string) {
+	c.tally.done = true
+	evicted := kind == "evicted"
+	u.memory.ledger.Add(rules.Change{At: now, Namespace: c.Namespace, Evicted: evicted})
+	u.memory.changed[c.pod.UID] = now
+	delete(u.memory.refused, c.pod.UID)
+	done := change{
+		at: now, evicted: evicted, autoscaler: c.UID, policy: c.settings.Policy, pod: c.pod.UID, key: c.pod.Namespace + "/" + c.pod.Name, wanted: c.sizing.Wanted(),
+	}
+	if owner := metav1.GetControllerOf(c.pod); owner != nil {
+		done.owner = owner.UID
+	}
+	if evicted {
+		done.before = map[types.UID]bool{}
+		for _, pod := range c.pods {
+			done.before[pod.UID] = true
+		}
+	}
+	u.memory.open = slices.DeleteFunc(u.memory.open, func(o change) bool { return o.pod == done.pod })
+	u.memory.open = append(u.memory.open, done)
+	a := u.application(c.autoscaler)
+	a.LastChange = now
+	if evicted {
+		a.Evicted++
+	} else {
+		a.InPlace++
+	}
+	u.memory.written[c.UID] = a
+	why := "the recommendation"
+	if c.oom {
+		why = "it was killed for want of memory"
+	}
+	u.outcome(c, now, kind, why)
+	c.tally.pending = append(c.tally.pending, "it was changed just now")
+}
+
+// outcome tells the platform.
+func (u *Updater) outcome(c *candidate, now time.Time, kind, why string) {
+	w := nopsapi.WorkloadRef{Namespace: c.Namespace}
+	if t := c.Spec.TargetRef; t != nil {
+		w.APIVersion, w.Kind, w.Name = t.APIVersion, t.Kind, t.Name
+	}
+	u.deps.Outcome(nopsapi.Outcome{ID: fmt.Sprintf("%s-%s-%d", c.pod.UID, kind, now.UnixMilli()), At: now, Workload: w, Pod: c.pod.Name, Kind: kind, Reason: why})
+}
+
+// verify looks after what was done.
+func (u *Updater) verify(ctx context.Context, plans []*plan, alive map[types.UID]*corev1.Pod, now time.Time) {
+	at := map[types.UID]*plan{}
+	for _, p := range plans {
+		at[p.UID] = p
+	}
+	taken := map[types.UID]bool{}
+	u.memory.open = slices.DeleteFunc(u.memory.open, func(c change) bool {
+		p := at[c.autoscaler]
+		if p == nil {
+			return true
+		}
+		var verdict rules.Verdict
+		var why string
+		if c.evicted {
+			instead, sized := u.instead(p, c, taken)
+			verdict, why = rules.Recreated(instead, sized, c.at, u.Patience, now)
+			if instead != nil {
+				taken[instead.UID] = true
+			}
+		} else {
+			verdict, why = rules.Resized(alive[c.pod], c.wanted, c.at, u.Patience, now)
+		}
+		switch verdict {
+		case rules.Open:
+			return false
+		case rules.Failed:
+			u.failed(ctx, p, c, why, now)
+		default:
+		}
+		return true
+	})
+}
+
+// failed counts a change that did not take hold: the workload rests, and enough of them open the circuit breaker.
+func (u *Updater) failed(ctx context.Context, p *plan, c change, why string, now time.Time) {
+	u.counts.failed.Add(1)
+	_, before := u.memory.breaker.Open(c.policy, p.settings, now)
+	u.memory.breaker.Failed(c.policy, now)
+	u.memory.rests[c.autoscaler] = resting{until: now.Add(p.settings.Rest), why: why}
+	a := u.application(p.autoscaler)
+	a.Failed++
+	u.memory.written[p.UID] = a
+	u.log.LogAttrs(ctx, slog.LevelWarn, "a change did not take hold", slog.String("pod", c.key), slog.String("autoscaler", p.Namespace+"/"+p.Name), slog.String("why", why))
+	u.recorder.Event(&p.VerticalPodAutoscaler, corev1.EventTypeWarning, "ChangeWithoutEffect", "Pod "+c.key+": "+why)
+	w := candidate{plan: p, pod: &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: c.key[strings.Index(c.key, "/")+1:], UID: c.pod}}}
+	u.outcome(&w, now, "refused", why)
+	if until, open := u.memory.breaker.Open(c.policy, p.settings, now); open && !before {
+		u.log.LogAttrs(ctx, slog.LevelError, "too many changes did not take hold; nothing is changed for a while", slog.String("policy", c.policy), slog.Time("until", until))
+		u.recorder.Eventf(&p.VerticalPodAutoscaler, corev1.EventTypeWarning, "CircuitBreakerOpen", "Changes did not take hold; nothing of policy %q is changed until %s.", c.policy, until.UTC().Format(time.RFC3339))
+	}
+}
+
+// instead is the pod that came in an evicted one's place, and whether the webhook sized it.
+func (u *Updater) instead(p *plan, c change, taken map[types.UID]bool) (*corev1.Pod, bool) {
+	var found *corev1.Pod
+	for _, pod := range p.pods {
+		owner := metav1.GetControllerOf(pod)
+		if owner == nil || owner.UID != c.owner || c.before[pod.UID] || taken[pod.UID] {
+			continue
+		}
+		if found == nil || pod.CreationTimestamp.Before(&found.CreationTimestamp) || pod.CreationTimestamp.Equal(&found.CreationTimestamp) && pod.Name < found.Name {
+			found = pod
+		}
+	}
+	if found == nil {
+		return nil, false
+	}
+	if strings.Contains(found.Annotations[patch.ResourceUpdatesAnnotation], p.Name) {
+		return found, true
+	}
+	sizing, err := u.provider.Size(found, &p.VerticalPodAutoscaler)
+	return found, err == nil && !sizing.Changed()
+}
+
+// forget drops what is about pods and autoscalers that are gone.
+func (u *Updater) forget(plans []*plan, alive map[types.UID]*corev1.Pod) {
+	there := map[types.UID]bool{}
+	for _, p := range plans {
+		there[p.UID] = true
+	}
+	for id := range u.memory.changed {
+		if alive[id] == nil {
+			delete(u.memory.changed, id)
+		}
+	}
+	for id := range u.memory.refused {
+		if alive[id] == nil {
+			delete(u.memory.refused, id)
+		}
+	}
+	for id := range u.memory.written {
+		if !there[id] {
+			delete(u.memory.written, id)
+		}
+	}
+	for id, until := range u.memory.blocked {
+		if !there[id] || !until.After(u.now()) {
+			delete(u.memory.blocked, id)
+		}
+	}
+	for id, rest := range u.memory.rests {
+		if !there[id] || !rest.until.After(u.now()) {
+			delete(u.memory.rests, id)
+		}
+	}
+}
+
+// application is the last one known: of this process, or of one before.
+func (u *Updater) application(a *autoscaler) rightsizing.Application {
+	if w, is := u.memory.written[a.UID]; is {
+		return w
+	}
+	return a.Application
+}
+
+// earliest is the hold that ends first; one whose end is not known comes last.
+func earliest(holds []rules.Hold) rules.Hold {
+	return slices.MinFunc(holds, func(a, b rules.Hold) int {
+		if a.Until.IsZero() != b.Until.IsZero() {
+			return sign(a.Until.IsZero())
+		}
+		return cmp.Or(a.Until.Compare(b.Until), strings.Compare(a.Why, b.Why))
+	})
+}

@@ -1,0 +1,397 @@
+package updater
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/updater/priority"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/updater/utils"
+	vpautil "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/vpa"
+
+	"github.com/nopsctl/nopsctl/agents/vpa/rules"
+	"github.com/nopsctl/nopsctl/internal/rightsizing"
+)
+
+// How long the node may put a resize off, or be at it, before a pod is evicted where that is allowed: upstream's values.
+const (
+	deferredFor   = 5 * time.Minute
+	inProgressFor = time.Hour
+)
+
+// plan is what is found out about an autoscaler in a loop.
+type plan struct {
+	*autoscaler
+
+	settings rules.Settings
+	// unreadable says why the settings, or all of it, cannot be read.
+	unreadable error
+	mode       vpav1.UpdateMode
+	hold       rules.Hold
+	pods       []*corev1.Pod
+	// alone are pods that are the only one of their controller.
+	alone map[types.UID]bool
+	// left says which resources are left to others.
+	left []string
+	// todo is what is to be done, and the rest why the other pods are left: how many wait, and so on.
+	todo  []*candidate
+	tally tally
+	// group is made when it is first needed.
+	group *group
+}
+
+// tally is why pods are as they are.
+type tally struct {
+	// pending are to be changed, or are at it.
+	pending []string
+	// waiting are until when and for what.
+	waiting []rules.Hold
+	// stopped and impossible are why.
+	stopped    []rules.Hold
+	impossible []string
+	done       bool
+}
+
+func (t *tally) wait(why string, until time.Time) {
+	t.waiting = append(t.waiting, rules.Hold{State: rightsizing.StateWaiting, Why: why, Until: until})
+}
+
+// candidate is a pod that is to be changed.
+type candidate struct {
+	*plan
+
+	pod      *corev1.Pod
+	sizing   rules.Sizing
+	resize   rules.Resize
+	oom      bool
+	priority priority.PodPriority
+	// worthwhile says that it is far enough off.
+	worthwhile bool
+	// inPlace and evict are how, in this order. Why says what a resize cannot do, where it is not in place.
+	inPlace, evict bool
+	why            string
+}
+
+// look finds out about every autoscaler.
+func (u *Updater) look(ctx context.Context) ([]*plan, map[types.UID]*corev1.Pod) {
+	var plans []*plan
+	at := map[string][]*plan{}
+	for _, o := range u.autoscalers.GetStore().List() {
+		a, is := o.(*autoscaler)
+		if !is || slices.Contains(u.Ignored, a.Namespace) {
+			continue
+		}
+		p := &plan{autoscaler: a, mode: vpautil.GetUpdateMode(&a.VerticalPodAutoscaler), alone: map[types.UID]bool{}}
+		if p.settings, p.unreadable = rules.Effective(&a.VerticalPodAutoscaler); a.broken != nil {
+			p.unreadable = a.broken
+		}
+		plans = append(plans, p)
+		if r := ref(&a.VerticalPodAutoscaler); r.Name != "" {
+			key := vpautil.TargetRefIndexKey(r.Namespace, r.Kind, r.Name)
+			at[key] = append(at[key], p)
+		}
+	}
+	slices.SortFunc(plans, func(a, b *plan) int {
+		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
+	})
+	pods, err := u.podFactory.Core().V1().Pods().Lister().List(labels.Everything())
+	if err != nil {
+		u.log.LogAttrs(ctx, slog.LevelError, "listing pods", slog.Any("error", err))
+	}
+	alive := map[types.UID]*corev1.Pod{}
+	selectors := map[*plan]labels.Selector{}
+	for _, pod := range pods {
+		if pod.DeletionTimestamp != nil {
+			continue
+		}
+		alive[pod.UID] = pod
+		if p := u.owner(ctx, pod, at, selectors); p != nil {
+			p.pods = append(p.pods, pod)
+		}
+	}
+	known := map[types.UID]rules.Known{}
+	for _, p := range plans {
+		k := rules.KnownOf(u.application(p.autoscaler), p.Explanations)
+		k.Yield = u.others.Scaled(ref(&p.VerticalPodAutoscaler))
+		known[p.UID] = k
+	}
+	u.memory.known = known
+	return plans, alive
+}
+
+// owner is the autoscaler of a pod: the eldest of those that name its workload and whose selector it matches.
+func (u *Updater) owner(ctx context.Context, pod *corev1.Pod, at map[string][]*plan, selectors map[*plan]labels.Selector) *plan {
+	parent, err := vpautil.FindParentControllerForPod(ctx, pod, u.controllers)
+	if err != nil || parent == nil {
+		return nil
+	}
+	var best *plan
+	for _, p := range at[vpautil.TargetRefIndexKey(parent.Namespace, parent.Kind, parent.Name)] {
+		selector, is := selectors[p]
+		if !is {
+			if selector, err = u.selectors.Fetch(ctx, &p.VerticalPodAutoscaler); err != nil {
+				selector = labels.Nothing()
+			}
+			selectors[p] = selector
+		}
+		var than *vpav1.VerticalPodAutoscaler
+		if best != nil {
+			than = &best.VerticalPodAutoscaler
+		}
+		if selector.Matches(labels.Set(pod.Labels)) && vpautil.Stronger(&p.VerticalPodAutoscaler, than) {
+			best = p
+		}
+	}
+	return best
+}
+
+// decide decides about an autoscaler and each of its pods.
+func (u *Updater) decide(p *plan, now time.Time) {
+	vpa := &p.VerticalPodAutoscaler
+	settings := p.settings
+	workload := ref(vpa)
+	objects := []metav1.Object{u.workload(workload)}
+	for _, pod := range p.pods {
+		objects = append(objects, pod)
+	}
+	if why, is := u.others.Elsewhere(workload, objects...); is {
+		p.hold = rules.Hold{State: rightsizing.StateElsewhere, Why: why}
+		return
+	}
+	if p.hold = rules.Held(vpa, settings, p.unreadable, u.known(vpa), now); p.hold.Is() {
+		return
+	}
+	for r, why := range u.known(vpa).Yield {
+		if !settings.Aligned(r) {
+			p.left = append(p.left, why)
+		}
+	}
+	for _, name := range settings.Yield {
+		if p.left == nil {
+			p.left = append(p.left, "a HorizontalPodAutoscaler scales on "+name)
+		}
+	}
+	slices.Sort(p.left)
+	of := map[types.UID][]*corev1.Pod{}
+	for _, pod := range p.pods {
+		if c := metav1.GetControllerOf(pod); c != nil {
+			of[c.UID] = append(of[c.UID], pod)
+		}
+	}
+	for _, pods := range of {
+		if len(pods) == 1 {
+			p.alone[pods[0].UID] = true
+		}
+	}
+	for _, pod := range p.pods {
+		if c := u.consider(p, pod, now); c != nil {
+			p.todo = append(p.todo, c)
+		}
+	}
+}
+
+// consider decides about one pod: nil is that nothing is done, and the tally says why.
+func (u *Updater) consider(p *plan, pod *corev1.Pod, now time.Time) *candidate {
+	sizing, err := u.provider.Size(pod, &p.VerticalPodAutoscaler)
+	if err != nil {
+		p.tally.impossible = append(p.tally.impossible, err.Error())
+		return nil
+	}
+	changed := u.changedAt(p, pod)
+	c := &candidate{plan: p, pod: pod, sizing: sizing, resize: rules.ResizeOf(pod), oom: rules.OutOfMemory(pod, sizing, changed, now)}
+	c.priority = priorityOf(sizing)
+	resizes := p.mode == vpav1.UpdateModeInPlace || p.mode == vpav1.UpdateModeInPlaceOrRecreate
+	c.worthwhile = u.worthwhile(c, now)
+	if stuck := resizes && c.resize.State != utils.ResizeStatusNone; !stuck && !c.worthwhile {
+		return nil
+	}
+	if p.mode == vpav1.UpdateModeInitial {
+		p.tally.wait("running pods stay as they are; new ones are sized when they are created", time.Time{})
+		return nil
+	}
+	if !u.means(c, now) {
+		return nil
+	}
+	if until, open := u.memory.breaker.Open(p.settings.Policy, p.settings, now); open {
+		p.tally.stopped = append(p.tally.stopped, rules.Hold{State: rightsizing.StateStopped, Why: fmt.Sprintf("%d changes within an hour did not take hold", p.settings.Failures), Until: until})
+		return nil
+	}
+	if rest, is := u.memory.rests[p.UID]; is && rest.until.After(now) {
+		p.tally.wait("a change did not take hold ("+rest.why+"); it is tried again later", rest.until)
+		return nil
+	}
+	if opens, closed := rules.Closed(p.settings.Windows, now); closed {
+		p.tally.wait("its window is closed", opens)
+		return nil
+	}
+	if until := rules.Cooling(p.settings, changed, c.oom, now); !until.IsZero() {
+		p.tally.wait("it was changed lately and cools down", until)
+		return nil
+	}
+	return c
+}
+
+// changedAt is when a pod was changed last. After a restart only the autoscaler's last change is known: any of its pods may have been it.
+func (u *Updater) changedAt(p *plan, pod *corev1.Pod) time.Time {
+	if at, is := u.memory.changed[pod.UID]; is {
+		return at
+	}
+	if last := p.Application.LastChange; last.Before(u.memory.since) && last.After(pod.CreationTimestamp.Time) {
+		return last
+	}
+	return time.Time{}
+}
+
+// worthwhile says whether a pod is far enough off.
+func (u *Updater) worthwhile(c *candidate, now time.Time) bool {
+	if !c.sizing.Changed() {
+		return false
+	}
+	if c.priority.OutsideRecommendedRange || c.oom {
+		return true
+	}
+	if c.priority.ResourceDiff < u.MinChange {
+		return false
+	}
+	if c.settings.Owned && (c.mode == vpav1.UpdateModeInPlace || c.mode == vpav1.UpdateModeInPlaceOrRecreate) && c.sizing.Refused == "" && !c.sizing.Restarts() {
+		return true // it disturbs nobody
+	}
+	return c.pod.Status.StartTime != nil && now.Sub(c.pod.Status.StartTime.Time) >= u.Lifetime
+}
+
+// priorityOf is upstream's measure of a pod, of everything that is sized: native sidecars and limits too.
+func priorityOf(s rules.Sizing) priority.PodPriority {
+	var p priority.PodPriority
+	requests, targets := map[string]float64{}, map[string]float64{}
+	for _, c := range s.Containers {
+		for r, q := range c.Target.Requests {
+			is, there := c.Now.Requests[r]
+			requests[string(r)] += is.AsApproximateFloat64()
+			targets[string(r)] += q.AsApproximateFloat64()
+			p.ScaleUp = p.ScaleUp || q.Cmp(is) > 0
+			lower, bounded := c.Lower[r]
+			upper, capped := c.Upper[r]
+			if q.Cmp(is) != 0 && (!there || bounded && is.Cmp(lower) < 0 || capped && is.Cmp(upper) > 0) {
+				p.OutsideRecommendedRange = true
+			}
+		}
+		for r, q := range c.Target.Limits {
+			is := c.Now.Limits[r]
+			requests["limit of "+string(r)] += is.AsApproximateFloat64()
+			targets["limit of "+string(r)] += q.AsApproximateFloat64()
+		}
+	}
+	limits := 0.0
+	for name, target := range targets {
+		diff := math.Abs(requests[name]-target) / max(requests[name], 0.001)
+		if strings.HasPrefix(name, "limit") {
+			limits = max(limits, diff)
+			continue
+		}
+		p.ResourceDiff += diff
+	}
+	p.ResourceDiff = max(p.ResourceDiff, limits) // a limit that moved alone counts too, but one that moved along does not count twice
+	return p
+}
+
+// means says how a pod can be changed, or tells why it cannot.
+func (u *Updater) means(c *candidate, now time.Time) bool {
+	p := c.plan
+	evicts := p.mode == vpav1.UpdateModeInPlaceOrRecreate || p.mode == vpav1.UpdateModeRecreate || p.mode == vpav1.UpdateModeAuto //nolint:staticcheck // people still have it
+	resizes := p.mode == vpav1.UpdateModeInPlace || p.mode == vpav1.UpdateModeInPlaceOrRecreate
+	alone := p.settings.Owned && p.alone[c.pod.UID]
+	impossible := func(format string, args ...any) bool {
+		p.tally.impossible = append(p.tally.impossible, fmt.Sprintf(format, args...))
+		return false
+	}
+	if alone && p.settings.SingleReplica == rightsizing.SingleNever {
+		return impossible("it has one pod, which is not to be changed (singleReplica Never)")
+	}
+	if resizes {
+		if c.pod.Status.Phase != corev1.PodRunning && !evicts {
+			p.tally.pending = append(p.tally.pending, "it does not run yet")
+			return false
+		}
+		c.inPlace, c.why = u.canResize(c)
+		switch c.resize.State {
+		case utils.ResizeStatusDeferred:
+			if !c.inPlace && (!evicts || now.Sub(c.resize.Since) < deferredFor) {
+				p.tally.wait("its node has no room for it now: "+c.resize.Why, time.Time{})
+				return false
+			}
+		case utils.ResizeStatusInProgress:
+			if !evicts || now.Sub(c.resize.Since) < inProgressFor {
+				p.tally.pending = append(p.tally.pending, "its node is at it")
+				return false
+			}
+			c.inPlace, c.why = false, "its node has been at it for too long"
+		case utils.ResizeStatusError, utils.ResizeStatusUnknown:
+			if !evicts {
+				p.tally.pending = append(p.tally.pending, "its node tries it again: "+c.resize.Why)
+				return false
+			}
+			c.inPlace, c.why = false, "its node could not resize it: "+c.resize.Why
+		default:
+		}
+		if c.inPlace && alone && p.settings.SingleReplica != rightsizing.SingleEvict && c.sizing.Restarts() {
+			c.inPlace, c.why = false, "its only pod would restart, by the resizePolicy of a container"
+		}
+		if !c.inPlace && !evicts {
+			return impossible("not in place: %s", c.why)
+		}
+	}
+	c.evict = evicts
+	if c.evict && p.settings.Owned {
+		switch owner := metav1.GetControllerOf(c.pod); {
+		case alone && p.settings.SingleReplica != rightsizing.SingleEvict:
+			c.evict, c.why = false, cmp.Or(c.why, "it has one pod, which is not to be evicted")
+		case owner != nil && owner.Kind == "Job":
+			c.evict, c.why = false, cmp.Or(c.why, "a pod of a Job is not evicted: its work would be lost")
+		}
+	}
+	if !c.inPlace && !c.evict {
+		return impossible("not in place: %s", c.why)
+	}
+	return true
+}
+
+// canResize says whether a resize can be tried, or why not.
+func (u *Updater) canResize(c *candidate) (bool, string) {
+	less := c.worthwhile && c.sizing.Lowers() // what does not fit may do so when less is asked for
+	switch {
+	case c.sizing.Refused != "":
+		return false, c.sizing.Refused
+	case c.resize.State == utils.ResizeStatusInfeasible && !less:
+		return false, "its node can never fit it: " + c.resize.Why
+	case c.resize.State == utils.ResizeStatusDeferred && !less:
+		return false, "its node has no room for it: " + c.resize.Why
+	case c.pod.Status.Phase != corev1.PodRunning:
+		return false, "it does not run yet"
+	}
+	if r, is := u.memory.refused[c.pod.UID]; is && r.wanted == fingerprint(c.sizing) && r.until.After(u.now()) {
+		return false, r.why
+	}
+	return true, ""
+}
+
+// fingerprint tells two sizings apart.
+func fingerprint(s rules.Sizing) string {
+	var b strings.Builder
+	for _, c := range s.Containers {
+		for _, r := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+			request, limit := c.Target.Requests[r], c.Target.Limits[r]
+			fmt.Fprintf(&b, "%s %s %s %s;", c.Name, r, request.String(), limit.String())
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,731 @@
+package updater_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/nopsctl/nopsctl/agents/internal/agent"
+	"github.com/nopsctl/nopsctl/agents/internal/agenttest"
+	"github.com/nopsctl/nopsctl/agents/vpa/retarget"
+	"github.com/nopsctl/nopsctl/agents/vpa/updater"
+	"github.com/nopsctl/nopsctl/agents/vpa/vpatest"
+	"github.com/nopsctl/nopsctl/internal/rightsizing"
+	"github.com/nopsctl/nopsctl/pkg/nopsapi"
+)
+
+func TestMain(m *testing.M) {
+	retarget.Ours()
+	os.Exit(m.Run())
+}
+
+const soon = 30 * time.Second
+
+// world is a cluster without kubelets, with an updater.
+type world struct {
+	*vpatest.Cluster
+
+	t        *testing.T
+	mu       sync.Mutex
+	outcomes []nopsapi.Outcome
+	ahead    time.Duration
+}
+
+func (w *world) now() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return time.Now().Add(w.ahead)
+}
+
+func (w *world) add(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ahead += d
+}
+
+func (w *world) told(kind, pod string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := 0
+	for _, o := range w.outcomes {
+		if o.Kind == kind && strings.HasPrefix(o.Pod, pod) {
+			n++
+		}
+	}
+	return n
+}
+
+func (w *world) start(o updater.Options) (stop func()) {
+	w.t.Helper()
+	o.Every = 200 * time.Millisecond
+	u, err := updater.New(o, updater.Deps{
+		Kube: w.As("updater"), Who: agent.Identity{Component: "vpa-updater", Namespace: agenttest.Namespace, Release: agenttest.Release, Version: "1"}, Candidate: fmt.Sprint("test-", time.Now().UnixNano()),
+		Outcome: func(o nopsapi.Outcome) { w.mu.Lock(); defer w.mu.Unlock(); w.outcomes = append(w.outcomes, o) },
+		Log:     slog.New(slog.NewTextHandler(w.t.Output(), nil)), Now: w.now,
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(w.t.Context())
+	done := make(chan error, 1)
+	go func() { done <- u.Run(ctx) }()
+	return func() {
+		cancel()
+		if err := <-done; err != nil {
+			w.t.Error(err)
+		}
+	}
+}
+
+// answers renews the Lease by which the admission controller says that it answers, or lets it grow old.
+func (w *world) answers(does bool) {
+	w.t.Helper()
+	leases := w.Client.CoordinationV1().Leases(agenttest.Namespace)
+	at := metav1.NewMicroTime(time.Now())
+	if !does {
+		_ = leases.Delete(w.t.Context(), rightsizing.AdmissionService, metav1.DeleteOptions{})
+		return
+	}
+	if _, err := leases.Create(w.t.Context(), &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: rightsizing.AdmissionService}, Spec: coordinationv1.LeaseSpec{RenewTime: &at}}, metav1.CreateOptions{}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// stuck marks pods whose kubelet does nothing.
+const stuck = "stuck"
+
+// kubelets carry out resizes: what is asked for becomes what is.
+func (w *world) kubelets(ctx context.Context) {
+	for ctx.Err() == nil {
+		pods, err := w.Client.CoreV1().Pods("").List(ctx, metav1.ListOptions{LabelSelector: "!" + stuck})
+		if err == nil {
+			for i := range pods.Items {
+				pod := &pods.Items[i]
+				differs := false
+				for _, list := range []struct {
+					spec   []corev1.Container
+					status []corev1.ContainerStatus
+				}{{pod.Spec.Containers, pod.Status.ContainerStatuses}, {pod.Spec.InitContainers, pod.Status.InitContainerStatuses}} {
+					for j := range list.status {
+						if !equality.Semantic.DeepEqual(list.status[j].Resources, &list.spec[j].Resources) {
+							differs, list.status[j].Resources = true, list.spec[j].Resources.DeepCopy()
+						}
+					}
+				}
+				if differs && len(pod.Status.Conditions) < 2 {
+					_, _ = w.Client.CoreV1().Pods(pod.Namespace).UpdateStatus(ctx, pod, metav1.UpdateOptions{})
+				}
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// place is a namespace with a Deployment, its pods and an autoscaler.
+type place struct {
+	*world
+
+	t  *testing.T
+	ns string
+	rs *appsv1.ReplicaSet
+}
+
+func (w *world) place(t *testing.T, replicas int32) *place {
+	t.Helper()
+	ns, err := w.Client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "case-"}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &place{world: w, t: t, ns: ns.Name}
+	labels := map[string]string{"app": "web"}
+	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}}}
+	d, err := w.Client.AppsV1().Deployments(p.ns).Create(t.Context(), &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "web"}, Spec: appsv1.DeploymentSpec{Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: template}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	yes := true
+	p.rs, err = w.Client.AppsV1().ReplicaSets(p.ns).Create(t.Context(), &appsv1.ReplicaSet{
+		ObjectMeta: metav1.ObjectMeta{Name: "web-1", OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "Deployment", Name: "web", UID: d.UID, Controller: &yes}}},
+		Spec:       appsv1.ReplicaSetSpec{Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: template},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func list(text string) corev1.ResourceList {
+	l := corev1.ResourceList{}
+	for i, part := range strings.Split(text, ",") {
+		if part != "" {
+			l[[]corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory}[i]] = resource.MustParse(part)
+		}
+	}
+	return l
+}
+
+// pod makes one that runs.
+func (p *place) pod(name, requests, limits string, edit func(*corev1.Pod)) *corev1.Pod {
+	p.t.Helper()
+	yes := true
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app": "web"}, OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: p.rs.Name, UID: p.rs.UID, Controller: &yes}}},
+		Spec:       corev1.PodSpec{NodeName: "node", Containers: []corev1.Container{{Name: "c", Image: "i", Resources: corev1.ResourceRequirements{Requests: list(requests), Limits: list(limits)}}}},
+	}
+	if edit != nil {
+		edit(pod)
+	}
+	made, err := p.Client.CoreV1().Pods(p.ns).Create(p.t.Context(), pod, metav1.CreateOptions{})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.report(name, func(s *corev1.PodStatus) {
+		start := metav1.NewTime(time.Now().Add(-24 * time.Hour))
+		s.Phase, s.StartTime = corev1.PodRunning, &start
+		s.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+		status := func(c corev1.Container) corev1.ContainerStatus {
+			return corev1.ContainerStatus{Name: c.Name, Image: "i", ImageID: "i", Ready: true, Resources: c.Resources.DeepCopy(), State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: start}}}
+		}
+		s.ContainerStatuses, s.InitContainerStatuses = []corev1.ContainerStatus{status(made.Spec.Containers[0])}, nil
+		for _, c := range made.Spec.InitContainers {
+			s.InitContainerStatuses = append(s.InitContainerStatuses, status(c))
+		}
+	})
+	return made
+}
+
+// report is what a kubelet reports of a pod.
+func (p *place) report(name string, edit func(*corev1.PodStatus)) {
+	p.t.Helper()
+	vpatest.Eventually(p.t, "the status of "+name, soon, func() bool {
+		pod := p.get(name)
+		if pod == nil {
+			return false
+		}
+		edit(&pod.Status)
+		_, err := p.Client.CoreV1().Pods(p.ns).UpdateStatus(p.t.Context(), pod, metav1.UpdateOptions{})
+		return err == nil
+	})
+}
+
+func (p *place) get(name string) *corev1.Pod {
+	pod, err := p.Client.CoreV1().Pods(p.ns).Get(p.t.Context(), name, metav1.GetOptions{})
+	if err != nil {
+		return nil
+	}
+	return pod
+}
+
+// evicted says whether a pod was: without a kubelet it ends for ever.
+func (p *place) evicted(name string) bool {
+	pod := p.get(name)
+	return pod == nil || pod.DeletionTimestamp != nil
+}
+
+func (p *place) requests(name string) string {
+	pod := p.get(name)
+	if pod == nil {
+		return "gone"
+	}
+	r := pod.Spec.Containers[0].Resources.Requests
+	return r.Cpu().String() + "," + r.Memory().String()
+}
+
+// autoscaler makes one and recommends.
+func (p *place) autoscaler(mode, settings, target string) {
+	p.t.Helper()
+	o := map[string]any{
+		"apiVersion": "vpa.nops.io/v1", "kind": "VerticalPodAutoscaler", "metadata": map[string]any{"name": "web"},
+		"spec": map[string]any{"targetRef": map[string]any{"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}, "updatePolicy": map[string]any{"updateMode": mode}},
+	}
+	u := &unstructured.Unstructured{Object: o}
+	if settings != "" {
+		u.SetAnnotations(map[string]string{rightsizing.AnnotationSettings: settings})
+	}
+	if _, err := p.Dynamic.Resource(rightsizing.Autoscalers()).Namespace(p.ns).Create(p.t.Context(), u, metav1.CreateOptions{FieldValidation: "Strict"}); err != nil {
+		p.t.Fatal(err)
+	}
+	p.recommend(target)
+}
+
+func (p *place) recommend(target string) {
+	p.t.Helper()
+	amounts := func() map[string]any {
+		m := map[string]any{}
+		for r, q := range list(target) {
+			m[string(r)] = q.String()
+		}
+		return m
+	}
+	one := func(name string) map[string]any {
+		return map[string]any{"containerName": name, "target": amounts(), "lowerBound": amounts(), "upperBound": amounts()}
+	}
+	body, err := json.Marshal(map[string]any{"status": map[string]any{"recommendation": map[string]any{"containerRecommendations": []any{one("c"), one("s")}}}})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if _, err := p.Dynamic.Resource(rightsizing.Autoscalers()).Namespace(p.ns).Patch(p.t.Context(), "web", types.MergePatchType, body, metav1.PatchOptions{}, "status"); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func (p *place) application() rightsizing.Application {
+	var a struct {
+		Status struct {
+			Application rightsizing.Application `json:"application"`
+		} `json:"status"`
+	}
+	u, err := p.Dynamic.Resource(rightsizing.Autoscalers()).Namespace(p.ns).Get(p.t.Context(), "web", metav1.GetOptions{})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	text, err := u.MarshalJSON()
+	if err == nil {
+		err = json.Unmarshal(text, &a)
+	}
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return a.Status.Application
+}
+
+// becomes waits for a state whose message has these words.
+func (p *place) becomes(state, words string) rightsizing.Application {
+	p.t.Helper()
+	var a rightsizing.Application
+	for deadline := time.Now().Add(soon); ; time.Sleep(50 * time.Millisecond) {
+		if a = p.application(); a.State == state && strings.Contains(a.Message, words) {
+			return a
+		}
+		if time.Now().After(deadline) {
+			p.t.Fatalf("it is %s (%s), want %s (%s)", a.State, a.Message, state, words)
+		}
+	}
+}
+
+// settings are those of a policy that does not watch first, and does not cool down unless it says so.
+func settings(more string) string {
+	s := `{"policy":"p","level":"BalancedSavings","observation":"0s","cooldown":"0s"`
+	if more != "" {
+		s += "," + more
+	}
+	return s + "}"
+}
+
+const inPlace = "InPlace"
+
+func TestUpdater(t *testing.T) {
+	w := &world{Cluster: vpatest.New(t, vpatest.Options{}), t: t}
+	node, err := w.Client.CoreV1().Nodes().Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node"}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	node.Status.Capacity, node.Status.Allocatable = list("64,256Gi"), list("64,256Gi")
+	if _, err := w.Client.CoreV1().Nodes().UpdateStatus(t.Context(), node, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	go w.kubelets(t.Context())
+	options := updater.Options{Patience: 3 * time.Second}
+	stop := w.start(options)
+	defer func() { stop() }()
+
+	t.Run("in place, all of them, and little is written", func(t *testing.T) {
+		p := w.place(t, 4)
+		for i := range 4 {
+			p.pod(fmt.Sprint("a", i), "1,1Gi", "2,2Gi", nil)
+		}
+		p.autoscaler(inPlace, settings(""), "500m,512Mi")
+		a := p.becomes(rightsizing.StateApplied, "close enough")
+		if a.InPlace != 4 || a.Evicted != 0 || a.LastChange.IsZero() {
+			t.Errorf("%+v", a)
+		}
+		for i := range 4 {
+			if got := p.requests(fmt.Sprint("a", i)); got != "500m,512Mi" {
+				t.Errorf("pod %d has %s", i, got)
+			}
+		}
+		if l := p.get("a0").Spec.Containers[0].Resources.Limits; l.Cpu().String() != "1" || l.Memory().String() != "1Gi" {
+			t.Errorf("limits keep their proportion: %v", l)
+		}
+		if n := w.told("in-place", "a"); n != 4 {
+			t.Errorf("%d outcomes, want 4", n)
+		}
+		u, _ := p.Dynamic.Resource(rightsizing.Autoscalers()).Namespace(p.ns).Get(t.Context(), "web", metav1.GetOptions{})
+		time.Sleep(time.Second) // five loops
+		again, _ := p.Dynamic.Resource(rightsizing.Autoscalers()).Namespace(p.ns).Get(t.Context(), "web", metav1.GetOptions{})
+		if u.GetResourceVersion() != again.GetResourceVersion() {
+			t.Error("its status is written though nothing happens")
+		}
+		vpatest.Eventually(t, "an Event of the resize", soon, func() bool {
+			events, err := w.Client.CoreV1().Events(p.ns).List(t.Context(), metav1.ListOptions{})
+			if err != nil {
+				return false
+			}
+			for _, e := range events.Items {
+				if e.Reason == "InPlaceResizedByVPA" && e.InvolvedObject.Name == "a0" {
+					return true
+				}
+			}
+			return false
+		})
+	})
+
+	t.Run("a native sidecar", func(t *testing.T) {
+		p := w.place(t, 1)
+		p.pod("b", "1,1Gi", "", func(pod *corev1.Pod) {
+			always := corev1.ContainerRestartPolicyAlways
+			pod.Spec.InitContainers = []corev1.Container{{Name: "s", Image: "i", RestartPolicy: &always, Resources: corev1.ResourceRequirements{Requests: list("1,1Gi")}}}
+		})
+		p.autoscaler(inPlace, settings(""), "500m,512Mi")
+		p.becomes(rightsizing.StateApplied, "")
+		if r := p.get("b").Spec.InitContainers[0].Resources.Requests; r.Cpu().String() != "500m" || r.Memory().String() != "512Mi" {
+			t.Errorf("the sidecar has %v", r)
+		}
+	})
+
+	t.Run("one pod", func(t *testing.T) {
+		for _, c := range []struct{ name, settings, state, words, requests string }{
+			{"in place", settings(""), rightsizing.StateApplied, "", "500m,512Mi"},
+			{"never", settings(`"singleReplica":"Never"`), rightsizing.StateImpossible, "singleReplica Never", "1,1Gi"},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				p := w.place(t, 1)
+				p.pod("c", "1,1Gi", "", nil)
+				p.autoscaler(inPlace, c.settings, "500m,512Mi")
+				p.becomes(c.state, c.words)
+				if got := p.requests("c"); got != c.requests {
+					t.Errorf("it has %s, want %s", got, c.requests)
+				}
+			})
+		}
+	})
+
+	t.Run("its only pod would restart", func(t *testing.T) {
+		p := w.place(t, 1)
+		p.pod("d", "1,1Gi", "", func(pod *corev1.Pod) {
+			pod.Spec.Containers[0].ResizePolicy = []corev1.ContainerResizePolicy{{ResourceName: corev1.ResourceMemory, RestartPolicy: corev1.RestartContainer}}
+		})
+		p.autoscaler(inPlace, settings(""), "500m,512Mi")
+		p.becomes(rightsizing.StateImpossible, "would restart")
+		if got := p.requests("d"); got != "1,1Gi" {
+			t.Errorf("it has %s", got)
+		}
+	})
+
+	t.Run("held", func(t *testing.T) {
+		for _, c := range []struct{ name, mode, settings, state, words string }{
+			{"paused", inPlace, settings(`"paused":true`), rightsizing.StateStopped, "policy p is paused"},
+			{"garbage", inPlace, `{"policy":`, rightsizing.StateRecommend, "cannot be read"},
+			{"off", "Off", settings(""), rightsizing.StateRecommend, "update mode is Off"},
+			{"initial", "Initial", settings(""), rightsizing.StateWaiting, "new ones are sized"},
+			{"observed", inPlace, `{"policy":"p","level":"BalancedSavings"}`, rightsizing.StateWaiting, "watched for 24h"},
+			{"window", inPlace, settings(`"windows":[{"schedule":"` + w.now().UTC().Add(-2*time.Hour).Format("04 15 * * *") + `","duration":"1h"}]`), rightsizing.StateWaiting, "window is closed"},
+			{"left to a HorizontalPodAutoscaler by the policy", inPlace, settings(`"yield":["cpu","memory"]`), rightsizing.StateApplied, "HorizontalPodAutoscaler scales on cpu"},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				p := w.place(t, 1)
+				p.pod("e", "1,1Gi", "", nil)
+				p.autoscaler(c.mode, c.settings, "500m,512Mi")
+				a := p.becomes(c.state, c.words)
+				if (c.name == "window" || c.name == "observed") != !a.NotBefore.IsZero() {
+					t.Errorf("not before %s", a.NotBefore)
+				}
+				if got := p.requests("e"); got != "1,1Gi" {
+					t.Errorf("it has %s", got)
+				}
+			})
+		}
+	})
+
+	t.Run("somebody else's", func(t *testing.T) {
+		p := w.place(t, 1)
+		p.pod("f", "1,1Gi", "", func(pod *corev1.Pod) { pod.Labels["scaleops.sh/managed"] = "true" })
+		p.autoscaler(inPlace, settings(""), "500m,512Mi")
+		p.becomes(rightsizing.StateElsewhere, "ScaleOps")
+		if got := p.requests("f"); got != "1,1Gi" {
+			t.Errorf("it has %s", got)
+		}
+	})
+
+	t.Run("CPU is left to a HorizontalPodAutoscaler", func(t *testing.T) {
+		p := w.place(t, 1)
+		use := int32(80)
+		if _, err := w.Client.AutoscalingV2().HorizontalPodAutoscalers(p.ns).Create(t.Context(), &autoscalingv2.HorizontalPodAutoscaler{
+			ObjectMeta: metav1.ObjectMeta{Name: "web"}, Spec: autoscalingv2.HorizontalPodAutoscalerSpec{
+				MaxReplicas: 3, ScaleTargetRef: autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: "web"},
+				Metrics: []autoscalingv2.MetricSpec{{Type: autoscalingv2.ResourceMetricSourceType, Resource: &autoscalingv2.ResourceMetricSource{Name: corev1.ResourceCPU, Target: autoscalingv2.MetricTarget{Type: autoscalingv2.UtilizationMetricType, AverageUtilization: &use}}}},
+			},
+		}, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		p.pod("g", "1,1Gi", "", nil)
+		p.autoscaler(inPlace, settings(""), "500m,512Mi")
+		p.becomes(rightsizing.StateApplied, "HorizontalPodAutoscaler web scales on the utilization of cpu")
+		if got := p.requests("g"); got != "1,512Mi" {
+			t.Errorf("it has %s", got)
+		}
+	})
+
+	t.Run("budget", func(t *testing.T) {
+		p := w.place(t, 3)
+		for i := range 3 {
+			p.pod(fmt.Sprint("h", i), "1,1Gi", "", nil)
+		}
+		p.autoscaler(inPlace, settings(`"budget":{"namespacePerHour":2}`), "500m,512Mi")
+		a := p.becomes(rightsizing.StateWaiting, "budget of 2 changes in the namespace")
+		if a.InPlace != 2 || a.NotBefore.Sub(w.now()) > time.Hour || a.NotBefore.Before(w.now()) {
+			t.Errorf("%+v", a)
+		}
+	})
+
+	t.Run("cooldown, which a kill for want of memory does not wait for", func(t *testing.T) {
+		p := w.place(t, 1)
+		p.pod("i", "1,1Gi", "1,1Gi", nil)
+		p.autoscaler(inPlace, strings.Replace(settings(""), `"cooldown":"0s"`, `"cooldown":"1h"`, 1), "500m,512Mi")
+		p.becomes(rightsizing.StateApplied, "")
+		p.recommend("700m,800Mi")
+		if a := p.becomes(rightsizing.StateWaiting, "cools down"); a.NotBefore.IsZero() {
+			t.Error("it does not say until when")
+		}
+		if got := p.requests("i"); got != "500m,512Mi" {
+			t.Errorf("it has %s", got)
+		}
+		time.Sleep(1100 * time.Millisecond) // whole seconds are all that a status has
+		p.report("i", func(s *corev1.PodStatus) {
+			s.ContainerStatuses[0].LastTerminationState = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: "OOMKilled", ExitCode: 137, FinishedAt: metav1.Now()}}
+		})
+		p.becomes(rightsizing.StateApplied, "")
+		if got := p.requests("i"); got != "700m,800Mi" {
+			t.Errorf("after the kill it has %s", got)
+		}
+		p.recommend("700m,900Mi") // the same kill does not speed up another change
+		p.becomes(rightsizing.StateWaiting, "cools down")
+		stop()
+		stop = w.start(options)
+		time.Sleep(3 * time.Second)
+		if got := p.requests("i"); got != "700m,800Mi" {
+			t.Errorf("a restart forgets that it cools down: it has %s", got)
+		}
+	})
+
+	t.Run("the class of service", func(t *testing.T) {
+		p := w.place(t, 1)
+		p.pod("j", "", "", nil)
+		p.autoscaler(inPlace, settings(""), "500m,512Mi")
+		p.becomes(rightsizing.StateImpossible, "class of service")
+	})
+
+	// What Kubernetes itself allows decides about two of our rules: if this changes, they may be loosened.
+	t.Run("what a resize may", func(t *testing.T) {
+		p := w.place(t, 1)
+		p.pod("k", "1,1Gi", "2,2Gi", nil)
+		patch := func(body string) error {
+			_, err := w.Client.CoreV1().Pods(p.ns).Patch(t.Context(), "k", types.JSONPatchType, []byte(body), metav1.PatchOptions{DryRun: []string{"All"}}, "resize")
+			return err
+		}
+		if err := patch(`[{"op":"remove","path":"/spec/containers/0/resources/limits/cpu"}]`); err == nil {
+			t.Error("a resize may take a limit away: LimitsNone can do so for pods that run")
+		}
+		if err := patch(`[{"op":"replace","path":"/spec/containers/0/resources/limits/memory","value":"1Gi"}]`); err != nil {
+			t.Errorf("a resize may lower a memory limit: %v", err)
+		}
+		if err := patch(`[{"op":"replace","path":"/spec/containers/0/resources/limits/memory","value":"1Gi"},{"op":"replace","path":"/spec/containers/0/resources/limits/cpu","value":"1"}]`); err == nil {
+			t.Error("a resize may change the class of service: the check before it is not needed")
+		}
+	})
+
+	infeasible := func(s *corev1.PodStatus) {
+		s.Conditions = append(s.Conditions, corev1.PodCondition{Type: corev1.PodResizePending, Status: corev1.ConditionTrue, Reason: corev1.PodReasonInfeasible, Message: "node has 1 CPU", LastTransitionTime: metav1.Now()})
+	}
+
+	t.Run("an eviction is impossible where it is not allowed", func(t *testing.T) {
+		w.answers(true)
+		defer w.answers(false)
+		for _, c := range []struct {
+			name, mode, settings string
+			replicas             int32
+			owner                string
+		}{
+			{"in place alone", inPlace, settings(`"apply":"InPlace"`), 3, "ReplicaSet"},
+			{"in place alone, without settings", inPlace, "", 3, "ReplicaSet"},
+			{"one pod", "InPlaceOrRecreate", settings(`"apply":"InPlaceOrRecreate"`), 1, "ReplicaSet"},
+			{"one pod, never", "InPlaceOrRecreate", settings(`"apply":"InPlaceOrRecreate","singleReplica":"Never"`), 1, "ReplicaSet"},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				p := w.place(t, c.replicas)
+				for i := range c.replicas {
+					name := fmt.Sprint("l", i)
+					p.pod(name, "1,1Gi", "", nil)
+					p.report(name, infeasible)
+				}
+				p.autoscaler(c.mode, c.settings, "4,4Gi")
+				p.becomes(rightsizing.StateImpossible, "")
+				time.Sleep(time.Second) // five loops
+				for i := range c.replicas {
+					if p.evicted(fmt.Sprint("l", i)) {
+						t.Errorf("pod %d was evicted", i)
+					}
+				}
+				if n := w.told("evicted", "l"); n > 0 {
+					t.Errorf("%d evictions were told", n)
+				}
+			})
+		}
+	})
+
+	t.Run("evicted where it is allowed and needed", func(t *testing.T) {
+		p := w.place(t, 4)
+		for i := range 4 {
+			name := fmt.Sprint("m", i)
+			p.pod(name, "1,1Gi", "", nil)
+			p.report(name, infeasible)
+		}
+		w.answers(false)
+		p.autoscaler("InPlaceOrRecreate", settings(`"apply":"InPlaceOrRecreate"`), "4,4Gi")
+		p.becomes(rightsizing.StateWaiting, "admission controller does not answer")
+		for i := range 4 {
+			if p.evicted(fmt.Sprint("m", i)) {
+				t.Fatalf("pod %d was evicted while nobody would size what comes instead", i)
+			}
+		}
+		w.answers(true)
+		defer w.answers(false)
+		vpatest.Eventually(t, "two of four are evicted", soon, func() bool { return p.application().Evicted == 2 })
+		time.Sleep(time.Second)
+		n := 0
+		for i := range 4 {
+			if p.evicted(fmt.Sprint("m", i)) {
+				n++
+			}
+		}
+		if n != 2 {
+			t.Errorf("%d are evicted, want 2: half of them stay", n)
+		}
+	})
+
+	t.Run("one pod is evicted where somebody wants it", func(t *testing.T) {
+		w.answers(true)
+		defer w.answers(false)
+		p := w.place(t, 1)
+		p.pod("n", "1,1Gi", "", nil)
+		p.report("n", infeasible)
+		p.autoscaler("InPlaceOrRecreate", settings(`"apply":"InPlaceOrRecreate","singleReplica":"Evict"`), "4,4Gi")
+		vpatest.Eventually(t, "it is evicted", soon, func() bool { return p.evicted("n") })
+	})
+
+	t.Run("a PodDisruptionBudget", func(t *testing.T) {
+		w.answers(true)
+		defer w.answers(false)
+		p := w.place(t, 2)
+		all := intstr.FromInt32(0)
+		if _, err := w.Client.PolicyV1().PodDisruptionBudgets(p.ns).Create(t.Context(), &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Name: "web"}, Spec: policyv1.PodDisruptionBudgetSpec{MaxUnavailable: &all, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}}}, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 2 {
+			p.pod(fmt.Sprint("o", i), "1,1Gi", "", nil)
+			p.report(fmt.Sprint("o", i), infeasible)
+		}
+		p.autoscaler("InPlaceOrRecreate", settings(`"apply":"InPlaceOrRecreate"`), "4,4Gi")
+		p.becomes(rightsizing.StateWaiting, "PodDisruptionBudget")
+	})
+
+	t.Run("as upstream without settings", func(t *testing.T) {
+		w.answers(true)
+		defer w.answers(false)
+		p := w.place(t, 4)
+		for i := range 4 {
+			p.pod(fmt.Sprint("q", i), "1,1Gi", "", nil)
+		}
+		p.autoscaler("Recreate", "", "500m,512Mi")
+		vpatest.Eventually(t, "two of four are evicted", soon, func() bool { return p.application().Evicted == 2 })
+		one := w.place(t, 1)
+		one.pod("r", "1,1Gi", "", nil)
+		one.autoscaler("Recreate", "", "500m,512Mi")
+		one.becomes(rightsizing.StatePending, "cannot spare")
+		if one.evicted("r") {
+			t.Error("a single replica was evicted")
+		}
+	})
+
+	t.Run("a pod that comes back as it was", func(t *testing.T) {
+		w.answers(true)
+		defer w.answers(false)
+		for _, c := range []struct {
+			name  string
+			sized bool
+		}{{"not sized", false}, {"sized", true}} {
+			t.Run(c.name, func(t *testing.T) {
+				p := w.place(t, 2)
+				for i := range 2 {
+					p.pod(fmt.Sprint("v", i), "1,1Gi", "", nil)
+					p.report(fmt.Sprint("v", i), infeasible)
+				}
+				p.autoscaler("InPlaceOrRecreate", strings.Replace(settings(`"apply":"InPlaceOrRecreate","budget":{"stopAfterFailures":1}`), `"policy":"p"`, `"policy":"deaf`+c.name+`"`, 1), "4,4Gi")
+				vpatest.Eventually(t, "one is evicted", soon, func() bool { return p.application().Evicted == 1 })
+				p.pod("w", "1,1Gi", "", func(pod *corev1.Pod) {
+					if c.sized {
+						pod.Annotations = map[string]string{"vpaUpdates": "Pod resources updated by web: container 0: cpu request"}
+					}
+				})
+				if !c.sized {
+					p.becomes(rightsizing.StateStopped, "did not take hold")
+					if a := p.application(); a.Failed != 1 {
+						t.Errorf("%+v", a)
+					}
+					return
+				}
+				time.Sleep(2 * time.Second)
+				if a := p.application(); a.Failed != 0 || a.State == rightsizing.StateStopped {
+					t.Errorf("%+v", a)
+				}
+			})
+		}
+	})
+
+	t.Run("a resize that nobody carries out opens the circuit breaker", func(t *testing.T) {
+		policy := strings.Replace(settings(`"budget":{"stopAfterFailures":1,"stopForMinutes":30}`), `"policy":"p"`, `"policy":"stuck"`, 1)
+		p := w.place(t, 1)
+		p.pod("s", "1,1Gi", "", func(pod *corev1.Pod) { pod.Labels[stuck] = "" })
+		p.autoscaler(inPlace, policy, "500m,512Mi")
+		vpatest.Eventually(t, "it fails", soon, func() bool { return p.application().Failed == 1 })
+		q := w.place(t, 1)
+		q.pod("t", "1,1Gi", "", nil)
+		q.autoscaler(inPlace, policy, "500m,512Mi")
+		a := q.becomes(rightsizing.StateStopped, "did not take hold")
+		if d := a.NotBefore.Sub(w.now()); d < 25*time.Minute || d > 31*time.Minute {
+			t.Errorf("it rests for %s", d)
+		}
+		if got := q.requests("t"); got != "1,1Gi" {
+			t.Errorf("it has %s", got)
+		}
+		other := w.place(t, 1)
+		other.pod("u", "1,1Gi", "", nil)
+		other.autoscaler(inPlace, settings(""), "500m,512Mi")
+		other.becomes(rightsizing.StateApplied, "") // another policy goes on
+		w.add(time.Hour)
+		q.becomes(rightsizing.StateApplied, "")
+	})
+
+}

@@ -1,0 +1,154 @@
+package updater
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nopsctl/nopsctl/internal/rightsizing"
+)
+
+const (
+	// writers are how many statuses are written at a time.
+	writers = 8
+	// near is how far a time may move without being written anew.
+	near = 5 * time.Minute
+)
+
+// state says what became of an autoscaler's recommendation.
+func (p *plan) state() (state, message string, until time.Time) {
+	if p.hold.Is() {
+		return p.hold.State, p.hold.Why, p.hold.Until
+	}
+	t := p.tally
+	switch {
+	case len(p.pods) == 0:
+		state, message = rightsizing.StateApplied, "no pod runs; new ones are sized when they are created"
+	case len(t.stopped) > 0:
+		h := earliest(t.stopped)
+		state, message, until = h.State, h.Why, h.Until
+	case len(t.pending) > 0:
+		state, message = rightsizing.StatePending, most(t.pending)
+	case len(t.waiting) > 0:
+		h := earliest(t.waiting)
+		state, message, until = h.State, h.Why, h.Until
+	case len(t.impossible) > 0:
+		state, message = rightsizing.StateImpossible, most(t.impossible)
+	default:
+		state, message = rightsizing.StateApplied, "every pod has what is recommended, or is close enough"
+	}
+	if len(p.left) > 0 {
+		message += "; " + strings.Join(p.left, ", ")
+	}
+	return state, message, until
+}
+
+// most is the reason that most pods have, so that the message does not change with each of them.
+func most(reasons []string) string {
+	count := map[string]int{}
+	for _, r := range reasons {
+		count[r]++
+	}
+	sorted := slices.Sorted(slices.Values(reasons))
+	return slices.MaxFunc(slices.Compact(sorted), func(a, b string) int {
+		if count[a] != count[b] {
+			return count[a] - count[b]
+		}
+		return strings.Compare(b, a)
+	})
+}
+
+// next is the application as it is to be recorded, and whether it differs enough from the recorded one to be written.
+func next(recorded, known rightsizing.Application, state, message string, until, now time.Time) (rightsizing.Application, bool) {
+	a := known
+	a.State, a.Message, a.NotBefore = state, message, until.UTC().Truncate(time.Second)
+	if until.IsZero() {
+		a.NotBefore = time.Time{}
+	}
+	a.LastChange = a.LastChange.UTC().Truncate(time.Second)
+	a.Since = recorded.Since
+	if recorded.State != state || recorded.Since.IsZero() {
+		a.Since = now.UTC().Truncate(time.Second)
+	}
+	if d := a.NotBefore.Sub(recorded.NotBefore); a.NotBefore.IsZero() == recorded.NotBefore.IsZero() && d > -near && d < near {
+		a.NotBefore = recorded.NotBefore
+	}
+	same := a.State == recorded.State && a.Message == recorded.Message && a.NotBefore.Equal(recorded.NotBefore) && a.LastChange.Equal(recorded.LastChange) &&
+		a.InPlace == recorded.InPlace && a.Evicted == recorded.Evicted && a.Failed == recorded.Failed
+	return a, !same
+}
+
+// tell writes what became of recommendations, where that changed.
+func (u *Updater) tell(ctx context.Context, plans []*plan, now time.Time) {
+	type write struct {
+		p *plan
+		a rightsizing.Application
+	}
+	var writes []write
+	for _, p := range plans {
+		state, message, until := p.state()
+		a, differs := next(p.Application, u.application(p.autoscaler), state, message, until, now)
+		u.memory.written[p.UID] = a
+		if differs {
+			writes = append(writes, write{p, a})
+		}
+	}
+	queue := make(chan write)
+	var group sync.WaitGroup
+	for range min(writers, len(writes)) {
+		group.Go(func() {
+			for w := range queue {
+				if err := u.write(ctx, w.p, w.a); err != nil && ctx.Err() == nil {
+					u.log.LogAttrs(ctx, slog.LevelWarn, "recording what became of a recommendation", slog.String("autoscaler", w.p.Namespace+"/"+w.p.Name), slog.Any("error", err))
+				}
+			}
+		})
+	}
+	for _, w := range writes {
+		queue <- w
+	}
+	close(queue)
+	group.Wait()
+}
+
+func (u *Updater) write(ctx context.Context, p *plan, a rightsizing.Application) error {
+	fields := map[string]any{}
+	text, err := json.Marshal(a)
+	if err == nil {
+		err = json.Unmarshal(text, &fields)
+	}
+	if err != nil {
+		return fmt.Errorf("writing it as JSON: %w", err)
+	}
+	for _, name := range []string{"message", "since", "notBefore", "lastChange"} {
+		if _, is := fields[name]; !is {
+			fields[name] = nil // a merge keeps what is not named
+		}
+	}
+	body, err := json.Marshal(map[string]any{"status": map[string]any{"application": fields}})
+	if err != nil {
+		return fmt.Errorf("writing it as JSON: %w", err)
+	}
+	u.counts.patches.Add(1)
+	_, err = u.dynamic.Resource(rightsizing.Autoscalers()).Namespace(p.Namespace).Patch(ctx, p.Name, types.MergePatchType, body, metav1.PatchOptions{}, "status")
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("patching status.application: %w", err)
+	}
+	if before := p.Application.State; before != a.State && (a.State == rightsizing.StateStopped || a.State == rightsizing.StateImpossible || a.State == rightsizing.StateElsewhere) {
+		u.recorder.Event(&p.VerticalPodAutoscaler, corev1.EventTypeNormal, a.State, a.Message)
+	}
+	return nil
+}

@@ -1,0 +1,68 @@
+package rightsizing
+
+import (
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+)
+
+// Explanation says how a container's recommendation for a resource came to be: usage, the percentile of the level, its margin, then
+// what raised or bounded it. It is in the autoscaler's status as explanations. Quantities are requests.
+type Explanation struct {
+	Container string    `json:"container"`
+	Resource  string    `json:"resource"` // cpu, memory
+	Level     Level     `json:"level,omitempty"`
+	Since     time.Time `json:"since,omitzero"` // of the first sample
+	Samples   int       `json:"samples"`
+
+	// Usage of the decaying histogram: median, the level's percentile and the peak.
+	Median     resource.Quantity `json:"median"`
+	Percentile float64           `json:"percentile"` // 0.9
+	AtPercent  resource.Quantity `json:"atPercentile"`
+	Peak       resource.Quantity `json:"peak"`
+	// Margin is added, as a fraction; Confidence is the factor that little history adds.
+	Margin float64           `json:"margin"`
+	Local  resource.Quantity `json:"local"` // percentile with margin
+
+	// Held is what a container that ran out of memory is given at least, for OOMHold from HeldSince on. A restart of the recommender finds
+	// it here.
+	Held      *resource.Quantity `json:"held,omitempty"`
+	HeldSince time.Time          `json:"heldSince,omitzero"`
+
+	// Steps are what changed it from there on, in order.
+	Steps  []Adjustment      `json:"steps,omitempty"`
+	Result resource.Quantity `json:"result"`
+}
+
+// Adjustment is one thing that changed a recommendation.
+type Adjustment struct {
+	Rule string            `json:"rule"` // "floor", "platform", "oom", "max", "min", "jvm", "node", "limitRange"
+	Why  string            `json:"why"`  // for people
+	To   resource.Quantity `json:"to"`
+}
+
+// Application is what became of a recommendation, in the autoscaler's status as application; the updater writes it.
+type Application struct {
+	// State is one of the words below; Message says more.
+	State   string    `json:"state"`
+	Message string    `json:"message,omitempty"`
+	Since   time.Time `json:"since,omitzero"`
+	// NotBefore is when the next change may be, where that is known: the end of a cooldown, the beginning of a window.
+	NotBefore time.Time `json:"notBefore,omitzero"`
+	// LastChange is when a pod was changed last, and how many pods were since the autoscaler was made.
+	LastChange time.Time `json:"lastChange,omitzero"`
+	InPlace    int64     `json:"inPlace,omitempty"`
+	Evicted    int64     `json:"evicted,omitempty"`
+	Failed     int64     `json:"failed,omitempty"`
+}
+
+// States of an application.
+const (
+	StateApplied    = "Applied"    // every pod has what is recommended, or is close enough
+	StatePending    = "Pending"    // to be changed in the next loops
+	StateWaiting    = "Waiting"    // for a window, a cooldown, observation, a budget: NotBefore
+	StateStopped    = "Stopped"    // the circuit breaker, a pause
+	StateElsewhere  = "Elsewhere"  // somebody else's
+	StateRecommend  = "Recommend"  // only recommended: dry run, mode Off
+	StateImpossible = "Impossible" // cannot be done without what is not allowed: Message says what
+)

@@ -202,7 +202,7 @@ func (u *Updater) decide(p *plan, now time.Time) {
 
 // consider decides about one pod: nil is that nothing is done, and the tally says why.
 func (u *Updater) consider(p *plan, pod *corev1.Pod, now time.Time) *candidate {
-	sizing, err := u.provider.Size(pod, &p.VerticalPodAutoscaler)
+	sizing, err := u.provider.SizeBy(pod, &p.VerticalPodAutoscaler, p.settings)
 	if err != nil {
 		p.tally.impossible = append(p.tally.impossible, err.Error())
 		return nil

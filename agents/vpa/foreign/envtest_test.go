@@ -40,7 +40,7 @@ func TestOthersComeAndGo(t *testing.T) {
 	ctx := t.Context()
 	definitions := schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
 	hpas := schema.GroupVersionResource{Group: "autoscaling", Version: "v2", Resource: "horizontalpodautoscalers"}
-	make := func(r dynamic.ResourceInterface, text string) {
+	create := func(r dynamic.ResourceInterface, text string) {
 		t.Helper()
 		var u unstructured.Unstructured
 		if err := yaml.Unmarshal([]byte(text), &u.Object); err != nil {
@@ -51,7 +51,7 @@ func TestOthersComeAndGo(t *testing.T) {
 			return err == nil
 		})
 	}
-	make(cluster.Dynamic.Resource(hpas).Namespace(agenttest.Namespace), `
+	create(cluster.Dynamic.Resource(hpas).Namespace(agenttest.Namespace), `
 apiVersion: autoscaling/v2
 kind: HorizontalPodAutoscaler
 metadata: {name: web}
@@ -90,9 +90,9 @@ spec: {maxReplicas: 3, scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, n
 				{"datadoghq.com", "v1alpha2", "DatadogPodAutoscaler", "datadogpodautoscalers", "metadata: {name: web}\nspec: {targetRef: {kind: Deployment, name: web}}", "DatadogPodAutoscaler web"},
 				{"perfectscale.io", "v1", "WorkloadAutomationConfig", "workloadautomationconfigs", "metadata: {name: web}\nspec: {targetRef: {kind: Deployment, name: web}}", "WorkloadAutomationConfig web"},
 			} {
-				make(cluster.Dynamic.Resource(definitions), definition(other.group, other.version, other.kind, other.plural))
+				create(cluster.Dynamic.Resource(definitions), definition(other.group, other.version, other.kind, other.plural))
 				objects := cluster.Dynamic.Resource(schema.GroupVersionResource{Group: other.group, Version: other.version, Resource: other.plural}).Namespace(agenttest.Namespace)
-				make(objects, "apiVersion: "+other.group+"/"+other.version+"\nkind: "+other.kind+"\n"+other.object)
+				create(objects, "apiVersion: "+other.group+"/"+other.version+"\nkind: "+other.kind+"\n"+other.object)
 				vpatest.Eventually(t, other.says+" is seen", 20*time.Second, func() bool {
 					why, is := f.Elsewhere(web)
 					return is && strings.Contains(why, other.says)

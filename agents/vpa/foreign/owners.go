@@ -134,20 +134,20 @@ func marks() []mark {
 	is := func(word string) func(string) bool {
 		return func(v string) bool { return strings.EqualFold(strings.TrimSpace(v), word) }
 	}
-	any := func(v string) bool { return v != "" }
+	set := func(v string) bool { return v != "" }
 	return []mark{
 		// https://docs.cast.ai/docs/workload-autoscaler-annotations-reference
 		{"workloads.cast.ai/configuration", "CAST AI", castAI},
 		// https://docs.cast.ai/docs/workload-autoscaler-legacy-annotations-reference
 		{"workloads.cast.ai/vertical-autoscaling", "CAST AI", is("on")},
 		// On pods that it sized, as its documentation says how to see that it did.
-		{"autoscaling.cast.ai/vertical-recommendation-hash", "CAST AI", any},
+		{"autoscaling.cast.ai/vertical-recommendation-hash", "CAST AI", set},
 		// https://scaleops.glowstick.me/scaleops-via-yamls/workload-actions, a copy of its documentation; default-auto is that of older releases.
 		{"scaleops.sh/default-rightsize-auto", "ScaleOps", is("true")},
 		{"scaleops.sh/default-auto", "ScaleOps", is("true")},
 		// A label of its pods, and an annotation: operators that compare pods look for it (Koperator).
 		{"scaleops.sh/managed", "ScaleOps", is("true")},
-		{"scaleops.sh/managed-containers", "ScaleOps", any},
+		{"scaleops.sh/managed-containers", "ScaleOps", set},
 		// https://docs.stormforge.io/optimize-live: recommendations are applied without asking.
 		{"live.stormforge.io/auto-deploy", "StormForge", is("Enabled")},
 		// https://kyverno.io/policies/kubecost/enable-kubecost-continuous-rightsizing/enable-kubecost-continuous-rightsizing

@@ -78,6 +78,11 @@ func (p *Provider) Size(pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler) (Sizi
 	if err != nil {
 		return Sizing{}, err
 	}
+	return p.SizeBy(pod, vpa, settings)
+}
+
+// SizeBy is Size by settings that were read already: to read them takes as long as the rest.
+func (p *Provider) SizeBy(pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler, settings Settings) (Sizing, error) {
 	if vpa.Status.Recommendation == nil {
 		return Sizing{}, nil
 	}

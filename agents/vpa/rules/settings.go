@@ -71,18 +71,9 @@ func Effective(vpa *vpav1.VerticalPodAutoscaler) (Settings, error) {
 func (s *Settings) fill() error {
 	var errs []error
 	say := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	s.words(&errs)
 	if s.Level != "" && !slices.Contains(rightsizing.Levels(), s.Level) {
 		say("level %q is none of %v", s.Level, rightsizing.Levels())
-	}
-	word(&errs, "apply", s.Apply, rightsizing.ApplyInPlace, rightsizing.ApplyInPlaceOrRecreate, rightsizing.ApplyInitial)
-	word(&errs, "singleReplica", s.SingleReplica, rightsizing.SingleInPlace, rightsizing.SingleNever, rightsizing.SingleEvict)
-	word(&errs, "hpa", s.HPA, rightsizing.HPAYield, rightsizing.HPAAlign)
-	word(&errs, "jvm", s.JVM, rightsizing.GuardOn, rightsizing.GuardOff)
-	for name, rule := range map[string]rightsizing.LimitRule{"limits.cpu": s.Limits.CPU, "limits.memory": s.Limits.Memory} {
-		word(&errs, name+".mode", rule.Mode, rightsizing.LimitsRatio, rightsizing.LimitsHeadroom, rightsizing.LimitsKeep, rightsizing.LimitsNone)
-		if rule.Headroom < 0 || rule.Headroom > 10000 {
-			say("%s.headroom: %d is not between 0 and 10000 percent", name, rule.Headroom)
-		}
 	}
 	if s.MaxStep.Up < 0 || s.MaxStep.Down < 0 || s.MaxStep.Down > 100 {
 		say("maxStep: up %d is below 0, or down %d is not between 0 and 100 percent", s.MaxStep.Up, s.MaxStep.Down)
@@ -122,6 +113,24 @@ func (s *Settings) fill() error {
 		s.Rest = time.Duration(b.StopForMinutes) * time.Minute
 	}
 	return errors.Join(errs...)
+}
+
+// words checks those that have to be one of several.
+func (s *Settings) words(errs *[]error) {
+	word(errs, "apply", s.Apply, rightsizing.ApplyInPlace, rightsizing.ApplyInPlaceOrRecreate, rightsizing.ApplyInitial)
+	word(errs, "singleReplica", s.SingleReplica, rightsizing.SingleInPlace, rightsizing.SingleNever, rightsizing.SingleEvict)
+	word(errs, "hpa", s.HPA, rightsizing.HPAYield, rightsizing.HPAAlign)
+	word(errs, "jvm", s.JVM, rightsizing.GuardOn, rightsizing.GuardOff)
+	for _, r := range resources() {
+		name, rule := "limits."+string(r), s.Limits.CPU
+		if r == corev1.ResourceMemory {
+			rule = s.Limits.Memory
+		}
+		word(errs, name+".mode", rule.Mode, rightsizing.LimitsRatio, rightsizing.LimitsHeadroom, rightsizing.LimitsKeep, rightsizing.LimitsNone)
+		if rule.Headroom < 0 || rule.Headroom > 10000 {
+			*errs = append(*errs, fmt.Errorf("%s.headroom: %d is not between 0 and 10000 percent", name, rule.Headroom))
+		}
+	}
 }
 
 // word complains of a word that is none of those known; none is the first.

@@ -72,8 +72,8 @@ func less(a, b corev1.ResourceList, r corev1.ResourceName) bool {
 }
 
 // Changed says whether anything of the container is to be changed.
-func (c Sized) Changed() bool {
-	return len(c.Unlimited) > 0 || differs(c.Target.Requests, c.Now.Requests) || differs(c.Target.Limits, c.Now.Limits)
+func (s Sized) Changed() bool {
+	return len(s.Unlimited) > 0 || differs(s.Target.Requests, s.Now.Requests) || differs(s.Target.Limits, s.Now.Limits)
 }
 
 func differs(target, now corev1.ResourceList) bool {
@@ -116,9 +116,9 @@ func Size(in Input) Sizing {
 		class = QoS(in.Pod)
 	}
 	each := func(c *corev1.Container, sidecar bool, index int) {
-		if one, is := in.container(c, class, creating); is {
-			one.Sidecar, one.Index = sidecar, index
-			s.Containers = append(s.Containers, one)
+		if sized, is := in.container(c, class, creating); is {
+			sized.Sidecar, sized.Index = sidecar, index
+			s.Containers = append(s.Containers, sized)
 		}
 	}
 	for i := range in.Pod.Spec.Containers {
@@ -172,121 +172,178 @@ func (in Input) yields(r corev1.ResourceName) string {
 	return in.Known.Yield[r]
 }
 
+// one is a resource of a container on its way from what is recommended to what it should get.
+type one struct {
+	Input
+
+	sized          *Sized
+	c              *corev1.Container
+	r              corev1.ResourceName
+	bounds         *vpav1.ContainerResourcePolicy
+	java           JVM
+	request, limit resource.Quantity // as they are
+	want           resource.Quantity // the request that it should get, so far
+	guaranteed     bool
+	creating       bool
+	// starting says that Java is not given less CPU now.
+	starting bool
+}
+
+// step changes what it should get, and says why.
+func (o *one) step(rule string, to resource.Quantity, format string, args ...any) {
+	if to.Cmp(o.want) != 0 {
+		o.want = to
+		o.sized.Steps = append(o.sized.Steps, rightsizing.Adjustment{Rule: rule, Why: string(o.r) + ": " + fmt.Sprintf(format, args...), To: to})
+	}
+}
+
 // size sizes one resource of the container.
 func (s *Sized) size(in Input, c *corev1.Container, r corev1.ResourceName, want resource.Quantity, bounds *vpav1.ContainerResourcePolicy, java JVM, class corev1.PodQOSClass, creating bool) {
-	request, limit := c.Resources.Requests[r], c.Resources.Limits[r]
-	if request.IsZero() {
-		request = limit // as Kubernetes has it
+	o := &one{
+		Input: in, sized: s, c: c, r: r, bounds: bounds, java: java, want: want, request: c.Resources.Requests[r], limit: c.Resources.Limits[r],
+		guaranteed: class == corev1.PodQOSGuaranteed, creating: creating,
 	}
-	step := func(rule string, to resource.Quantity, format string, args ...any) {
-		if to.Cmp(want) != 0 {
-			want = to
-			s.Steps = append(s.Steps, rightsizing.Adjustment{Rule: rule, Why: string(r) + ": " + fmt.Sprintf(format, args...), To: to})
+	if o.request.IsZero() {
+		o.request = o.limit // as Kubernetes has it
+	}
+	o.floor()
+	o.guardJava()
+	o.oneStep()
+	if least, is := o.least(); is && o.want.Cmp(least) < 0 {
+		o.step("limitRange", least, "the namespace's LimitRange asks for %s at least", least.String())
+	}
+	to, limited := resource.Quantity{}, false
+	if !o.limit.IsZero() {
+		to, limited = o.limitByRule()
+	}
+	if limited {
+		to = o.keepLimit(to)
+	}
+	if most, is := o.most(); is && o.want.Cmp(most) > 0 {
+		o.step("limitRange", most, "the namespace's LimitRange allows %s at most", most.String())
+	}
+	s.Target.Requests[r] = o.want
+	moved := o.want.Cmp(c.Resources.Requests[r]) != 0
+	if limited {
+		if most, is := o.most(); is && to.Cmp(most) > 0 {
+			to = most
+		}
+		if o.guaranteed {
+			o.step("class", to, "request and limit stay equal, so that the class of service stays Guaranteed")
+		}
+		s.Target.Requests[r], s.Target.Limits[r] = o.want, to
+		moved = moved || o.want.Cmp(c.Resources.Requests[r]) != 0 || to.Cmp(o.limit) != 0
+	}
+	s.Restarts = s.Restarts || moved && restarts(c, r)
+}
+
+// floor keeps the request from going below the floor, unless somebody allows less by name.
+func (o *one) floor() {
+	floor, is := o.Settings.Floors[o.r]
+	if !is || o.want.Cmp(floor) >= 0 {
+		return
+	}
+	if o.bounds != nil {
+		if most, bounded := o.bounds.MaxAllowed[o.r]; bounded && !most.IsZero() {
+			floor = smaller(floor, most)
 		}
 	}
-	// The floor, unless somebody allows less by name.
-	if floor, is := in.Settings.Floors[r]; is && want.Cmp(floor) < 0 {
-		if bounds != nil {
-			if most, bounded := bounds.MaxAllowed[r]; bounded && !most.IsZero() && most.Cmp(floor) < 0 {
-				floor = most
-			}
-		}
-		step("floor", larger(want, floor), "it never goes below the floor of %s", floor.String())
+	o.step("floor", larger(o.want, floor), "it never goes below the floor of %s", floor.String())
+}
+
+// guardJava keeps memory above what the heap needs, and CPU while Java starts. It raises nothing.
+func (o *one) guardJava() {
+	if o.want.Cmp(o.request) >= 0 {
+		return
 	}
-	starting := java.Is && r == corev1.ResourceCPU && !request.IsZero() && want.Cmp(request) < 0 && in.starting(c.Name, creating)
-	if starting {
-		step("jvm", request, "Java starts, and is not given less CPU within its first %s", Startup)
+	if o.starting = o.java.Is && o.r == corev1.ResourceCPU && o.isStarting(); o.starting {
+		o.step("jvm", o.request, "Java starts, and is not given less CPU within its first %s", Startup)
 	}
-	if needs := java.Needs(); r == corev1.ResourceMemory && !needs.IsZero() && want.Cmp(needs) < 0 && request.Cmp(want) > 0 {
-		step("jvm", smaller(request, needs), "Java's heap is up to %s, and needs %s with what is around it", resource.NewQuantity(java.Heap, resource.BinarySI), needs.String())
+	if needs := o.java.Needs(); o.r == corev1.ResourceMemory && o.want.Cmp(needs) < 0 {
+		o.step("jvm", smaller(o.request, needs), "Java's heap is up to %s, and needs %s with what is around it", resource.NewQuantity(o.java.Heap, resource.BinarySI), needs.String())
 	}
-	// One step at a time, from what the pod has, or from what its workload's pods have.
-	from := request
-	if sized, is := in.Known.Sized[c.Name][r]; is && creating {
+}
+
+// oneStep goes one step at a time, from what the pod has, or from what its workload's pods have.
+func (o *one) oneStep() {
+	from := o.request
+	if sized, is := o.Known.Sized[o.c.Name][o.r]; is && o.creating {
 		from = sized
 	}
-	if !from.IsZero() {
-		if up := in.Settings.MaxStep.Up; up > 0 && want.Cmp(from) > 0 {
-			step("step", smaller(want, percentOf(r, from, 100+int64(up))), "at most %d%% more than %s at once", up, from.String())
-		}
-		if down := in.Settings.MaxStep.Down; down > 0 && want.Cmp(from) < 0 {
-			step("step", larger(want, percentOf(r, from, 100-int64(down))), "at most %d%% less than %s at once", down, from.String())
-		}
-	}
-	if in.Range != nil {
-		if least, is := in.Range.Min[r]; is && want.Cmp(least) < 0 {
-			step("limitRange", least, "the namespace's LimitRange asks for %s at least", least.String())
-		}
-	}
-	if limit.IsZero() {
-		if in.Range != nil {
-			if most, is := in.Range.Max[r]; is && !most.IsZero() && want.Cmp(most) > 0 {
-				step("limitRange", most, "the namespace's LimitRange allows %s at most", most.String())
-			}
-		}
-		s.Target.Requests[r] = want
-		s.Restarts = s.Restarts || restarts(c, r) && want.Cmp(c.Resources.Requests[r]) != 0
+	if from.IsZero() {
 		return
 	}
+	if up := o.Settings.MaxStep.Up; up > 0 && o.want.Cmp(from) > 0 {
+		o.step("step", smaller(o.want, percentOf(o.r, from, 100+int64(up))), "at most %d%% more than %s at once", up, from.String())
+	}
+	if down := o.Settings.MaxStep.Down; down > 0 && o.want.Cmp(from) < 0 {
+		o.step("step", larger(o.want, percentOf(o.r, from, 100-int64(down))), "at most %d%% less than %s at once", down, from.String())
+	}
+}
 
-	rule := in.Settings.Rule(r)
-	if bounds != nil && bounds.ControlledValues != nil && *bounds.ControlledValues == vpav1.ContainerControlledValuesRequestsOnly {
+func (o *one) least() (resource.Quantity, bool) {
+	if o.Range == nil {
+		return resource.Quantity{}, false
+	}
+	q, is := o.Range.Min[o.r]
+	return q, is
+}
+
+func (o *one) most() (resource.Quantity, bool) {
+	if o.Range == nil {
+		return resource.Quantity{}, false
+	}
+	q, is := o.Range.Max[o.r]
+	return q, is && !q.IsZero()
+}
+
+// limitByRule is what becomes of the limit; false is that it is taken away.
+func (o *one) limitByRule() (resource.Quantity, bool) {
+	rule := o.Settings.Rule(o.r)
+	if o.bounds != nil && o.bounds.ControlledValues != nil && *o.bounds.ControlledValues == vpav1.ContainerControlledValuesRequestsOnly {
 		rule.Mode = rightsizing.LimitsKeep
 	}
-	guaranteed := class == corev1.PodQOSGuaranteed
-	to := limit
 	switch {
-	case guaranteed && rule.Mode == rightsizing.LimitsKeep:
-		step("limit", limit, "the limit of %s is kept, and equals the request in this class of service", limit.String())
-	case guaranteed:
-		to = want
-	case rule.Mode == rightsizing.LimitsHeadroom:
-		to = percentOf(r, want, 100+int64(rule.Headroom))
 	case rule.Mode == rightsizing.LimitsKeep:
-		if want.Cmp(limit) > 0 {
-			step("limit", limit, "the limit of %s is kept", limit.String())
+		if o.guaranteed {
+			o.step("limit", o.limit, "the limit of %s is kept, and equals the request in this class of service", o.limit.String())
+		} else if o.want.Cmp(o.limit) > 0 {
+			o.step("limit", o.limit, "the limit of %s is kept", o.limit.String())
 		}
-	case rule.Mode == rightsizing.LimitsNone && creating:
-		s.Unlimited = append(s.Unlimited, r)
-		s.Target.Requests[r] = want
-		return
+		return o.limit, true
+	case o.guaranteed:
+		return o.want, true
+	case rule.Mode == rightsizing.LimitsHeadroom:
+		return percentOf(o.r, o.want, 100+int64(rule.Headroom)), true
+	case rule.Mode == rightsizing.LimitsNone && o.creating:
+		o.sized.Unlimited = append(o.sized.Unlimited, o.r)
+		return resource.Quantity{}, false
 	case rule.Mode == rightsizing.LimitsNone:
 		// A limit cannot be taken from a pod that runs, only be moved out of the way.
-		to = larger(limit, want)
-	default:
-		to = scaled(r, limit, request, want)
+		return larger(o.limit, o.want), true
 	}
-	if to.Cmp(want) < 0 {
-		to = want
+	return scaled(o.r, o.limit, o.request, o.want), true
+}
+
+// keepLimit keeps a limit from going below the request, the memory that was used, and what Java counts on.
+func (o *one) keepLimit(to resource.Quantity) resource.Quantity {
+	to = larger(to, o.want)
+	if to.Cmp(o.limit) >= 0 {
+		return to
 	}
-	lowered := to.Cmp(limit) < 0
-	if r == corev1.ResourceMemory && lowered {
-		if peak, is := in.Known.Peaks[c.Name]; is {
-			to = larger(to, smaller(limit, percentOf(r, peak, 100+UsageMargin)))
-		}
-		if needs := java.Needs(); !needs.IsZero() {
-			to = larger(to, smaller(limit, needs))
-		}
-		if java.OfLimit {
-			to = limit // the heap is a share of it
-		}
+	if o.starting {
+		return o.limit
 	}
-	if starting && lowered {
-		to = limit
+	if o.r != corev1.ResourceMemory {
+		return to
 	}
-	if in.Range != nil {
-		if most, is := in.Range.Max[r]; is && !most.IsZero() && to.Cmp(most) > 0 {
-			to = most
-			if want.Cmp(most) > 0 {
-				step("limitRange", most, "the namespace's LimitRange allows %s at most", most.String())
-			}
-		}
+	if o.java.OfLimit {
+		return o.limit // the heap is a share of it
 	}
-	if guaranteed && want.Cmp(to) != 0 {
-		step("class", to, "request and limit stay equal, so that the class of service stays Guaranteed")
+	if peak, is := o.Known.Peaks[o.c.Name]; is {
+		to = larger(to, smaller(o.limit, percentOf(o.r, peak, 100+UsageMargin)))
 	}
-	s.Target.Requests[r], s.Target.Limits[r] = want, to
-	s.Restarts = s.Restarts || restarts(c, r) && (want.Cmp(c.Resources.Requests[r]) != 0 || to.Cmp(limit) != 0)
+	return larger(to, smaller(o.limit, o.java.Needs()))
 }
 
 // restarts says whether a change of the resource restarts the container.
@@ -296,18 +353,18 @@ func restarts(c *corev1.Container, r corev1.ResourceName) bool {
 	})
 }
 
-// starting says whether the container starts: it is about to be created and can be resized afterwards, or runs for a short time only.
-func (in Input) starting(name string, creating bool) bool {
-	if creating {
-		return in.Mode == vpav1.UpdateModeInPlace || in.Mode == vpav1.UpdateModeInPlaceOrRecreate
+// isStarting says whether the container starts: it is about to be created and can be resized afterwards, or runs for a short time only.
+func (o *one) isStarting() bool {
+	if o.creating {
+		return o.Mode == vpav1.UpdateModeInPlace || o.Mode == vpav1.UpdateModeInPlaceOrRecreate
 	}
-	for _, list := range [][]corev1.ContainerStatus{in.Pod.Status.ContainerStatuses, in.Pod.Status.InitContainerStatuses} {
+	for _, list := range [][]corev1.ContainerStatus{o.Pod.Status.ContainerStatuses, o.Pod.Status.InitContainerStatuses} {
 		for i := range list {
-			if list[i].Name != name {
+			if list[i].Name != o.c.Name {
 				continue
 			}
 			running := list[i].State.Running
-			return running == nil || in.Now.Sub(running.StartedAt.Time) < Startup
+			return running == nil || o.Now.Sub(running.StartedAt.Time) < Startup
 		}
 	}
 	return true // nothing is known of it yet
@@ -338,10 +395,10 @@ func (s *Sizing) keepClass(pod *corev1.Pod, class corev1.PodQOSClass, creating b
 }
 
 // stepBack lowers a request that equals its limit by the least there is.
-func (c *Sized) stepBack() bool {
+func (s *Sized) stepBack() bool {
 	for _, r := range resources() {
-		request, is := c.Target.Requests[r]
-		limit, limited := c.Target.Limits[r]
+		request, is := s.Target.Requests[r]
+		limit, limited := s.Target.Limits[r]
 		if !is || !limited || request.Cmp(limit) != 0 {
 			continue
 		}
@@ -354,8 +411,8 @@ func (c *Sized) stepBack() bool {
 		}
 		request = request.DeepCopy()
 		request.Sub(*least)
-		c.Target.Requests[r] = request
-		c.Steps = append(c.Steps, rightsizing.Adjustment{Rule: "class", Why: string(r) + ": a request below its limit keeps the class of service Burstable", To: request})
+		s.Target.Requests[r] = request
+		s.Steps = append(s.Steps, rightsizing.Adjustment{Rule: "class", Why: string(r) + ": a request below its limit keeps the class of service Burstable", To: request})
 		return true
 	}
 	return false
@@ -375,21 +432,21 @@ func (s Sizing) apply(pod *corev1.Pod) *corev1.Pod {
 }
 
 // resources are those of the container as they would be.
-func (c Sized) resources(is corev1.ResourceRequirements) corev1.ResourceRequirements {
+func (s Sized) resources(is corev1.ResourceRequirements) corev1.ResourceRequirements {
 	to := *is.DeepCopy()
 	if to.Requests == nil {
 		to.Requests = corev1.ResourceList{}
 	}
-	if to.Limits == nil && len(c.Target.Limits) > 0 {
+	if to.Limits == nil && len(s.Target.Limits) > 0 {
 		to.Limits = corev1.ResourceList{}
 	}
-	for r, q := range c.Target.Requests {
+	for r, q := range s.Target.Requests {
 		to.Requests[r] = q
 	}
-	for r, q := range c.Target.Limits {
+	for r, q := range s.Target.Limits {
 		to.Limits[r] = q
 	}
-	for _, r := range c.Unlimited {
+	for _, r := range s.Unlimited {
 		delete(to.Limits, r)
 	}
 	return to

@@ -392,3 +392,18 @@ func TestDetectJVM(t *testing.T) {
 		})
 	}
 }
+
+// BenchmarkSize: the updater sizes every pod in every loop.
+func BenchmarkSize(b *testing.B) {
+	p := rules.NewProvider(rules.Options{Now: func() time.Time { return now }})
+	pod, v := running(container("c", "1,1Gi", "2,2Gi"), container("d", "1,1Gi", "")), autoscaler(`{"policy":"p","level":"BalancedSavings","maxStep":{"up":100,"down":50}}`, map[string]string{"c": "200m,300Mi", "d": "200m,300Mi"})
+	settings, err := rules.Effective(v)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if s, err := p.SizeBy(pod, v, settings); err != nil || !s.Changed() {
+			b.Fatal(s, err)
+		}
+	}
+}

@@ -419,7 +419,9 @@ func TestStoresThatFail(t *testing.T) {
 		{"an error with 200", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"status":"error","error":"half of it"}`) }, "half of it", false},
 		{"no JSON", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `<html>`) }, "reading the answer", true},
 		{"cut", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"status":"success","data":{"result":[`) }, "reading the answer", true},
-		{"a redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, elsewhere.URL, http.StatusTemporaryRedirect) }, "answers HTTP 307", false},
+		{"a redirect", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, elsewhere.URL, http.StatusTemporaryRedirect)
+		}, "answers HTTP 307", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			server := httptest.NewServer(c.answer)

@@ -43,7 +43,7 @@ type plan struct {
 	alone map[types.UID]bool
 	// left says which resources are left to others.
 	left []string
-	// todo is what is to be done, and the rest why the other pods are left: how many wait, and so on.
+	// What is to be done, and the other pods are left.
 	todo  []*candidate
 	tally tally
 	// group is made when it is first needed.
@@ -202,7 +202,7 @@ func (u *Updater) decide(p *plan, now time.Time) {
 
 // consider decides about one pod: nil is that nothing is done, and the tally says why.
 func (u *Updater) consider(p *plan, pod *corev1.Pod, now time.Time) *candidate {
-	sizing, err := u.provider.Size(pod, &p.VerticalPodAutoscaler)
+	sizing, err := u.provider.SizeBy(pod, &p.VerticalPodAutoscaler, p.settings)
 	if err != nil {
 		p.tally.impossible = append(p.tally.impossible, err.Error())
 		return nil
@@ -317,38 +317,8 @@ func (u *Updater) means(c *candidate, now time.Time) bool {
 	if alone && p.settings.SingleReplica == rightsizing.SingleNever {
 		return impossible("it has one pod, which is not to be changed (singleReplica Never)")
 	}
-	if resizes {
-		if c.pod.Status.Phase != corev1.PodRunning && !evicts {
-			p.tally.pending = append(p.tally.pending, "it does not run yet")
-			return false
-		}
-		c.inPlace, c.why = u.canResize(c)
-		switch c.resize.State {
-		case utils.ResizeStatusDeferred:
-			if !c.inPlace && (!evicts || now.Sub(c.resize.Since) < deferredFor) {
-				p.tally.wait("its node has no room for it now: "+c.resize.Why, time.Time{})
-				return false
-			}
-		case utils.ResizeStatusInProgress:
-			if !evicts || now.Sub(c.resize.Since) < inProgressFor {
-				p.tally.pending = append(p.tally.pending, "its node is at it")
-				return false
-			}
-			c.inPlace, c.why = false, "its node has been at it for too long"
-		case utils.ResizeStatusError, utils.ResizeStatusUnknown:
-			if !evicts {
-				p.tally.pending = append(p.tally.pending, "its node tries it again: "+c.resize.Why)
-				return false
-			}
-			c.inPlace, c.why = false, "its node could not resize it: "+c.resize.Why
-		default:
-		}
-		if c.inPlace && alone && p.settings.SingleReplica != rightsizing.SingleEvict && c.sizing.Restarts() {
-			c.inPlace, c.why = false, "its only pod would restart, by the resizePolicy of a container"
-		}
-		if !c.inPlace && !evicts {
-			return impossible("not in place: %s", c.why)
-		}
+	if resizes && !u.meansInPlace(c, evicts, alone, now) {
+		return false
 	}
 	c.evict = evicts
 	if c.evict && p.settings.Owned {
@@ -361,6 +331,44 @@ func (u *Updater) means(c *candidate, now time.Time) bool {
 	}
 	if !c.inPlace && !c.evict {
 		return impossible("not in place: %s", c.why)
+	}
+	return true
+}
+
+// meansInPlace says whether and how a pod can go on: by a resize, or without one where an eviction is allowed.
+func (u *Updater) meansInPlace(c *candidate, evicts, alone bool, now time.Time) bool {
+	p := c.plan
+	if c.pod.Status.Phase != corev1.PodRunning && !evicts {
+		p.tally.pending = append(p.tally.pending, "it does not run yet")
+		return false
+	}
+	c.inPlace, c.why = u.canResize(c)
+	switch c.resize.State {
+	case utils.ResizeStatusDeferred:
+		if !c.inPlace && (!evicts || now.Sub(c.resize.Since) < deferredFor) {
+			p.tally.wait("its node has no room for it now: "+c.resize.Why, time.Time{})
+			return false
+		}
+	case utils.ResizeStatusInProgress:
+		if !evicts || now.Sub(c.resize.Since) < inProgressFor {
+			p.tally.pending = append(p.tally.pending, "its node is at it")
+			return false
+		}
+		c.inPlace, c.why = false, "its node has been at it for too long"
+	case utils.ResizeStatusError, utils.ResizeStatusUnknown:
+		if !evicts {
+			p.tally.pending = append(p.tally.pending, "its node tries it again: "+c.resize.Why)
+			return false
+		}
+		c.inPlace, c.why = false, "its node could not resize it: "+c.resize.Why
+	default:
+	}
+	if c.inPlace && alone && p.settings.SingleReplica != rightsizing.SingleEvict && c.sizing.Restarts() {
+		c.inPlace, c.why = false, "its only pod would restart, by the resizePolicy of a container"
+	}
+	if !c.inPlace && !evicts {
+		p.tally.impossible = append(p.tally.impossible, "not in place: "+c.why)
+		return false
 	}
 	return true
 }

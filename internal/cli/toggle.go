@@ -122,10 +122,8 @@ func (o *toggleOptions) toggle(ctx context.Context, op *operation, answer *toggl
 	s.learn(ctx, o.f)
 	// Disabling removes what runs: without a yes there is nothing to plan for when nobody can be asked.
 	mustAsk := !o.enable && !o.dryRun
-	if mustAsk && !o.yes && !o.f.IO.CanPrompt() {
-		if text := install.Consequence(o.component, o.enable); text != "" && !o.keeper.revert {
-			fmt.Fprintf(o.f.IO.ErrOut, "%s %s: %s\n", operation, o.component, text)
-		}
+	if text := o.consequence(install.Consequence(o.component, o.enable)); mustAsk && !o.yes && !o.f.IO.CanPrompt() && text != "" {
+		fmt.Fprintf(o.f.IO.ErrOut, "%s %s: %s\n", operation, o.component, text)
 	}
 	if err := o.confirmable(ctx, mustAsk, operation); err != nil {
 		return err
@@ -145,10 +143,7 @@ func (o *toggleOptions) toggle(ctx context.Context, op *operation, answer *toggl
 	if err != nil {
 		return err
 	}
-	answer.Consequence = plan.Consequence
-	if leaves != nil && o.keeper.revert {
-		answer.Consequence = "what karpenops made and changed is taken back first: its NodePools are drained within their disruption budgets and deleted; NodePools are not changed any more then"
-	}
+	answer.Consequence = o.consequence(plan.Consequence)
 	if !plan.NoOp || o.dryRun {
 		o.f.announce(fmt.Sprintf("About to %s %s", operation, o.component), s.facts, plan.Target)
 		fmt.Fprintf(o.f.IO.ErrOut, "  %-10s %s\n  %-10s %s\n", "means", answer.Consequence, "changes", changes(plan))
@@ -190,6 +185,14 @@ func (o *toggleOptions) toggle(ctx context.Context, op *operation, answer *toggl
 		return err
 	}
 	return leaves.gone(ctx)
+}
+
+// consequence is what the switch leads to: with --revert not what the engine knows, which leaves things as they are.
+func (o *toggleOptions) consequence(otherwise string) string {
+	if o.enable || !o.keeper.revert || !strings.EqualFold(o.component, karpenops) {
+		return otherwise
+	}
+	return "what karpenops made and changed is taken back first: its NodePools are drained within their disruption budgets and deleted; NodePools are not changed any more then"
 }
 
 // leaves is what a component would leave when it is switched off; nil of one that leaves nothing, and of one that is switched on.

@@ -249,13 +249,12 @@ func (b *reverting) restore(ctx context.Context, s Selection, c *cluster, st *st
 	}
 }
 
-// siblings drains and deletes what is ours. First all of them get the limit 0, so that no pod moves from one to the next; then one after
-// the other is emptied, the smallest first.
-func (b *reverting) siblings(ctx context.Context, s Selection, c *cluster, overlays []map[string]any, st *state) {
+// siblings are the NodePools of ours that are selected, the smallest first. Also those that do not say any more that they are ours: they are left alone, and said
+// to be.
+func (s Selection) siblings(c *cluster, st *state) []map[string]any {
 	var pools []map[string]any
 	for name, pool := range c.pools {
 		base := annotation(pool, karpenstate.AnnotationBase)
-		// Also what does not say any more that it is ours: it is left alone, and said to be.
 		ours := label(pool, karpenstate.LabelOwned) == "true" || base != "" || st.journal.Written[fieldKey(kindPool, name, "")].UID == string(uidOf(pool))
 		if ours && (s.All || slices.Contains(s.Pools, name) || slices.Contains(s.Pools, base)) {
 			pools = append(pools, pool)
@@ -265,6 +264,13 @@ func (b *reverting) siblings(ctx context.Context, s Selection, c *cluster, overl
 		a, b := len(c.claims[nameOf(pools[i])]), len(c.claims[nameOf(pools[k])])
 		return a < b || a == b && nameOf(pools[i]) < nameOf(pools[k])
 	})
+	return pools
+}
+
+// siblings drains and deletes what is ours. First all of them get the limit 0, so that no pod moves from one to the next; then one after
+// the other is emptied, the smallest first.
+func (b *reverting) siblings(ctx context.Context, s Selection, c *cluster, overlays []map[string]any, st *state) {
+	pools := s.siblings(c, st)
 	gone := map[string]bool{}
 	for _, pool := range pools {
 		gone[nameOf(pool)] = true
@@ -495,79 +501,33 @@ type Resumed struct {
 
 // Resume ends a pause, and lets go of fights and cool-downs: somebody has looked. Of a NodePool those of its siblings go with it, and it may be gone itself.
 func (w *Writer) Resume(ctx context.Context, pool string) (Resumed, error) {
-	var r Resumed
-	about := map[string]bool{pool: true}
-	gone := false
+	var (
+		r            Resumed
+		about        map[string]bool // the NodePool and its siblings
+		paused, gone bool
+		err          error
+	)
 	if pool != "" {
-		c, err := w.look(ctx, pool)
-		if err != nil {
+		if about, paused, gone, err = w.unpause(ctx, pool); err != nil {
 			return r, err
 		}
-		for name, o := range c.pools {
-			if annotation(o, karpenstate.AnnotationBase) == pool {
-				about[name] = true
-			}
-		}
-		live := c.pools[pool]
-		if gone = live == nil; !gone && (value(live, pointer("metadata", "annotations", karpenstate.AnnotationPaused)) != nil || annotation(live, karpenstate.AnnotationPausedBy) != "") {
-			r.Paused = pausedBy(annotationsOf(live), "it") != ""
-			switch err := w.annotate(ctx, pool, map[string]any{karpenstate.AnnotationPaused: nil, karpenstate.AnnotationPausedBy: nil}); {
-			case apiCode(err) == http.StatusNotFound:
-				gone = true
-			case err != nil:
-				return r, err
-			}
-		}
 	}
-	paused := r.Paused
-	err := w.mutate(ctx, func(st *state) error {
+	err = w.mutate(ctx, func(st *state) error {
 		j := &st.journal
 		before := canonical(j)
-		r = Resumed{Paused: paused}
-		meant := func(name, base string) bool { return pool == "" || about[name] || base == pool }
-		for key, f := range j.Fights {
-			ref, _, _ := strings.Cut(key, " ")
-			if _, name, _ := strings.Cut(ref, "/"); meant(name, f.Base) {
-				r.Fights = append(r.Fights, strings.TrimSpace(key))
-				about[name] = about[name] || pool != ""
-			}
-		}
-		for name := range j.Cooldown {
-			if meant(name, "") {
-				r.Cooldown = append(r.Cooldown, name)
-			}
-		}
-		for ref, i := range j.Ill {
-			if _, name, _ := strings.Cut(ref, "/"); meant(name, i.Base) {
-				r.Ill = append(r.Ill, ref)
-				delete(j.Ill, ref)
-			}
-		}
-		slices.Sort(r.Fights)
-		slices.Sort(r.Cooldown)
-		slices.Sort(r.Ill)
+		r = j.letGo(pool, about)
+		r.Paused = paused
 		if gone && len(r.Fights)+len(r.Cooldown)+len(r.Ill) == 0 {
 			return fmt.Errorf("%w: %q, and there is nothing to let go of for one of that name", ErrNoSuchPool, pool)
 		}
 		if pool == "" {
 			r.Paused = pausedBy(st.meta, "it") != ""
-			j.Fights, j.Cooldown, j.Failures, j.Reverts = nil, nil, nil, nil
 			for _, k := range []string{karpenstate.AnnotationPaused, karpenstate.AnnotationPausedBy} {
 				if _, is := st.meta[k]; is {
 					delete(st.meta, k)
 					st.unset = append(st.unset, k)
 				}
 			}
-		} else {
-			of := func(key string) string {
-				ref, _, _ := strings.Cut(key, " ")
-				_, name, _ := strings.Cut(ref, "/")
-				return name
-			}
-			maps.DeleteFunc(j.Cooldown, func(name string, _ int64) bool { return about[name] })
-			maps.DeleteFunc(j.Failures, func(name string, _ int) bool { return about[name] })
-			maps.DeleteFunc(j.Fights, func(k string, _ Fight) bool { return about[of(k)] })
-			maps.DeleteFunc(j.Reverts, func(k string, _ []int64) bool { return about[of(k)] })
 		}
 		if len(st.unset) == 0 && string(before) == string(canonical(j)) {
 			return errUnchanged
@@ -575,6 +535,68 @@ func (w *Writer) Resume(ctx context.Context, pool string) (Resumed, error) {
 		return nil
 	})
 	return r, err
+}
+
+// unpause takes the pause of a NodePool away, and says whether there was one, whether the NodePool is gone, and which siblings it has.
+func (w *Writer) unpause(ctx context.Context, pool string) (about map[string]bool, paused, gone bool, err error) {
+	c, err := w.look(ctx, pool)
+	if err != nil {
+		return nil, false, false, err
+	}
+	about = map[string]bool{pool: true}
+	for name, o := range c.pools {
+		if annotation(o, karpenstate.AnnotationBase) == pool {
+			about[name] = true
+		}
+	}
+	live := c.pools[pool]
+	if live == nil {
+		return about, false, true, nil
+	}
+	if value(live, pointer("metadata", "annotations", karpenstate.AnnotationPaused)) == nil && annotation(live, karpenstate.AnnotationPausedBy) == "" {
+		return about, false, false, nil
+	}
+	err = w.annotate(ctx, pool, map[string]any{karpenstate.AnnotationPaused: nil, karpenstate.AnnotationPausedBy: nil})
+	if apiCode(err) == http.StatusNotFound {
+		return about, false, true, nil
+	}
+	return about, pausedBy(annotationsOf(live), "it") != "", false, err
+}
+
+// letGo forgets what holds writes up: of a NodePool and those that are about, or of all (pool "").
+func (j *Journal) letGo(pool string, about map[string]bool) Resumed {
+	var r Resumed
+	of := func(key string) string {
+		ref, _, _ := strings.Cut(key, " ")
+		_, name, _ := strings.Cut(ref, "/")
+		return name
+	}
+	meant := func(name, base string) bool { return pool == "" || about[name] || base == pool }
+	for key, f := range j.Fights {
+		if meant(of(key), f.Base) {
+			r.Fights = append(r.Fights, strings.TrimSpace(key))
+			delete(j.Fights, key)
+			delete(j.Reverts, key)
+		}
+	}
+	for ref, i := range j.Ill {
+		if meant(of(ref), i.Base) {
+			r.Ill = append(r.Ill, ref)
+			delete(j.Ill, ref)
+		}
+	}
+	for name := range j.Cooldown {
+		if meant(name, "") {
+			r.Cooldown = append(r.Cooldown, name)
+			delete(j.Cooldown, name)
+		}
+	}
+	maps.DeleteFunc(j.Failures, func(name string, _ int) bool { return meant(name, "") })
+	maps.DeleteFunc(j.Reverts, func(key string, _ []int64) bool { return meant(of(key), "") })
+	slices.Sort(r.Fights)
+	slices.Sort(r.Ill)
+	slices.Sort(r.Cooldown)
+	return r
 }
 
 func (w *Writer) annotate(ctx context.Context, pool string, annotations map[string]any) error {

@@ -63,7 +63,7 @@ test-unit: deps ## Unit, import law, chart, contract and API-server tests of the
 
 .PHONY: test-stories
 test-stories: deps ## The stories: the real binaries in one shared lab
-	cd lab && go test -count=1 -timeout 40m -v -skip "TestScenarios|TestLabs|TestKarpenter" ./e2e
+	cd lab && go test -count=1 -timeout 40m -v -skip "TestScenarios|TestLabs|TestKarpenter|TestVPA" ./e2e
 
 .PHONY: test-scenarios
 test-scenarios: deps ## The long ones

@@ -254,6 +254,8 @@ func (i *initProcess) network() error {
 		{"link", "add", bridgeDevice, "type", "bridge"},
 		{"addr", "add", nodeCIDR, "dev", bridgeDevice},
 		{"link", "set", bridgeDevice, "up"},
+		// To Services, as the API server has to webhooks: kube-proxy's rules lead on, but only what has a route comes to them.
+		{"route", "add", serviceCIDR, "dev", bridgeDevice},
 		// A bridge is up only with a port that is; a pair of virtual cables, both ends in here, keeps it so.
 		{"link", "add", "lab0a", "type", "veth", "peer", "name", "lab0b"},
 		{"link", "set", "lab0a", "master", bridgeDevice},

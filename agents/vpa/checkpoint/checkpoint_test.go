@@ -228,6 +228,38 @@ func TestSteadyStateWritesLittle(t *testing.T) {
 	})
 }
 
+// Between two looks an autoscaler costs nothing.
+func TestNothingIsLookedAtBetween(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 3, checkpoint.Options{})
+		for range 9 {
+			w.loop(t, func(int) model.ResourceAmount { return model.ResourceAmount(time.Now().Minute()) * 100 })
+		}
+		if w.Stats() != (checkpoint.Stats{Written: 3}) {
+			t.Errorf("%+v", w.Stats())
+		}
+	})
+}
+
+// One container's checkpoint that cannot be written does not make its neighbour's be written in every loop.
+func TestFailureOfOneContainer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, checkpoint.Options{})
+		side := w.id(0)
+		side.ContainerName = "side"
+		if err := w.AddOrUpdateContainer(side, nil); err != nil {
+			t.Fatal(err)
+		}
+		w.nextErr = func(name string) error { return map[bool]error{true: errors.New("refused")}[name == "v0-side"] }
+		for range 9 {
+			w.loop(t, func(int) model.ResourceAmount { return model.ResourceAmount(time.Now().Minute()) * 100 })
+		}
+		if got := w.Stats(); got.Written != 1 || got.Failed != 9 || len(w.at["v0-app"]) != 1 {
+			t.Errorf("%+v, %d times", got, len(w.at["v0-app"]))
+		}
+	})
+}
+
 // A percentile that moves is stored with the next look, never earlier than Interval after the last write.
 func TestMoveIsWrittenAfterInterval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -236,6 +268,9 @@ func TestMoveIsWrittenAfterInterval(t *testing.T) {
 			w.loop(t, steady)
 		}
 		before := len(w.at["v1-app"])
+		if status := w.stored["ns/v1-app"].Status; status.LastSampleStart.Sub(status.FirstSampleStart.Time) < 80*time.Minute {
+			t.Errorf("of two hours of samples %v are stored: confidence would be lost", status.LastSampleStart.Sub(status.FirstSampleStart.Time))
+		}
 		for range 60 {
 			w.loop(t, func(i int) model.ResourceAmount {
 				if i == 0 {

@@ -108,7 +108,7 @@ type Options struct {
 	Checkpoints vpalisters.VerticalPodAutoscalerCheckpointLister
 	VPAs        vpalisters.VerticalPodAutoscalerLister
 	Client      vpaclient.VerticalPodAutoscalerCheckpointsGetter
-	// Skip says which namespaces are not ours, nil for none.
+	// Skip says in which namespaces checkpoints are not ours to delete, nil for none.
 	Skip func(namespace string) bool
 	// Log is told what could not be done, nobody when nil.
 	Log *slog.Logger
@@ -139,8 +139,8 @@ func (f *feeder) InitFromCheckpoints(ctx context.Context) {
 	vpas, loaded := f.o.Cluster.VPAs(), 0
 	for _, one := range stored {
 		vpa := vpas[model.VpaID{Namespace: one.Namespace, VpaName: one.Spec.VPAObjectName}]
-		if vpa == nil || f.o.Skip != nil && f.o.Skip(one.Namespace) {
-			continue // its autoscaler is gone, which Collect will find, or not ours
+		if vpa == nil {
+			continue // its autoscaler is gone, which collecting will find, or not ours
 		}
 		state := model.NewAggregateContainerState()
 		if err := state.LoadFromCheckpoint(&one.Status); err != nil {

@@ -198,8 +198,15 @@ func TestNewAutoscalersAreStoredAtOnce(t *testing.T) {
 func TestSteadyStateWritesLittle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const n = 200
+		var mu sync.Mutex // workers ask at once
 		seed := 0.0
-		w := newWorld(t, n, checkpoint.Options{Rand: func() float64 { seed += 0.618; seed -= float64(int(seed)); return seed }})
+		w := newWorld(t, n, checkpoint.Options{Rand: func() float64 {
+			mu.Lock()
+			defer mu.Unlock()
+			seed += 0.618
+			seed -= float64(int(seed))
+			return seed
+		}})
 		for range 24 * 60 {
 			w.loop(t, steady)
 		}
@@ -379,8 +386,15 @@ func (w *world) use2(t *testing.T, i int) {
 func TestRestartWritesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const n = 100
+		var mu sync.Mutex // workers ask at once
 		seed := 0.0
-		w := newWorld(t, n, checkpoint.Options{Rand: func() float64 { seed += 0.618; seed -= float64(int(seed)); return seed }})
+		w := newWorld(t, n, checkpoint.Options{Rand: func() float64 {
+			mu.Lock()
+			defer mu.Unlock()
+			seed += 0.618
+			seed -= float64(int(seed))
+			return seed
+		}})
 		for i := range n {
 			w.vpa(i).ContainersInitialAggregateState["app"] = model.NewAggregateContainerState()
 		}

@@ -303,7 +303,7 @@ Helm would say so in words about templates.
   "containerInsights.env_variables" "containerInsights.serviceAccount" "containerInsights.podIdentity" "victoriaMetrics.image" "victoriaMetrics.serviceAccount" "victoriaMetrics.scrapeIntervals"
   "prometheus.kubeStateMetrics.image" "prometheus.kubeStateMetrics.service" "prometheus.nodeExporter.image" "prometheus.nodeExporter.service" "prometheus.server.image" "prometheus.server.persistentVolume"
   "prometheus.configmapReload.prometheus.image" "prometheus.deleteLogFile" "opencost.opencost.exporter.image" "dcgmExporter.image" "dcgmExporter.service" "heartbeat.image" "heartbeat.serviceAccount"
-  "karpenops.image" "karpenops.pace" "karpenops.serviceAccount" "containerRightsizing.image" "containerRightsizing.serviceAccount" "containerRightsizing.recommender" "containerRightsizing.updater" "containerRightsizing.admissionController"
+  "karpenops.image" "karpenops.pace" "karpenops.serviceAccount" "containerRightsizing.image" "containerRightsizing.serviceAccount" "containerRightsizing.recommender" "containerRightsizing.recommender.store" "containerRightsizing.updater" "containerRightsizing.policy" "containerRightsizing.admissionController"
   "dataFetcher.image" "dataFetcher.serviceAccount" "autoUpdater.image" "autoUpdater.serviceAccount" "datadog" -}}
 {{- $at := $.Values -}}
 {{- range $key := splitList "." $path -}}

@@ -168,11 +168,16 @@ func (o *toggleOptions) toggle(ctx context.Context, op *operation, answer *toggl
 			return err
 		}
 	}
+	return o.carryOut(ctx, op, s, plan, leaves, answer)
+}
+
+// carryOut switches, and takes back first what is to be.
+func (o *toggleOptions) carryOut(ctx context.Context, op *operation, s *session, plan *install.Plan, leaves *leaving, answer *toggleAnswer) (err error) {
 	if leaves == nil {
 		answer.Result, err = s.engine.Apply(ctx, plan)
 		return err
 	}
-	if err := o.keeper.leave(ctx, leaves, operation+" "+o.component, op.Observe); err != nil {
+	if err := o.keeper.leave(ctx, leaves, op.closing.Operation+" "+o.component, op.Observe); err != nil {
 		return err
 	}
 	if answer.Reverted = leaves.reverted; leaves.reverted { // what the plan was made for has taken a while

@@ -146,16 +146,7 @@ func (o *toggleOptions) toggle(ctx context.Context, op *operation, answer *toggl
 		return err
 	}
 	answer.Consequence = plan.Consequence
-	if !plan.NoOp || o.dryRun {
-		o.f.announce(fmt.Sprintf("About to %s %s", operation, o.component), s.facts, plan.Target)
-		fmt.Fprintf(o.f.IO.ErrOut, "  %-10s %s\n  %-10s %s\n", "means", plan.Consequence, "changes", changes(plan))
-	}
-	if leaves != nil {
-		leaves.say(o.f)
-	}
-	if o.enable && strings.EqualFold(o.component, rightsizingComponent) {
-		o.begins(ctx, s)
-	}
+	o.say(ctx, s, plan, leaves, operation)
 	if o.dryRun {
 		op.nothingChanged()
 		return nil
@@ -187,6 +178,20 @@ func (o *toggleOptions) toggle(ctx context.Context, op *operation, answer *toggl
 		return err
 	}
 	return leaves.gone(ctx)
+}
+
+// say tells what is about to be done, before the question.
+func (o *toggleOptions) say(ctx context.Context, s *session, plan *install.Plan, leaves *leaving, operation string) {
+	if !plan.NoOp || o.dryRun {
+		o.f.announce(fmt.Sprintf("About to %s %s", operation, o.component), s.facts, plan.Target)
+		fmt.Fprintf(o.f.IO.ErrOut, "  %-10s %s\n  %-10s %s\n", "means", plan.Consequence, "changes", changes(plan))
+	}
+	if leaves != nil {
+		leaves.say(o.f)
+	}
+	if o.enable && strings.EqualFold(o.component, rightsizingComponent) {
+		o.begins(ctx, s)
+	}
 }
 
 // leaves is what a component would leave when it is switched off; nil of one that leaves nothing, and of one that is switched on.

@@ -176,7 +176,7 @@ func (c *Controller) logic(ctx context.Context) (*logic.AdmissionServer, error) 
 	}
 	calculators := append(provider.Calculators(patch.Pod), patch.NewObservedContainersCalculator())
 	server := logic.NewAdmissionServer(pod.NewDefaultPreProcessor(), autoscaler.NewDefaultPreProcessor(), limits, matcher{
-		Matcher: autoscaler.NewMatcher(index, selectors, controllers), leave: c.deps.Leave, log: c.deps.Log,
+		Matcher: autoscaler.NewMatcher(index, selectors, patient{controllers, stores(factory)}), leave: c.deps.Leave, log: c.deps.Log,
 	}, calculators)
 	server.RegisterResourceHandler(ours{autoscaler.NewResourceHandler(autoscaler.NewDefaultPreProcessor())})
 	return server, nil

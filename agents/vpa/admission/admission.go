@@ -125,7 +125,7 @@ func (c *Controller) Serve(ctx context.Context) error {
 	// While this Lease is fresh, the updater may evict: whatever comes back is sized.
 	status.NewUpdater(c.kube, rightsizing.AdmissionService, c.deps.Namespace, leaseEvery, c.deps.Name).Run(ctx.Done())
 	mux := http.NewServeMux()
-	mux.Handle("POST "+Path, c.safely(server))
+	mux.Handle("POST "+Path, leaving(ctx, c.safely(server)))
 	https := &http.Server{
 		Handler: mux, ReadHeaderTimeout: requestTimeout, ReadTimeout: requestTimeout, WriteTimeout: requestTimeout, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
 		TLSConfig:   &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: c.authority.GetCertificate},
@@ -146,6 +146,17 @@ func (c *Controller) Serve(ctx context.Context) error {
 	}
 	<-done
 	return nil
+}
+
+// leaving tells API servers to ask elsewhere next time, once this replica goes: their connections would be cut when it is gone, one of them
+// perhaps in the middle of a request.
+func leaving(ctx context.Context, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if ctx.Err() != nil {
+			w.Header().Set("Connection", "close")
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // safely turns what upstream's logic cannot digest into an answer: the API server then creates the pod as it is.

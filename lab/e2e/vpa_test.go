@@ -219,7 +219,11 @@ func (w *world) mutated(ts *testscript.TestScript, neg bool, args []string) {
 		if r.Mutated(args[1]) {
 			n++
 		} else {
-			not = append(not, fmt.Sprintf("%s: %v", r.At.Format(time.TimeOnly+".000"), r.Annotations))
+			why := "unchanged"
+			if r.Annotations["failed-open.mutation.webhook.admission.k8s.io/round_0_index_0"] != "" {
+				why = "the webhook did not answer"
+			}
+			not = append(not, r.At.Format("15:04:05.000 ")+why)
 		}
 	}
 	if created == 0 {

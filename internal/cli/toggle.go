@@ -144,16 +144,7 @@ func (o *toggleOptions) toggle(ctx context.Context, op *operation, answer *toggl
 		return err
 	}
 	answer.Consequence = o.consequence(plan.Consequence)
-	if !plan.NoOp || o.dryRun {
-		o.f.announce(fmt.Sprintf("About to %s %s", operation, o.component), s.facts, plan.Target)
-		fmt.Fprintf(o.f.IO.ErrOut, "  %-10s %s\n  %-10s %s\n", "means", answer.Consequence, "changes", changes(plan))
-	}
-	if leaves != nil {
-		leaves.say(o.f)
-	}
-	if o.enable && strings.EqualFold(o.component, rightsizingComponent) {
-		o.begins(ctx, s)
-	}
+	o.say(ctx, s, plan, answer.Consequence, leaves, operation)
 	if o.dryRun {
 		op.nothingChanged()
 		return nil
@@ -198,6 +189,20 @@ func (o *toggleOptions) consequence(otherwise string) string {
 		return otherwise
 	}
 	return "what karpenops made and changed is taken back first: its NodePools are drained within their disruption budgets and deleted; NodePools are not changed any more then"
+}
+
+// say tells what is about to be done, before the question.
+func (o *toggleOptions) say(ctx context.Context, s *session, plan *install.Plan, consequence string, leaves *leaving, operation string) {
+	if !plan.NoOp || o.dryRun {
+		o.f.announce(fmt.Sprintf("About to %s %s", operation, o.component), s.facts, plan.Target)
+		fmt.Fprintf(o.f.IO.ErrOut, "  %-10s %s\n  %-10s %s\n", "means", consequence, "changes", changes(plan))
+	}
+	if leaves != nil {
+		leaves.say(o.f)
+	}
+	if o.enable && strings.EqualFold(o.component, rightsizingComponent) {
+		o.begins(ctx, s)
+	}
 }
 
 // leaves is what a component would leave when it is switched off; nil of one that leaves nothing, and of one that is switched on.

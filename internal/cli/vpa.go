@@ -176,7 +176,10 @@ type autoscaler struct {
 	metav1.ObjectMeta `json:"metadata"`
 
 	Spec struct {
-		TargetRef    struct{ Kind, Name string } `json:"targetRef"`
+		TargetRef struct {
+			Kind string `json:"kind"`
+			Name string `json:"name"`
+		} `json:"targetRef"`
 		UpdatePolicy struct {
 			UpdateMode string `json:"updateMode"`
 		} `json:"updatePolicy"`
@@ -184,8 +187,10 @@ type autoscaler struct {
 	Status struct {
 		Recommendation struct {
 			ContainerRecommendations []struct {
-				ContainerName                  string
-				Target, LowerBound, UpperBound map[string]resource.Quantity
+				ContainerName string                       `json:"containerName"`
+				Target        map[string]resource.Quantity `json:"target"`
+				LowerBound    map[string]resource.Quantity `json:"lowerBound"`
+				UpperBound    map[string]resource.Quantity `json:"upperBound"`
 			} `json:"containerRecommendations"`
 		} `json:"recommendation"`
 		Conditions   []vpaCondition            `json:"conditions"`

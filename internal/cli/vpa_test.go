@@ -5,6 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -497,4 +500,32 @@ func TestOwners(t *testing.T) {
 	if _, is := ownerOf(&corev1.Pod{}); is {
 		t.Error("a pod of nobody")
 	}
+}
+
+// TestVPADocument: the policies of docs/vpa.md are ones that an API server takes, on every level, and the table of levels is the code's.
+func TestVPADocument(t *testing.T) {
+	v := newVPAWorld(t)
+	data, err := os.ReadFile(filepath.Join("..", "..", "docs", "vpa.md"))
+	must(t, err)
+	blocks := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(string(data), -1)
+	seen := map[string]bool{}
+	for _, b := range blocks {
+		v.make(rightsizing.Policies(), "", b[1])
+		var p rightsizing.Policy
+		must(t, yaml.Unmarshal([]byte(b[1]), &p))
+		seen[string(p.Spec.Level)] = true
+	}
+	if len(blocks) != 5 || len(seen) != len(rightsizing.Levels()) {
+		t.Errorf("%d policies on levels %v", len(blocks), seen)
+	}
+	for _, l := range rightsizing.Levels() {
+		e, _ := l.Estimation()
+		row := fmt.Sprintf("| `%s` | %.0f %% | %.0f %% | %.0f %% |", l, e.CPU.Target*100, e.Memory.Target*100, e.Margin*100)
+		if !strings.Contains(string(data), row) {
+			t.Errorf("docs/vpa.md does not say: %s", row)
+		}
+	}
+	// So is the one to begin with.
+	v.empty()
+	v.make(rightsizing.Policies(), "", regexp.MustCompile(`(?s)<<'EOF'\n(.*)EOF`).FindStringSubmatch(leastPolicy)[1])
 }

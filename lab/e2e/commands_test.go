@@ -69,6 +69,7 @@ func (w *world) commands() map[string]command {
 		"upstream-vpa":        w.upstreamVPA,
 		"asked":               w.asked,
 		"mutated":             w.mutated,
+		"churn":               w.churn,
 	}
 }
 

@@ -1,6 +1,6 @@
 // Package e2e holds the stories: what a user sees, told in txtar and run by the real binaries in a real lab.
 //
-// TestStories runs testdata/stories, TestKarpenter those in testdata/karpenter, TestScenarios the long ones in
+// TestStories runs testdata/stories, TestKarpenter those in testdata/karpenter, TestVPA those in testdata/vpa, TestScenarios the long ones in
 // testdata/scenarios; each in one lab that is started for it and removed afterwards, and TestKarpenter in a second one at the same
 // time, for what needs no agent (NN-…-by-hand). With NOPSCTL_LAB=NAME they use a lab that is up already and leave it up.
 //
@@ -43,4 +43,17 @@
 //	launched POOL N [within TIME]           so many nodes it has had, those that are gone included, since then; with a time it waits for them
 //	sibling VARIABLE within TIME            waits until exactly one NodePool of karpenops launches nodes; the variable is its name
 //	timeline                  prints each node since then, one JSON object a line: karpenter.Node of lab/karpenter
+//
+// A story about containers that are rightsized, whose workloads run public.ecr.aws/lab/load:1 and whose namespaces carry the label
+// lab.nopsctl.local/story:
+//
+//	requests NAMESPACE SELECTOR cpu|memory LEAST MOST within TIME   waits until every pod's first container requests that, by its
+//	                          specification, by what its node says, and by what its own cgroup says
+//	remember-pods NAME NAMESPACE SELECTOR   keeps which pods there are, and which containers run in them
+//	same-pods NAME NAMESPACE SELECTOR       they are the same, and none of their containers was started anew
+//	upstream-vpa on|off [FLAG…]             the VPA of Kubernetes, unchanged; after the story it is off
+//	asked SINCE USER REQUEST N              by the API server's log, users that match made so many requests that match, as
+//	                          "VERB GROUP/RESOURCE[/SUBRESOURCE] NAMESPACE/NAME"; negated: none
+//	mutated SINCE WEBHOOK NAMESPACE N|all   so many of the pods created there were changed by that webhook; negated: none
+//	churn NAMESPACE SELECTOR TIME           deletes the pods twice a second, so that others come
 package e2e

@@ -207,11 +207,10 @@ func (w *world) asked(ts *testscript.TestScript, neg bool, args []string) {
 // mutated holds which pods a webhook changed when they were created, by the API server's log.
 func (w *world) mutated(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) != 4 {
-		ts.Fatalf("usage: mutated SINCE WEBHOOK NAMESPACE LEAST | ! mutated SINCE WEBHOOK NAMESPACE 1")
+		ts.Fatalf("usage: mutated SINCE WEBHOOK NAMESPACE LEAST|all | ! mutated SINCE WEBHOOK NAMESPACE 1")
 	}
-	least, err := strconv.Atoi(args[3])
-	ts.Check(err)
 	n, created := 0, 0
+	var not []string
 	for _, r := range w.audited(ts, args[0]) {
 		if r.Verb != "create" || r.Resource != "pods" || r.Namespace != args[2] {
 			continue
@@ -219,13 +218,42 @@ func (w *world) mutated(ts *testscript.TestScript, neg bool, args []string) {
 		created++
 		if r.Mutated(args[1]) {
 			n++
+		} else {
+			why := "unchanged"
+			if r.Annotations["failed-open.mutation.webhook.admission.k8s.io/round_0_index_0"] != "" {
+				why = "the webhook did not answer"
+			}
+			not = append(not, r.At.Format("15:04:05.000 ")+why)
 		}
 	}
 	if created == 0 {
 		ts.Fatalf("no pod was created in %s since then: that shows nothing", args[2])
 	}
+	least := created
+	if args[3] != "all" {
+		var err error
+		least, err = strconv.Atoi(args[3])
+		ts.Check(err)
+	}
 	if neg && n > 0 || !neg && n < least {
-		ts.Fatalf("%s changed %d of %d pods created in %s", args[1], n, created, args[2])
+		ts.Fatalf("%s changed %d of %d pods created in %s; not those of\n  %s", args[1], n, created, args[2], strings.Join(not, "\n  "))
 	}
 	ts.Logf("%s changed %d of %d pods created in %s", args[1], n, created, args[2])
+}
+
+// churn deletes the pods of a workload again and again, so that pods are created all the time.
+func (w *world) churn(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: churn NAMESPACE SELECTOR TIME")
+	}
+	d, err := time.ParseDuration(args[2])
+	ts.Check(err)
+	rounds := 0
+	for began := time.Now(); time.Since(began) < d; time.Sleep(500 * time.Millisecond) {
+		if _, err := w.collect("kubectl", "-n", args[0], "delete", "pods", "-l", args[1], "--wait=false"); err != nil {
+			ts.Fatalf("churn: %v", err)
+		}
+		rounds++
+	}
+	ts.Logf("pods were deleted %d times", rounds)
 }

@@ -232,7 +232,9 @@ type versionedDiscovery struct {
 	version string
 }
 
-func (v versionedDiscovery) ServerVersion() (*version.Info, error) { return &version.Info{GitVersion: v.version}, nil }
+func (v versionedDiscovery) ServerVersion() (*version.Info, error) {
+	return &version.Info{GitVersion: v.version}, nil
+}
 
 func TestPodsAreResizedFrom133On(t *testing.T) {
 	w := newWorld(t)

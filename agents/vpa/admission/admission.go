@@ -40,11 +40,14 @@ const Path = "/mutate"
 
 // How long upstream's caches of workloads live, and how often everything is listed anew: its own values.
 const (
-	resync         = 10 * time.Minute
-	scaleFresh     = 10 * time.Minute
-	scaleLifetime  = time.Hour
-	scaleJitter    = 1.0
-	leaseEvery     = 10 * time.Second
+	resync        = 10 * time.Minute
+	scaleFresh    = 10 * time.Minute
+	scaleLifetime = time.Hour
+	scaleJitter   = 1.0
+	leaseEvery    = 10 * time.Second
+	// linger is how long requests are still answered after the end was asked for: nodes, and API servers that keep connections open, learn only
+	// then that this replica goes.
+	linger         = 5 * time.Second
 	requestTimeout = 10 * time.Second // twice the webhook's: whoever asked has gone by then
 )
 
@@ -63,6 +66,8 @@ type Deps struct {
 	Every, Settle time.Duration
 	// Hosts are the names under which the webhook is called; empty means those of its Service.
 	Hosts []string
+	// Linger is how long requests are still answered once the context has ended; 5s unless set.
+	Linger time.Duration
 	// Known is what is known of an autoscaler's workload; nil means nothing.
 	Known func(*vpav1.VerticalPodAutoscaler) rules.Known
 	// Leave says why a pod of an autoscaler is not to be sized; empty is that it is. Nil never does.
@@ -85,6 +90,9 @@ func New(deps Deps) (*Controller, error) {
 	}
 	if deps.Log == nil {
 		deps.Log = slog.New(slog.DiscardHandler)
+	}
+	if deps.Linger <= 0 {
+		deps.Linger = linger
 	}
 	config := agent.KubeConfig(deps.Kube, deps.UserAgent)
 	kube, err := kubernetes.NewForConfig(config)
@@ -117,17 +125,18 @@ func (c *Controller) Serve(ctx context.Context) error {
 	// While this Lease is fresh, the updater may evict: whatever comes back is sized.
 	status.NewUpdater(c.kube, rightsizing.AdmissionService, c.deps.Namespace, leaseEvery, c.deps.Name).Run(ctx.Done())
 	mux := http.NewServeMux()
-	mux.Handle("POST "+Path, c.safely(server))
+	mux.Handle("POST "+Path, leaving(ctx, c.safely(server)))
 	https := &http.Server{
 		Handler: mux, ReadHeaderTimeout: requestTimeout, ReadTimeout: requestTimeout, WriteTimeout: requestTimeout, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
 		TLSConfig:   &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: c.authority.GetCertificate},
-		BaseContext: func(net.Listener) context.Context { return ctx },
-		ErrorLog:    slog.NewLogLogger(c.deps.Log.Handler(), slog.LevelDebug), // API servers that hang up, probes that only connect
+		BaseContext: func(net.Listener) context.Context { return context.WithoutCancel(ctx) }, // see linger
+		ErrorLog:    slog.NewLogLogger(c.deps.Log.Handler(), slog.LevelDebug),                 // API servers that hang up, probes that only connect
 	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		<-ctx.Done()
+		time.Sleep(c.deps.Linger)
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
 		defer cancel()
 		_ = https.Shutdown(grace)
@@ -137,6 +146,17 @@ func (c *Controller) Serve(ctx context.Context) error {
 	}
 	<-done
 	return nil
+}
+
+// leaving tells API servers to ask elsewhere next time, once this replica goes: their connections would be cut when it is gone, one of them
+// perhaps in the middle of a request.
+func leaving(ctx context.Context, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if ctx.Err() != nil {
+			w.Header().Set("Connection", "close")
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // safely turns what upstream's logic cannot digest into an answer: the API server then creates the pod as it is.
@@ -176,7 +196,7 @@ func (c *Controller) logic(ctx context.Context) (*logic.AdmissionServer, error) 
 	}
 	calculators := append(provider.Calculators(patch.Pod), patch.NewObservedContainersCalculator())
 	server := logic.NewAdmissionServer(pod.NewDefaultPreProcessor(), autoscaler.NewDefaultPreProcessor(), limits, matcher{
-		Matcher: autoscaler.NewMatcher(index, selectors, controllers), leave: c.deps.Leave, log: c.deps.Log,
+		Matcher: autoscaler.NewMatcher(index, selectors, patient{controllers, stores(factory)}), leave: c.deps.Leave, log: c.deps.Log,
 	}, calculators)
 	server.RegisterResourceHandler(ours{autoscaler.NewResourceHandler(autoscaler.NewDefaultPreProcessor())})
 	return server, nil

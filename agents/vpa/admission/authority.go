@@ -38,6 +38,8 @@ type Authority struct {
 	Every, Settle time.Duration
 
 	serving atomic.Pointer[tls.Certificate]
+	// trusted are the authorities of what is served, here or by another replica.
+	trusted []*x509.Certificate
 }
 
 func (a *Authority) names() []string {
@@ -100,6 +102,7 @@ func (a *Authority) Once(ctx context.Context) error {
 	} else if err != nil {
 		return err
 	}
+	a.trusted = m.bundle
 	old := a.serving.Load()
 	if old != nil {
 		if bytes.Equal(old.Certificate[0], m.serving.Certificate[0]) {
@@ -133,6 +136,10 @@ func (a *Authority) current(ctx context.Context) (*material, error) {
 		}
 		if !changed {
 			return next, nil
+		}
+		if m == nil {
+			// The Secret was lost: replicas go on serving what it held until API servers trust what it holds now.
+			next.keep(a.trusted, a.Now())
 		}
 		if secret.Data, err = next.write(); err != nil {
 			return nil, err

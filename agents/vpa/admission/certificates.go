@@ -43,6 +43,9 @@ func (l Lifetimes) orDefault() Lifetimes {
 // authorityName is the subject of every authority of ours.
 const authorityName = "nops-vpa"
 
+// mostAuthorities are in a bundle: clocks that jump must not make it grow.
+const mostAuthorities = 3
+
 // backdate is for clocks that are behind.
 const backdate = 5 * time.Minute
 
@@ -146,8 +149,8 @@ func renew(m *material, names []string, l Lifetimes, now time.Time) (*material, 
 	}
 	before := len(next.bundle)
 	next.bundle = slices.DeleteFunc(next.bundle, func(c *x509.Certificate) bool { return !now.Before(c.NotAfter) })
-	if len(next.bundle) > 3 { // clocks that jump must not make it grow
-		next.bundle = next.bundle[:3]
+	if len(next.bundle) > mostAuthorities {
+		next.bundle = next.bundle[:mostAuthorities]
 	}
 	changed = changed || len(next.bundle) != before
 	leaf := next.serving.Leaf
@@ -164,6 +167,15 @@ func renew(m *material, names []string, l Lifetimes, now time.Time) (*material, 
 		next.serving, changed = tls.Certificate{Certificate: [][]byte{c.Raw}, PrivateKey: key, Leaf: c}, true
 	}
 	return &next, changed, nil
+}
+
+// keep adds authorities that are still valid.
+func (m *material) keep(old []*x509.Certificate, now time.Time) {
+	for _, c := range old {
+		if now.Before(c.NotAfter) && len(m.bundle) < mostAuthorities && !slices.ContainsFunc(m.bundle, c.Equal) {
+			m.bundle = append(m.bundle, c)
+		}
+	}
 }
 
 func earlier(a, b time.Time) time.Time {

@@ -218,7 +218,14 @@ func TestAgainstKubernetes(t *testing.T) {
 		}
 	})
 
-	stop()
+	// Asked to end it still answers, for API servers learn later that it goes.
+	gone := make(chan struct{})
+	go func() { defer close(gone); stop() }()
+	time.Sleep(time.Second)
+	if cpu, _ := f.pod(owner, nil); cpu != "300m" {
+		t.Errorf("a second after it was asked to end: %s", cpu)
+	}
+	<-gone
 	// Gone: connections are refused. Pods are created as they are, at once.
 	if cpu, took := f.pod(owner, nil); cpu != "1" || took > 10*time.Second {
 		t.Errorf("without a webhook: %s after %s", cpu, took)

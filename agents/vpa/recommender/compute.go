@@ -102,6 +102,13 @@ func (e estimators) recommend(g given) made {
 			if _, controlled := r.Target[res]; !controlled {
 				continue
 			}
+			if g.unknown(name, res) && platform[i].Target == 0 {
+				// An empty histogram says zero, and a container that never came so far as to be measured would be given the floor.
+				delete(r.LowerBound, res)
+				delete(r.Target, res)
+				delete(r.UpperBound, res)
+				continue
+			}
 			in := push.Inputs{Resource: string(res), Local: push.Bounds{Lower: int64(r.LowerBound[res]), Target: int64(r.Target[res]), Upper: int64(r.UpperBound[res])}, Platform: platform[i]}
 			if res == model.ResourceMemory {
 				in.OOM = g.holds[name].bytes
@@ -111,10 +118,22 @@ func (e estimators) recommend(g given) made {
 			r.LowerBound[res], r.Target[res], r.UpperBound[res] = model.ResourceAmount(b.Lower), model.ResourceAmount(b.Target), model.ResourceAmount(b.Upper)
 			m.parts = append(m.parts, part{container: name, resource: corev1.ResourceName(res), local: in.Local.Target, steps: steps})
 		}
+		if len(r.Target) == 0 {
+			delete(estimated, name)
+		}
 	}
 	m.recommendation = logic.MapToListOfRecommendedContainerResources(estimated, e.format)
 	m.cap(g)
 	return m
+}
+
+// unknown says whether nothing is known of what a container needs of a resource: no usage, and no kill for want of it.
+func (g given) unknown(container string, res model.ResourceName) bool {
+	state := g.states[container]
+	if res == model.ResourceMemory {
+		return state.AggregateMemoryPeaks.IsEmpty() && g.holds[container].bytes == 0
+	}
+	return state.AggregateCPUUsage.IsEmpty()
 }
 
 // floor raises what lies below the floor.

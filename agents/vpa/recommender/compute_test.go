@@ -162,7 +162,7 @@ func TestWithoutSettingsAsUpstream(t *testing.T) {
 }
 
 // explained holds that each target is explained: by the local number, or by the last step.
-func explained(t *rapid.T, m made, g given) {
+func explained(t rapid.TB, m made, g given) {
 	all := m.explain(g)
 	n := 0
 	for _, c := range m.recommendation.ContainerRecommendations {
@@ -242,6 +242,47 @@ func TestLevels(t *testing.T) {
 			before = now
 		}
 	})
+}
+
+// TestNothingKnown: a container of which nothing was measured is not recommended the floor. What is known is recommended, by itself: a kill
+// for want of memory, the platform's word, and memory before CPU, of which the first answer of a kubelet says nothing.
+func TestNothingKnown(t *testing.T) {
+	platform := &nopsapi.WorkloadRecommendation{Containers: []nopsapi.ContainerRecommendation{{Name: "c", CPU: nopsapi.Recommended{Target: 0.3}}}}
+	for _, tt := range []struct {
+		name, reason string
+		memory, cpu  bool
+		held         int64
+		platform     *nopsapi.WorkloadRecommendation
+		want         []corev1.ResourceName
+	}{
+		{"nothing", "it crashes before anybody asks", false, false, 0, nil, nil},
+		{"a kill", "what it had was too little", false, false, 200 << 20, nil, []corev1.ResourceName{corev1.ResourceMemory}},
+		{"the platform", "it has seen the workload before", false, false, 0, platform, []corev1.ResourceName{corev1.ResourceCPU}},
+		{"memory", "the first answer", true, false, 0, nil, []corev1.ResourceName{corev1.ResourceMemory}},
+		{"usage", "the second", true, true, 0, nil, []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			state := model.NewAggregateContainerState()
+			if tt.memory {
+				state.AggregateMemoryPeaks.AddSample(100<<20, 1, start)
+			}
+			if tt.cpu {
+				state.AggregateCPUUsage.AddSample(0.2, 1, start)
+			}
+			s := rules.Settings{Owned: true, Floors: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("10m"), corev1.ResourceMemory: resource.MustParse("32Mi")}}
+			s.Level = rightsizing.BalancedSavings
+			g := given{vpa: &vpav1.VerticalPodAutoscaler{}, settings: &s, states: model.ContainerNameToAggregateStateMap{"c": state}, platform: tt.platform, holds: map[string]hold{"c": {tt.held, start}}}
+			m := newEstimators().recommend(g)
+			explained(t, m, g)
+			var got []corev1.ResourceName
+			for _, c := range m.recommendation.ContainerRecommendations {
+				got = append(got, slices.Sorted(maps.Keys(c.Target))...)
+			}
+			if !slices.Equal(got, tt.want) {
+				t.Errorf("%v, want %v: %s", got, tt.want, tt.reason)
+			}
+		})
+	}
 }
 
 func status(edit func(*vpav1.VerticalPodAutoscalerStatus)) *vpav1.VerticalPodAutoscalerStatus {

@@ -153,6 +153,40 @@ func OutOfMemory(pod *corev1.Pod, s Sizing, changed, now time.Time) bool {
 	return false
 }
 
+// Asleep names a container that does not run and would get a higher limit, in a pod that is limited as a whole; empty is that there is none.
+// Where each container of a pod has a limit its kubelet limits the pod too, and raises that only along with a container that runs: one that is
+// killed again and again would be given more, start with more, and be killed as before.
+func Asleep(pod *corev1.Pod, s Sizing) string {
+	for _, c := range s.Containers {
+		statuses := pod.Status.ContainerStatuses
+		if c.Sidecar {
+			statuses = pod.Status.InitContainerStatuses
+		}
+		at := slices.IndexFunc(statuses, func(s corev1.ContainerStatus) bool { return s.Name == c.Name })
+		if at < 0 || statuses[at].State.Running != nil {
+			continue
+		}
+		for _, r := range resources() {
+			if less(c.Now.Limits, c.Target.Limits, r) && limitedAsWhole(pod, r) {
+				return c.Name
+			}
+		}
+	}
+	return ""
+}
+
+// limitedAsWhole says whether each container has a limit of a resource.
+func limitedAsWhole(pod *corev1.Pod, r corev1.ResourceName) bool {
+	for _, containers := range [][]corev1.Container{pod.Spec.Containers, pod.Spec.InitContainers} {
+		for i := range containers {
+			if limit := containers[i].Resources.Limits[r]; limit.IsZero() {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 // Resize is what the node makes of a resize.
 type Resize struct {
 	State utils.ResizeStatus

@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
+	vpautil "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/vpa"
 	"pgregory.net/rapid"
 
 	"github.com/nopsctl/nopsctl/agents/vpa/rules"
@@ -276,6 +277,51 @@ func TestOutOfMemory(t *testing.T) {
 		if got := rules.OutOfMemory(c.pod, s, c.changed, now); got != c.want {
 			t.Errorf("%s: %t", c.name, got)
 		}
+	}
+}
+
+// TestAsleep: a pod that is limited as a whole is not given more while the container that is to have it does not run.
+func TestAsleep(t *testing.T) {
+	running, waiting := corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}, corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}
+	limit := func(text string) corev1.ResourceRequirements {
+		if text == "" {
+			return corev1.ResourceRequirements{}
+		}
+		return corev1.ResourceRequirements{Limits: list(text)}
+	}
+	for _, tt := range []struct {
+		name, reason string
+		state        corev1.ContainerState
+		now, target  string
+		beside       string // limits of another container; "-": there is none
+		want         bool
+		noStatus     bool
+	}{
+		{"killed over and over", "its pod's limit would stay", waiting, "1,64Mi", "1,164Mi", "-", true, false},
+		{"it runs", "both are raised", running, "1,64Mi", "1,164Mi", "-", false, false},
+		{"less", "its pod's limit is no bound then", waiting, "1,164Mi", "1,64Mi", "-", false, false},
+		{"the same", "nothing is raised", waiting, "1,64Mi", "1,64Mi", "-", false, false},
+		{"beside one without limits", "the pod has none", waiting, "1,64Mi", "1,164Mi", "", false, false},
+		{"beside one that is limited", "the pod is", waiting, "1,64Mi", "1,164Mi", "1,64Mi", true, false},
+		{"of CPU", "it is throttled as before", waiting, "500m,64Mi", "1,64Mi", "-", true, false},
+		{"never seen", "there is no status yet", waiting, "1,64Mi", "1,164Mi", "-", false, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			pod := &corev1.Pod{
+				Spec:   corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Resources: limit(tt.now)}}},
+				Status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{Name: "c", State: tt.state}}},
+			}
+			if tt.beside != "-" {
+				pod.Spec.Containers = append(pod.Spec.Containers, corev1.Container{Name: "d", Resources: limit(tt.beside)})
+			}
+			if tt.noStatus {
+				pod.Status = corev1.PodStatus{}
+			}
+			s := rules.Sizing{Containers: []rules.Sized{{Name: "c", Now: vpautil.ContainerResources{Limits: list(tt.now)}, Target: vpautil.ContainerResources{Limits: list(tt.target)}}}}
+			if got := rules.Asleep(pod, s); got != map[bool]string{true: "c"}[tt.want] {
+				t.Errorf("%q, want %v: %s", got, tt.want, tt.reason)
+			}
+		})
 	}
 }
 

@@ -249,7 +249,9 @@ func names(err error, pod string) bool {
 func refusedWhy(err error) string {
 	var s apierrors.APIStatus
 	if errors.As(err, &s) && s.Status().Details != nil && len(s.Status().Details.Causes) > 0 {
-		return s.Status().Details.Causes[0].Message
+		if why := s.Status().Details.Causes[0].Message; why != "" { // a node that is too small is a cause without words
+			return why
+		}
 	}
 	if apierrors.IsNotFound(err) || apierrors.IsMethodNotSupported(err) {
 		return "this Kubernetes does not resize pods"

@@ -386,6 +386,9 @@ func (u *Updater) canResize(c *candidate) (bool, string) {
 	case c.pod.Status.Phase != corev1.PodRunning:
 		return false, "it does not run yet"
 	}
+	if name := rules.Asleep(c.pod, c.sizing); name != "" {
+		return false, "container " + name + " does not run now, and the limit of its pod is only raised while it does; a pod that comes instead has it"
+	}
 	if r, is := u.memory.refused[c.pod.UID]; is && r.wanted == fingerprint(c.sizing) && r.until.After(u.now()) {
 		return false, r.why
 	}

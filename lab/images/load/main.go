@@ -53,6 +53,7 @@ func run(ctx context.Context, args []string) error {
 	}
 	flags := flag.NewFlagSet("load", flag.ContinueOnError)
 	cpu, memory := flags.Int64("cpu", 0, "millicores to burn"), flags.Int("memory", 0, "MiB to hold")
+	after := flags.Duration("after", 0, "how long memory is held later")
 	if err := flags.Parse(args); err != nil {
 		return fmt.Errorf("read the arguments: %w", err)
 	}
@@ -66,6 +67,7 @@ func run(ctx context.Context, args []string) error {
 	}
 	fmt.Printf("burning %d millicores, holding %d MiB\n", *cpu, *memory)
 	l.cpu.Store(*cpu)
+	time.Sleep(*after)
 	if err := l.hold(*memory); err != nil {
 		return err
 	}

@@ -114,8 +114,8 @@ func recommenderDeps(ctx context.Context, c *agent.Call, o *recommender.Options,
 	return d, nil
 }
 
-// partOptions are those of the updater, the admission controller and the policy controller.
-type partOptions struct {
+// PartOptions are those of the updater, the admission controller and the policy controller.
+type PartOptions struct {
 	agent.ProcessOptions
 
 	ignored []string
@@ -127,9 +127,23 @@ type partOptions struct {
 	errs                   []error
 }
 
-var _ agent.Flags = (*partOptions)(nil)
+var _ agent.Flags = (*PartOptions)(nil)
 
-func (o *partOptions) Environment() []string {
+// UpdaterOptions are the updater's, not yet bound.
+func UpdaterOptions() *PartOptions {
+	return &PartOptions{envEvery: EnvUpdaterEvery, everyDefault: "1m"}
+}
+
+// PolicyOptions are the policy controller's, not yet bound.
+func PolicyOptions() *PartOptions {
+	return &PartOptions{envEvery: EnvPolicyEvery, everyDefault: "30s"}
+}
+
+// AdmissionOptions are the admission controller's, not yet bound.
+func AdmissionOptions() *PartOptions { return &PartOptions{hasWebhook: true} }
+
+// Environment lists the variables that the flags take their defaults from.
+func (o *PartOptions) Environment() []string {
 	all := append(o.ProcessOptions.Environment(), EnvIgnoreNamespaces)
 	if o.envEvery != "" {
 		all = append(all, o.envEvery)
@@ -140,7 +154,8 @@ func (o *partOptions) Environment() []string {
 	return all
 }
 
-func (o *partOptions) BindFlags(fs *pflag.FlagSet, env agent.Getenv) {
+// BindFlags implements agent.Flags.
+func (o *PartOptions) BindFlags(fs *pflag.FlagSet, env agent.Getenv) {
 	o.ProcessOptions.BindFlags(fs, env)
 	var ignored []string
 	for one := range strings.SplitSeq(env(EnvIgnoreNamespaces), ",") {
@@ -161,7 +176,8 @@ func (o *partOptions) BindFlags(fs *pflag.FlagSet, env agent.Getenv) {
 	}
 }
 
-func (o *partOptions) Validate() error {
+// Validate implements agent.Flags.
+func (o *PartOptions) Validate() error {
 	errs := append([]error{o.ProcessOptions.Validate()}, o.errs...)
 	if o.envEvery != "" && (o.every < time.Second || o.every > time.Hour) {
 		errs = append(errs, fmt.Errorf("--every (%s): %s is not between 1s and 1h", o.envEvery, o.every))
@@ -185,7 +201,7 @@ type part struct {
 	serve   agent.Task
 }
 
-func begin(ctx context.Context, c *agent.Call, o *partOptions, name string, conditions ...string) (*part, error) {
+func begin(ctx context.Context, c *agent.Call, o *PartOptions, name string, conditions ...string) (*part, error) {
 	log, err := c.Logger(o.ProcessOptions)
 	if err != nil {
 		return nil, err
@@ -205,15 +221,15 @@ func begin(ctx context.Context, c *agent.Call, o *partOptions, name string, cond
 }
 
 func runUpdater(ctx context.Context, c *agent.Call) error {
-	o := partOptions{envEvery: EnvUpdaterEvery, everyDefault: "1m"}
-	if err := c.Parse(&o); err != nil {
+	o := UpdaterOptions()
+	if err := c.Parse(o); err != nil {
 		return err
 	}
 	kube, err := c.Kubernetes()
 	if err != nil {
 		return err
 	}
-	p, err := begin(ctx, c, &o, "updater")
+	p, err := begin(ctx, c, o, "updater")
 	if err != nil {
 		return err
 	}
@@ -239,15 +255,15 @@ func lazyLoop(h *agent.Health, name string) func() {
 }
 
 func runPolicy(ctx context.Context, c *agent.Call) error {
-	o := partOptions{envEvery: EnvPolicyEvery, everyDefault: "30s"}
-	if err := c.Parse(&o); err != nil {
+	o := PolicyOptions()
+	if err := c.Parse(o); err != nil {
 		return err
 	}
 	kube, err := c.Kubernetes()
 	if err != nil {
 		return err
 	}
-	p, err := begin(ctx, c, &o, "policy")
+	p, err := begin(ctx, c, o, "policy")
 	if err != nil {
 		return err
 	}
@@ -274,15 +290,15 @@ func runPolicy(ctx context.Context, c *agent.Call) error {
 const conditionCertificate = "webhook-certificate"
 
 func runAdmission(ctx context.Context, c *agent.Call) error {
-	o := partOptions{hasWebhook: true}
-	if err := c.Parse(&o); err != nil {
+	o := AdmissionOptions()
+	if err := c.Parse(o); err != nil {
 		return err
 	}
 	kube, err := c.Kubernetes()
 	if err != nil {
 		return err
 	}
-	p, err := begin(ctx, c, &o, "admission-controller", conditionCertificate)
+	p, err := begin(ctx, c, o, "admission-controller", conditionCertificate)
 	if err != nil {
 		return err
 	}
@@ -328,8 +344,8 @@ func runAdmission(ctx context.Context, c *agent.Call) error {
 		agent.Task{Name: "webhook", Run: controller.Serve})
 }
 
-// actOptions are those of the commands that act once.
-type actOptions struct {
+// ActOptions are those of the commands that act once.
+type ActOptions struct {
 	agent.ProcessOptions
 
 	all     bool
@@ -340,11 +356,12 @@ type actOptions struct {
 }
 
 var (
-	_ agent.Flags     = (*actOptions)(nil)
-	_ agent.Arguments = (*actOptions)(nil)
+	_ agent.Flags     = (*ActOptions)(nil)
+	_ agent.Arguments = (*ActOptions)(nil)
 )
 
-func (o *actOptions) BindFlags(fs *pflag.FlagSet, env agent.Getenv) {
+// BindFlags implements agent.Flags.
+func (o *ActOptions) BindFlags(fs *pflag.FlagSet, env agent.Getenv) {
 	o.ProcessOptions.BindFlags(fs, env)
 	fs.BoolVar(&o.all, "all", false, "all of them")
 	fs.StringVar(&o.by, "by", "", "who wants it")
@@ -353,9 +370,10 @@ func (o *actOptions) BindFlags(fs *pflag.FlagSet, env agent.Getenv) {
 }
 
 // TakeArguments implements agent.Arguments.
-func (o *actOptions) TakeArguments(args []string) error { o.args = args; return nil }
+func (o *ActOptions) TakeArguments(args []string) error { o.args = args; return nil }
 
-func (o *actOptions) Validate() error {
+// Validate implements agent.Flags.
+func (o *ActOptions) Validate() error {
 	errs := []error{o.ProcessOptions.Validate()}
 	if o.output != "text" && o.output != "json" {
 		errs = append(errs, fmt.Errorf("--output: %q is neither text nor json", o.output))
@@ -367,7 +385,7 @@ func (o *actOptions) Validate() error {
 }
 
 // answer prints what became of it.
-func (o *actOptions) answer(c *agent.Call, what any) error {
+func (o *ActOptions) answer(c *agent.Call, what any) error {
 	if o.output != "json" {
 		return nil
 	}
@@ -378,7 +396,7 @@ func (o *actOptions) answer(c *agent.Call, what any) error {
 }
 
 // say prints lines for people, unless JSON is wanted.
-func (o *actOptions) say(c *agent.Call) func(string, ...any) {
+func (o *ActOptions) say(c *agent.Call) func(string, ...any) {
 	if o.output == "json" {
 		return func(string, ...any) {}
 	}
@@ -387,7 +405,7 @@ func (o *actOptions) say(c *agent.Call) func(string, ...any) {
 }
 
 func runRevert(ctx context.Context, c *agent.Call) error {
-	var o actOptions
+	var o ActOptions
 	if err := c.Parse(&o); err != nil {
 		return err
 	}
@@ -405,7 +423,7 @@ func runRevert(ctx context.Context, c *agent.Call) error {
 }
 
 func runImport(ctx context.Context, c *agent.Call) error {
-	var o actOptions
+	var o ActOptions
 	if err := c.Parse(&o); err != nil {
 		return err
 	}

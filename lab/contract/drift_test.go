@@ -21,6 +21,8 @@ import (
 
 	"github.com/nopsctl/nopsctl/agents/heartbeat"
 	"github.com/nopsctl/nopsctl/agents/karpenops"
+	"github.com/nopsctl/nopsctl/agents/vpa"
+	"github.com/nopsctl/nopsctl/agents/vpa/recommender"
 )
 
 // renders are the golden renders of the chart, which the chart's own tests hold against its templates.
@@ -102,6 +104,46 @@ func agents() map[string]entry {
 			},
 			least: 25,
 		},
+		"vpa": {
+			doc:      "../../agents/vpa/doc.go",
+			commands: ofVPA(),
+			roles: []string{
+				"ClusterRole nops-vpa-admission-controller", "ClusterRole nops-vpa-policy", "ClusterRole nops-vpa-recommender", "ClusterRole nops-vpa-updater",
+				"Role nops-vpa-admission-controller", "Role nops-vpa-policy", "Role nops-vpa-recommender", "Role nops-vpa-updater",
+			},
+			least: 200,
+		},
+	}
+}
+
+// ofVPA are its commands: four parts, each a Deployment, and two that Jobs run once.
+func ofVPA() map[string]command {
+	who := []string{"POD_NAMESPACE", "NOPS_RELEASE"}
+	part := func(options func() *vpa.PartOptions, ports []int32, needs ...string) command {
+		return command{bind: func(fs *pflag.FlagSet, env func(string) string) told {
+			o := options()
+			o.BindFlags(fs, env)
+			return o
+		}, needs: append(needs, who...), ports: ports}
+	}
+	act := command{bind: func(fs *pflag.FlagSet, env func(string) string) told {
+		o := &vpa.ActOptions{}
+		o.BindFlags(fs, env)
+		return o
+	}}
+	return map[string]command{
+		"recommender": {
+			bind: func(fs *pflag.FlagSet, env func(string) string) told {
+				o := &recommender.Options{}
+				o.BindFlags(fs, env)
+				return o
+			},
+			needs: append([]string{"NOPS_API_KEY", "NOPS_HOST", "NOPS_CLUSTER_ARN"}, who...), ports: []int32{8080},
+		},
+		"updater":   part(vpa.UpdaterOptions, []int32{8080}, vpa.EnvUpdaterEvery),
+		"policy":    part(vpa.PolicyOptions, []int32{8080}, vpa.EnvPolicyEvery),
+		"admission": part(vpa.AdmissionOptions, []int32{8080, 8000}),
+		"revert":    act, "import": act,
 	}
 }
 
@@ -174,9 +216,6 @@ func missing(table map[string]entry, programs map[string]string, folders []strin
 		}
 	}
 	for _, folder := range folders {
-		if folder == "vpa" && programs["vpa"] == "" {
-			continue // the program is there before its component is part of the release
-		}
 		if !slices.Contains(slices.Collect(maps.Values(programs)), folder) {
 			all = append(all, "agents/cmd/"+folder+" is the program of no component that is ours and available in images.yaml")
 		}

@@ -29,7 +29,7 @@ type PolicySpec struct {
 	// Kinds of workloads; none means Deployment, StatefulSet, DaemonSet and CronJob.
 	Kinds []string `json:"kinds,omitempty"`
 
-	// Containers are bounds by container name; "*" is for those not named. Mode Off leaves a container alone.
+	// Containers are bounds by container name; "*" is for those not named.
 	Containers []ContainerRule `json:"containers,omitempty"`
 	Settings   `json:",inline"`
 	Budget     Budget `json:"budget,omitzero"`
@@ -37,8 +37,8 @@ type PolicySpec struct {
 
 // ContainerRule bounds a container's requests.
 type ContainerRule struct {
-	Name string `json:"name"`
-	Off  bool   `json:"off,omitempty"`
+	Name string        `json:"name"`
+	Mode ContainerMode `json:"mode,omitempty"`
 	// Min and Max are by resource, cpu and memory.
 	Min map[string]resource.Quantity `json:"min,omitempty"`
 	Max map[string]resource.Quantity `json:"max,omitempty"`
@@ -65,12 +65,14 @@ type Settings struct {
 	// HPA says what happens to a resource on whose utilization a HorizontalPodAutoscaler scales: Yield (default) only recommends it, Align
 	// changes the autoscaler's target in proportion, so that it scales at the same usage as before, and yields where that cannot be.
 	HPA HPARule `json:"hpa,omitempty"`
-	// JVM guards Java: memory is not lowered below what -Xmx or MaxRAMPercentage needs, CPU not while it starts. On unless "Off".
+	// JVM guards Java: memory is not lowered below what -Xmx or MaxRAMPercentage needs, CPU not while it starts. Not with Ignore.
 	JVM Guard `json:"jvm,omitempty"`
 }
 
 // Words of the settings.
 type (
+	// ContainerMode says whether a container is sized.
+	ContainerMode string
 	// Apply is how recommendations reach pods.
 	Apply string
 	// LimitsMode is what becomes of a limit.
@@ -79,12 +81,15 @@ type (
 	SingleReplica string
 	// HPARule is how a HorizontalPodAutoscaler on the same resource is met.
 	HPARule string
-	// Guard switches a guard.
+	// Guard is whether Java is looked for.
 	Guard string
 )
 
-// Values of settings. The zero value of each type means the first.
+// Values of settings. The zero value of each type means the first. None is a word that YAML takes for something else: on, off, yes, no.
 const (
+	ContainerAuto   ContainerMode = "Auto"
+	ContainerIgnore ContainerMode = "Ignore" // left alone
+
 	ApplyInPlace           Apply = "InPlace"
 	ApplyInPlaceOrRecreate Apply = "InPlaceOrRecreate"
 	ApplyInitial           Apply = "Initial"
@@ -101,8 +106,8 @@ const (
 	HPAYield HPARule = "Yield"
 	HPAAlign HPARule = "Align"
 
-	GuardOn  Guard = "On"
-	GuardOff Guard = "Off"
+	GuardJVM  Guard = "Guard"
+	IgnoreJVM Guard = "Ignore"
 )
 
 // LimitsRule is what becomes of limits.

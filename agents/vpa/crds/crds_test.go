@@ -201,3 +201,48 @@ func TestPolicyHasItsFields(t *testing.T) {
 		t.Errorf("only %d fields were compared", fields)
 	}
 }
+
+// Every name and word of a policy can be written bare. What YAML takes for something else (off, on, yes, no) would have to be quoted, and
+// nobody knows that before it went wrong.
+func TestWordsOfAPolicyNeedNoQuotes(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(dir, "rightsizingpolicies.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var spec object
+	if err := yaml.Unmarshal(text, &spec); err != nil {
+		t.Fatal(err)
+	}
+	words := map[string]bool{}
+	var collect func(o any)
+	collect = func(o any) {
+		switch o := o.(type) {
+		case []any:
+			for _, one := range o {
+				collect(one)
+			}
+		case object:
+			for name := range at(o, "properties") {
+				words[name] = true
+			}
+			if enum, is := o["enum"].([]any); is {
+				for _, w := range enum {
+					words[w.(string)] = true
+				}
+			}
+			for _, one := range o {
+				collect(one)
+			}
+		}
+	}
+	collect(spec)
+	if len(words) < 50 {
+		t.Fatalf("only %d words", len(words))
+	}
+	for w := range words {
+		var got any
+		if err := yaml.Unmarshal([]byte(w), &got); err != nil || got != w {
+			t.Errorf("%s, written bare, is %v (%T, %v)", w, got, got, err)
+		}
+	}
+}

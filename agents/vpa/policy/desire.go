@@ -188,6 +188,9 @@ func compile(p *rightsizing.Policy) (*choice, error) {
 		}
 	}
 	for i, r := range p.Spec.Containers {
+		if r.Mode != "" && r.Mode != rightsizing.ContainerAuto && r.Mode != rightsizing.ContainerIgnore {
+			say("spec.containers[%d] (%s): mode %q is neither %s nor %s", i, r.Name, r.Mode, rightsizing.ContainerAuto, rightsizing.ContainerIgnore)
+		}
 		for resource, least := range r.Min {
 			if most, is := r.Max[resource]; is && least.Cmp(most) > 0 {
 				say("spec.containers[%d] (%s): min %s %s is above max %s", i, r.Name, resource, least.String(), most.String())
@@ -272,7 +275,7 @@ func (c *choice) containers() []any {
 	var out []any
 	for _, r := range c.policy.Spec.Containers {
 		one := map[string]any{"containerName": r.Name}
-		if r.Off {
+		if r.Mode == rightsizing.ContainerIgnore {
 			one["mode"] = string(vpav1.ContainerScalingModeOff)
 		}
 		for field, bounds := range map[string]map[string]string{"minAllowed": text(r.Min), "maxAllowed": text(r.Max)} {

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"encoding/json"
+	"fmt"
 	"math/rand/v2"
 	"reflect"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/yaml"
 
 	"github.com/nopsctl/nopsctl/internal/rightsizing"
 )
@@ -168,6 +170,36 @@ func TestWhatIsWrongWithAPolicy(t *testing.T) {
 		p := policyOf("p", 0, edit)
 		if _, err := compile(&p); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %s", err, want)
+		}
+	}
+}
+
+// A container's mode is upstream's in the autoscaler. In a policy it is a word that YAML leaves as it is, which takes a bare Off for false.
+func TestModeOfContainers(t *testing.T) {
+	var spec rightsizing.PolicySpec
+	if err := yaml.UnmarshalStrict([]byte("level: BalancedSavings\ncontainers:\n- {name: istio-proxy, mode: Ignore}\n- {name: app, mode: Auto}\n- {name: \"*\"}\n"), &spec); err != nil {
+		t.Fatal(err)
+	}
+	p := policyOf("p", 0, func(s *rightsizing.PolicySpec) { *s = spec })
+	c, err := compile(&p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, one := range c.containers() {
+		one, is := one.(map[string]any)
+		if !is {
+			t.Fatalf("%T", one)
+		}
+		got = append(got, fmt.Sprint(one["containerName"], "=", one["mode"]))
+	}
+	if want := []string{"istio-proxy=Off", "app=<nil>", "*=<nil>"}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	for _, wrong := range []string{"Off", "false", "ignore"} {
+		p.Spec.Containers[0].Mode = rightsizing.ContainerMode(wrong)
+		if _, err := compile(&p); err == nil || !strings.Contains(err.Error(), wrong) {
+			t.Errorf("mode %s: %v", wrong, err)
 		}
 	}
 }

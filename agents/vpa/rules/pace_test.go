@@ -19,7 +19,7 @@ func TestEffective(t *testing.T) {
 	for _, c := range []struct{ name, reason, text, err string }{
 		{"plain", "defaults fill in the rest", `{"policy":"p","level":"BalancedSavings"}`, ""},
 		{"all of it", "every word there is", `{"policy":"p","level":"MaximumPerformance","apply":"InPlaceOrRecreate","floors":{"cpu":"1m"},"limits":{"cpu":{"mode":"None"}},"maxStep":{"up":100,"down":50},"cooldown":"1h","observation":"0s",
-			"windows":[{"schedule":"0 22 * * *","duration":"2h","timeZone":"Europe/Berlin"}],"singleReplica":"Evict","hpa":"Align","jvm":"Off","align":["cpu"],"budget":{"clusterPerHour":1,"stopAfterFailures":2,"stopForMinutes":3}}`, ""},
+			"windows":[{"schedule":"0 22 * * *","duration":"2h","timeZone":"Europe/Berlin"}],"singleReplica":"Evict","hpa":"Align","jvm":"Ignore","align":["cpu"],"budget":{"clusterPerHour":1,"stopAfterFailures":2,"stopForMinutes":3}}`, ""},
 		{"no JSON", "nobody guesses", `level: x`, "invalid character"},
 		{"more behind it", "two objects are none", `{"policy":"p"}{}`, "more behind"},
 		{"a word nobody knows", "it may have been meant to forbid something", `{"policy":"p","singelReplica":"Never"}`, `unknown field "singelReplica"`},

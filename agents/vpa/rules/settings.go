@@ -120,7 +120,7 @@ func (s *Settings) words(errs *[]error) {
 	word(errs, "apply", s.Apply, rightsizing.ApplyInPlace, rightsizing.ApplyInPlaceOrRecreate, rightsizing.ApplyInitial)
 	word(errs, "singleReplica", s.SingleReplica, rightsizing.SingleInPlace, rightsizing.SingleNever, rightsizing.SingleEvict)
 	word(errs, "hpa", s.HPA, rightsizing.HPAYield, rightsizing.HPAAlign)
-	word(errs, "jvm", s.JVM, rightsizing.GuardOn, rightsizing.GuardOff)
+	word(errs, "jvm", s.JVM, rightsizing.GuardJVM, rightsizing.IgnoreJVM)
 	for _, r := range resources() {
 		name, rule := "limits."+string(r), s.Limits.CPU
 		if r == corev1.ResourceMemory {
@@ -167,7 +167,7 @@ func (s Settings) Rule(r corev1.ResourceName) rightsizing.LimitRule {
 func (s Settings) Aligned(r corev1.ResourceName) bool { return slices.Contains(s.Align, string(r)) }
 
 // GuardsJVM says whether Java is looked for.
-func (s Settings) GuardsJVM() bool { return s.Owned && s.JVM != rightsizing.GuardOff }
+func (s Settings) GuardsJVM() bool { return s.Owned && s.JVM != rightsizing.IgnoreJVM }
 
 // Hold is a reason that an autoscaler's pods are left alone, whichever they are: a state of rightsizing.Application, and why. The zero
 // value is none.

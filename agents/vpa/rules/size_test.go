@@ -150,7 +150,7 @@ func TestSizes(t *testing.T) {
 		{name: "a limit without a request", reason: "Kubernetes takes them for equal", pod: fresh(container("c", "", "1,1Gi")), vpa: one(plain, "200m,300Mi"), requests: "200m,300Mi", limits: "200m,300Mi"},
 		{name: "heap", reason: "memory is not lowered below what -Xmx needs", pod: running(java("1,4Gi", "2,6Gi", "-Xmx2g", "-jar", "a.jar")), vpa: one(plain, "1,512Mi"), requests: "1,2560Mi", limits: "2,3840Mi", step: "jvm"},
 		{name: "heap above the request", reason: "the guard raises nothing", pod: running(java("1,1Gi", "", "-Xmx2g")), vpa: one(plain, "1,512Mi"), requests: "1,1Gi", step: "jvm"},
-		{name: "heap, off", reason: "it can be switched off", pod: running(java("1,4Gi", "", "-Xmx2g")), vpa: one(with(`"jvm":"Off"`), "1,512Mi"), requests: "1,512Mi"},
+		{name: "heap, off", reason: "it can be switched off", pod: running(java("1,4Gi", "", "-Xmx2g")), vpa: one(with(`"jvm":"Ignore"`), "1,512Mi"), requests: "1,512Mi"},
 		{name: "heap is a share of the limit", reason: "the limit that MaxRAMPercentage multiplies is not lowered", pod: running(java("1,4Gi", "2,4Gi", "-XX:MaxRAMPercentage=75")), vpa: one(plain, "1,2Gi"), requests: "1,2Gi", limits: "2,4Gi"},
 		{name: "Java starts", reason: "CPU is not lowered in the first minutes", pod: young(running(java("1,1Gi", "2,2Gi", "-Xmx256m"))), vpa: one(plain, "200m,2Gi"), requests: "1,2Gi", limits: "2,4Gi", step: "jvm"},
 		{name: "Java runs", reason: "and is afterwards", pod: running(java("1,1Gi", "2,2Gi", "-Xmx256m")), vpa: one(plain, "200m,2Gi"), requests: "200m,2Gi", limits: "400m,4Gi"},

@@ -78,6 +78,7 @@
 //	| autoscaling        | horizontalpodautoscalers                           |       | get, list, watch, patch                 |
 //	|                    | namespaces, pods                                   |       | get, list, watch                        |
 //	|                    | pods/resize                                        |       | patch                                   |
+//	|                    | events                                             |       | create, patch                           |
 //	| apps               | daemonsets, deployments, replicasets, statefulsets |       | get, list, watch                        |
 //	| batch              | cronjobs                                           |       | get, list, watch                        |
 //

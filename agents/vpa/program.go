@@ -273,12 +273,12 @@ func runPolicy(ctx context.Context, c *agent.Call) error {
 	}
 	controller, err := policy.New(policy.Deps{
 		Kube: kube, Who: p.who, Lease: p.who.Name(), Candidate: candidate(c, "policy"), Ignored: o.ignored, Every: o.every, Turn: lazyLoop(p.health, "making autoscalers"), Metrics: p.metrics, Log: p.log,
-		Elsewhere: func(kind, namespace, name string, object metav1.Object) bool {
+		Elsewhere: func(kind, namespace, name string, object metav1.Object) (is, known bool) {
 			if others.Ready() != nil {
-				return false // it is only counted here
+				return false, false
 			}
-			_, is := others.Elsewhere(foreign.Ref{Namespace: namespace, Kind: kind, Name: name}, object)
-			return is
+			_, is = others.Elsewhere(foreign.Ref{Namespace: namespace, Kind: kind, Name: name}, object)
+			return is, true
 		},
 	})
 	if err != nil {

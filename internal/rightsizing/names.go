@@ -40,7 +40,7 @@ const (
 
 // Annotations and labels, on VerticalPodAutoscalers unless said otherwise.
 const (
-	// LabelPolicy names the policy that owns the autoscaler. An autoscaler without it was made by a person, and is nobody's to change.
+	// LabelPolicy names the policy that made the autoscaler. An autoscaler without it was made by a person, and is nobody's to change.
 	LabelPolicy = "vpa.nops.io/policy"
 	// AnnotationSettings is a Settings in JSON. Without it upstream's defaults hold.
 	AnnotationSettings = "vpa.nops.io/settings"
@@ -49,6 +49,11 @@ const (
 	AnnotationReverted = "vpa.nops.io/reverted"
 	// AnnotationRevertedBy says who.
 	AnnotationRevertedBy = "vpa.nops.io/reverted-by"
+	// AnnotationSized, "true", on an autoscaler that a policy made, says that pods may have been sized by it: before nobody sizes them any more
+	// they are given back what their templates request.
+	AnnotationSized = "vpa.nops.io/sized"
+	// AnnotationLeaving, a time (RFC 3339), on an autoscaler that has no policy any more: it goes when its pods have their template's requests.
+	AnnotationLeaving = "vpa.nops.io/leaving"
 	// AnnotationOff, "true", on a workload or a namespace, keeps policies away from it.
 	AnnotationOff = "vpa.nops.io/off"
 	// AnnotationImported on an autoscaler names the upstream object it was copied from, NAMESPACE/NAME.

@@ -151,6 +151,7 @@ type PolicyStatus struct {
 	ObservedGeneration int64              `json:"observedGeneration,omitempty"`
 	Workloads          int32              `json:"workloads,omitempty"` // that it selects and no other policy does
 	Elsewhere          int32              `json:"elsewhere,omitempty"` // of them: sized by somebody else
+	Leaving            int32              `json:"leaving,omitempty"`   // that it sized and does not any more, and whose pods do not have their template's requests again yet
 	Conditions         []metav1.Condition `json:"conditions,omitempty"`
 }
 

@@ -64,5 +64,6 @@ const (
 	StateStopped    = "Stopped"    // the circuit breaker, a pause
 	StateElsewhere  = "Elsewhere"  // somebody else's
 	StateRecommend  = "Recommend"  // only recommended: dry run, mode Off
+	StateLeaving    = "Leaving"    // no policy any more: it goes when its pods have their template's requests again
 	StateImpossible = "Impossible" // cannot be done without what is not allowed: Message says what
 )

@@ -26,8 +26,10 @@ import (
 	"k8s.io/client-go/dynamic/dynamicinformer"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
 
 	"github.com/nopsctl/nopsctl/agents/internal/agent"
 	"github.com/nopsctl/nopsctl/agents/internal/election"
@@ -47,8 +49,11 @@ type Deps struct {
 	Candidate, Lease string
 	// Ignored namespaces have no policies; the stack's own and kube-system always.
 	Ignored []string
-	// Elsewhere says that somebody else sizes a workload; nil: nobody does.
-	Elsewhere func(kind, namespace, name string, object metav1.Object) bool
+	// Elsewhere says that somebody else sizes a workload, and whether that is known already; nil: nobody does.
+	Elsewhere func(kind, namespace, name string, object metav1.Object) (is, known bool)
+	// Settle is how long after an autoscaler was switched off its pods are looked at for the last time: those who size may be in the middle of
+	// it. 15s unless set.
+	Settle time.Duration
 	// Every is how often everything is looked at, besides when something changes; 30s unless set.
 	Every   time.Duration
 	Turn    func() // with every look, for liveness
@@ -67,6 +72,9 @@ type Controller struct {
 	policies, autoscalers cache.SharedIndexInformer
 	poke                  chan struct{}
 	said                  map[string]string // last error by object, so that each is told once
+	partings              map[types.NamespacedName]*parting
+	recorder              record.EventRecorder
+	events                record.EventBroadcaster
 	writes, failures      *agent.Value
 }
 
@@ -84,15 +92,20 @@ func New(deps Deps) (*Controller, error) {
 	if deps.Every <= 0 {
 		deps.Every = 30 * time.Second
 	}
+	if deps.Settle <= 0 {
+		deps.Settle = 15 * time.Second
+	}
 	if deps.Metrics == nil {
 		deps.Metrics = &agent.Metrics{}
 	}
 	deps.Ignored = append(slices.Clone(deps.Ignored), deps.Who.Namespace, metav1.NamespaceSystem)
 	config := agent.KubeConfig(deps.Kube, deps.Who.Name()+"-policy/"+deps.Who.Version)
+	config.QPS, config.Burst = 50, 100 // a policy may select thousands of workloads, and let them go
 	c := &Controller{
-		deps: deps, poke: make(chan struct{}, 1), said: map[string]string{},
+		deps: deps, poke: make(chan struct{}, 1), said: map[string]string{}, partings: map[types.NamespacedName]*parting{}, events: record.NewBroadcaster(),
 		writes: deps.Metrics.Counter("nops_vpa_policy_writes_total", "Objects that the policy controller wrote."), failures: deps.Metrics.Counter("nops_vpa_policy_failures_total", "Writes that failed."),
 	}
+	c.recorder = c.events.NewRecorder(runtime.NewScheme(), corev1.EventSource{Component: deps.Who.Name()})
 	var err error
 	if c.kube, err = kubernetes.NewForConfig(config); err != nil {
 		return nil, fmt.Errorf("make a client of the API server: %w", err)
@@ -221,6 +234,8 @@ func (c *Controller) look() {
 
 // Run works until the context ends: while it leads, where there is an election.
 func (c *Controller) Run(ctx context.Context) error {
+	c.events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: c.kube.CoreV1().Events("")})
+	defer c.events.Shutdown()
 	working, stop := context.WithCancel(ctx)
 	defer func() {
 		stop()
@@ -290,8 +305,9 @@ func (c *Controller) Once(ctx context.Context) error {
 		err := c.dynamic.Resource(rightsizing.Autoscalers()).Namespace(name.Namespace).Delete(ctx, name.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
 		errs = append(errs, c.count(err, "delete autoscaler", name.String()))
 	}
+	errs = append(errs, c.part(ctx, in, &out, existing, elsewhere)...)
 	for key, p := range out.Of {
-		if elsewhere[key] {
+		if elsewhere[key].is {
 			status := out.Status[p.Name]
 			status.Elsewhere++
 			out.Status[p.Name] = status
@@ -321,11 +337,25 @@ func (c *Controller) apply(ctx context.Context, a Autoscaler, existing map[strin
 		if have.GetLabels()[rightsizing.LabelPolicy] == "" {
 			return fmt.Errorf("autoscaler %s/%s is somebody's own, and has the name that policy %s makes for %s %s", want.GetNamespace(), want.GetName(), a.Policy.Name, a.Workload.Kind, a.Workload.Object.Name)
 		}
-		if apiequality.Semantic.DeepEqual(have.Object["spec"], want.Object["spec"]) && have.GetAnnotations()[rightsizing.AnnotationSettings] == want.GetAnnotations()[rightsizing.AnnotationSettings] &&
-			have.GetLabels()[rightsizing.LabelPolicy] == a.Policy.Name && len(have.GetOwnerReferences()) == 1 && have.GetOwnerReferences()[0].UID == a.Policy.UID {
+		if apiequality.Semantic.DeepEqual(have.Object["spec"], want.Object["spec"]) && have.GetLabels()[rightsizing.LabelPolicy] == a.Policy.Name && annotated(have, want) {
 			return nil
 		}
 	}
+	return c.write(ctx, want)
+}
+
+// annotated says whether the annotations of the policy controller's are alike.
+func annotated(a, b *unstructured.Unstructured) bool {
+	for _, name := range []string{rightsizing.AnnotationSettings, rightsizing.AnnotationSized, rightsizing.AnnotationLeaving} {
+		if a.GetAnnotations()[name] != b.GetAnnotations()[name] {
+			return false
+		}
+	}
+	return true
+}
+
+// write applies an autoscaler.
+func (c *Controller) write(ctx context.Context, want *unstructured.Unstructured) error {
 	body, err := json.Marshal(want.Object)
 	if err != nil {
 		return fmt.Errorf("encode autoscaler %s/%s: %w", want.GetNamespace(), want.GetName(), err)
@@ -352,7 +382,7 @@ func (c *Controller) status(ctx context.Context, p rightsizing.Policy, want righ
 		return nil
 	}
 	// Counts of zero are said, too: what is left out of a merge patch stays.
-	body, err := json.Marshal(map[string]any{"status": map[string]any{"observedGeneration": want.ObservedGeneration, "workloads": want.Workloads, "elsewhere": want.Elsewhere, "conditions": want.Conditions}})
+	body, err := json.Marshal(map[string]any{"status": map[string]any{"observedGeneration": want.ObservedGeneration, "workloads": want.Workloads, "elsewhere": want.Elsewhere, "leaving": want.Leaving, "conditions": want.Conditions}})
 	if err != nil {
 		return fmt.Errorf("encode the status of policy %s: %w", p.Name, err)
 	}
@@ -367,7 +397,7 @@ type shape struct {
 }
 
 // input is all that is decided on, as the caches have it.
-func (c *Controller) input() (Input, map[string]*autoscalingv2.HorizontalPodAutoscaler, map[string]bool, error) {
+func (c *Controller) input() (Input, map[string]*autoscalingv2.HorizontalPodAutoscaler, map[string]elsewhereOf, error) {
 	in := Input{Namespaces: map[string]metav1.ObjectMeta{}, Ignored: c.deps.Ignored}
 	var errs []error
 	for _, o := range c.policies.GetStore().List() {
@@ -391,6 +421,7 @@ func (c *Controller) input() (Input, map[string]*autoscalingv2.HorizontalPodAuto
 		name, _, _ := unstructured.NestedString(u.Object, "spec", "targetRef", "name")
 		in.Existing = append(in.Existing, Existing{
 			Namespace: u.GetNamespace(), Name: u.GetName(), Policy: u.GetLabels()[rightsizing.LabelPolicy], Target: kind + "/" + name, Reverted: u.GetAnnotations()[rightsizing.AnnotationReverted] != "",
+			Sized: u.GetAnnotations()[rightsizing.AnnotationSized] != "",
 		})
 	}
 	for _, o := range c.factory.Core().V1().Namespaces().Informer().GetStore().List() {
@@ -398,10 +429,14 @@ func (c *Controller) input() (Input, map[string]*autoscalingv2.HorizontalPodAuto
 			in.Namespaces[n.Name] = n.ObjectMeta
 		}
 	}
-	elsewhere := map[string]bool{}
+	elsewhere := map[string]elsewhereOf{}
 	for _, w := range c.workloads() {
 		in.Workloads = append(in.Workloads, w)
-		elsewhere[w.key()] = c.deps.Elsewhere != nil && c.deps.Elsewhere(w.Kind, w.Object.Namespace, w.Object.Name, &w.Object)
+		e := elsewhereOf{known: true}
+		if c.deps.Elsewhere != nil {
+			e.is, e.known = c.deps.Elsewhere(w.Kind, w.Object.Namespace, w.Object.Name, &w.Object)
+		}
+		elsewhere[w.key()] = e
 	}
 	hpas := map[string]*autoscalingv2.HorizontalPodAutoscaler{}
 	for _, o := range c.factory.Autoscaling().V2().HorizontalPodAutoscalers().Informer().GetStore().List() {

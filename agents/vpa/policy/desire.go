@@ -39,6 +39,8 @@ type Existing struct {
 	Policy          string // LabelPolicy; empty: somebody's own
 	Target          string // KIND/NAME
 	Reverted        bool
+	// Sized says that its pods may have been sized.
+	Sized bool
 }
 
 // Input is all that is decided on.
@@ -57,8 +59,9 @@ type Input struct {
 type Outcome struct {
 	// Autoscalers that policies make.
 	Autoscalers []Autoscaler
-	// Delete are those of policies that have no reason any more.
-	Delete []types.NamespacedName
+	// Delete are those of policies that have no reason any more, and whose pods nobody sized. Leave are the others of them: their pods are given
+	// back first what their templates request. TakeBack are those that are only recommended for now: the same, and they stay.
+	Delete, Leave, TakeBack []types.NamespacedName
 	// Status of the policies, by name.
 	Status map[string]rightsizing.PolicyStatus
 	// Of is which policy holds for a workload, by its key.
@@ -104,17 +107,18 @@ func Desire(in Input) Outcome {
 	}
 	own := map[string]bool{}      // targets for which somebody made an autoscaler
 	reverted := map[string]bool{} // of autoscalers, by NAMESPACE/NAME
-	held := map[string]bool{}     // of policies that cannot be understood
+	sized := map[string]bool{}    // likewise
+	held := map[string]bool{}     // of policies that cannot be understood, or are paused
 	kept := map[types.NamespacedName]bool{}
 	for i, c := range compiled {
-		held[policies[i].Name] = c.err
+		held[policies[i].Name] = c.err || c.paused()
 	}
 	for _, e := range in.Existing {
 		if e.Policy == "" {
 			kind, name, _ := strings.Cut(e.Target, "/")
 			own[kind+"/"+e.Namespace+"/"+name] = true
 		}
-		reverted[e.Namespace+"/"+e.Name] = e.Reverted
+		reverted[e.Namespace+"/"+e.Name], sized[e.Namespace+"/"+e.Name] = e.Reverted, e.Sized
 	}
 	workloads := slices.Clone(in.Workloads)
 	slices.SortFunc(workloads, func(a, b Workload) int { return strings.Compare(a.key(), b.key()) })
@@ -131,21 +135,37 @@ func Desire(in Input) Outcome {
 			kept[name] = true
 			status := out.Status[policies[i].Name]
 			status.Workloads++
+			if was := sized[name.String()]; was && !c.err && !c.paused() && policies[i].Spec.DryRun {
+				status.Leaving++
+				out.TakeBack = append(out.TakeBack, name)
+			}
 			out.Status[policies[i].Name] = status
 			if c.err {
 				break // what it made before stays, and nobody else takes over by its mistake
 			}
 			out.Of[w.key()] = &policies[i]
-			out.Autoscalers = append(out.Autoscalers, Autoscaler{Policy: &policies[i], Workload: w, Object: c.render(name, w, in.Align[w.key()], in.Yield[w.key()], reverted[name.String()])})
+			out.Autoscalers = append(out.Autoscalers, Autoscaler{Policy: &policies[i], Workload: w, Object: c.render(name, w, in.Align[w.key()], in.Yield[w.key()], reverted[name.String()], sized[name.String()])})
 			break
 		}
 	}
 	for _, e := range in.Existing {
-		if name := (types.NamespacedName{Namespace: e.Namespace, Name: e.Name}); e.Policy != "" && !kept[name] && !held[e.Policy] {
+		name := types.NamespacedName{Namespace: e.Namespace, Name: e.Name}
+		if e.Policy == "" || kept[name] || held[e.Policy] {
+			continue
+		}
+		if kind, target, _ := strings.Cut(e.Target, "/"); !e.Sized || own[kind+"/"+e.Namespace+"/"+target] { // a person's autoscaler sizes its pods from here on
 			out.Delete = append(out.Delete, name)
+			continue
+		}
+		out.Leave = append(out.Leave, name)
+		if status, is := out.Status[e.Policy]; is {
+			status.Leaving++
+			out.Status[e.Policy] = status
 		}
 	}
-	slices.SortFunc(out.Delete, func(a, b types.NamespacedName) int { return strings.Compare(a.String(), b.String()) })
+	for _, names := range [][]types.NamespacedName{out.Delete, out.Leave, out.TakeBack} {
+		slices.SortFunc(names, func(a, b types.NamespacedName) int { return strings.Compare(a.String(), b.String()) })
+	}
 	return out
 }
 
@@ -242,7 +262,7 @@ func (c *choice) mode(reverted bool) vpav1.UpdateMode {
 }
 
 // render is the autoscaler as it is applied.
-func (c *choice) render(name types.NamespacedName, w Workload, align, yield []string, reverted bool) map[string]any {
+func (c *choice) render(name types.NamespacedName, w Workload, align, yield []string, reverted, sized bool) map[string]any {
 	settings, _ := json.Marshal(c.effective(align, yield)) // it could be, when it was compiled
 	update := map[string]any{"updateMode": string(c.mode(reverted))}
 	if c.policy.Spec.SingleReplica == rightsizing.SingleEvict {
@@ -255,16 +275,17 @@ func (c *choice) render(name types.NamespacedName, w Workload, align, yield []st
 	if bounds := c.containers(); len(bounds) > 0 {
 		spec["resourcePolicy"] = map[string]any{"containerPolicies": bounds}
 	}
-	yes := true
+	annotations := map[string]any{rightsizing.AnnotationSettings: string(settings)}
+	if sized || c.mode(reverted) != vpav1.UpdateModeOff {
+		annotations[rightsizing.AnnotationSized] = "true"
+	}
+	// It has no owner: with one it would be gone together with its policy, and nothing would say which pods were sized.
 	return map[string]any{
 		"apiVersion": rightsizing.Group + "/" + rightsizing.Version, "kind": "VerticalPodAutoscaler",
 		"metadata": map[string]any{
 			"name": name.Name, "namespace": name.Namespace,
 			"labels":      map[string]any{rightsizing.LabelPolicy: c.policy.Name},
-			"annotations": map[string]any{rightsizing.AnnotationSettings: string(settings)},
-			"ownerReferences": []any{map[string]any{
-				"apiVersion": rightsizing.Group + "/" + rightsizing.PolicyVersion, "kind": "RightsizingPolicy", "name": c.policy.Name, "uid": string(c.policy.UID), "controller": yes, "blockOwnerDeletion": false,
-			}},
+			"annotations": annotations,
 		},
 		"spec": spec,
 	}

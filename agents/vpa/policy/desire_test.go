@@ -63,6 +63,7 @@ func TestWhichPolicyHolds(t *testing.T) {
 		edit   func(*Input)
 		want   []string
 		delete []string
+		leave  []string          // first those that go, then those that stay
 		ready  map[string]string // reasons
 	}{
 		{name: "none", edit: func(*Input) {}},
@@ -105,6 +106,27 @@ func TestWhichPolicyHolds(t *testing.T) {
 				{Namespace: "b", Name: "daemonset-agent", Policy: "deleted", Target: "DaemonSet/agent"}, {Namespace: "b", Name: "mine", Target: "Deployment/x"},
 			}
 		}, want: []string{"a/statefulset-db=p:InPlace"}, delete: []string{"a/deployment-web", "b/daemonset-agent"}},
+		{name: "where pods were sized they are given back first", edit: func(in *Input) {
+			in.Policies = []rightsizing.Policy{policyOf("p", 0, func(s *rightsizing.PolicySpec) { s.Kinds = []string{"StatefulSet"}; s.DryRun = true })}
+			in.Existing = []Existing{
+				{Namespace: "a", Name: "deployment-web", Policy: "p", Target: "Deployment/web", Sized: true}, {Namespace: "a", Name: "statefulset-db", Policy: "q", Target: "StatefulSet/db", Sized: true},
+				{Namespace: "b", Name: "daemonset-agent", Policy: "deleted", Target: "DaemonSet/agent", Sized: true},
+			}
+		}, want: []string{"a/statefulset-db=p:Off"}, leave: []string{"a/deployment-web", "b/daemonset-agent", "a/statefulset-db"}},
+		{name: "a paused policy changes nothing, and lets nothing go", edit: func(in *Input) {
+			in.Policies = []rightsizing.Policy{policyOf("p", 0, func(s *rightsizing.PolicySpec) { s.Kinds = []string{"StatefulSet"}; s.Paused, s.DryRun = true, true })}
+			in.Existing = []Existing{
+				{Namespace: "a", Name: "deployment-web", Policy: "p", Target: "Deployment/web", Sized: true}, {Namespace: "a", Name: "statefulset-db", Policy: "p", Target: "StatefulSet/db", Sized: true},
+				{Namespace: "b", Name: "daemonset-agent", Policy: "p", Target: "DaemonSet/agent"},
+			}
+		}, want: []string{"a/statefulset-db=p:Off"}},
+		{name: "another one that sizes takes over, and so does a person's autoscaler", edit: func(in *Input) {
+			in.Policies = []rightsizing.Policy{policyOf("p", 0, func(s *rightsizing.PolicySpec) { s.Kinds = []string{"StatefulSet", "Deployment"} })}
+			in.Existing = []Existing{
+				{Namespace: "a", Name: "deployment-web", Policy: "p", Target: "Deployment/web", Sized: true}, {Namespace: "a", Name: "mine", Target: "Deployment/web"},
+				{Namespace: "a", Name: "statefulset-db", Policy: "q", Target: "StatefulSet/db", Sized: true},
+			}
+		}, want: []string{"a/statefulset-db=p:InPlace"}, delete: []string{"a/deployment-web"}},
 		{name: "a policy that cannot be understood changes nothing, and nobody takes over by its mistake", edit: func(in *Input) {
 			in.Policies = []rightsizing.Policy{
 				policyOf("bad", 9, func(s *rightsizing.PolicySpec) {
@@ -134,6 +156,13 @@ func TestWhichPolicyHolds(t *testing.T) {
 			if !slices.Equal(gone, c.delete) {
 				t.Errorf("deletes %v, want %v", gone, c.delete)
 			}
+			var leave []string
+			for _, d := range slices.Concat(out.Leave, out.TakeBack) {
+				leave = append(leave, d.String())
+			}
+			if !slices.Equal(leave, c.leave) {
+				t.Errorf("gives back %v, want %v", leave, c.leave)
+			}
 			for name, want := range c.ready {
 				if got := out.Status[name].Conditions[0]; got.Reason != want || out.Status[name].ObservedGeneration != 3 || got.Message == "" {
 					t.Errorf("%s: %+v, want %s", name, got, want)
@@ -145,7 +174,7 @@ func TestWhichPolicyHolds(t *testing.T) {
 				rand.Shuffle(len(mixed.Workloads), reflect.Swapper(mixed.Workloads))
 				rand.Shuffle(len(mixed.Policies), reflect.Swapper(mixed.Policies))
 				rand.Shuffle(len(mixed.Existing), reflect.Swapper(mixed.Existing))
-				if other := Desire(mixed); !slices.Equal(made(other), made(out)) || !reflect.DeepEqual(other.Delete, out.Delete) {
+				if other := Desire(mixed); !slices.Equal(made(other), made(out)) || !reflect.DeepEqual(other.Delete, out.Delete) || !reflect.DeepEqual(other.Leave, out.Leave) || !reflect.DeepEqual(other.TakeBack, out.TakeBack) {
 					t.Fatal("another order, another outcome")
 				}
 			}

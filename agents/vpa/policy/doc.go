@@ -1,5 +1,8 @@
-// Package policy makes autoscalers of RightsizingPolicies: one for each workload that a policy selects, owned by the policy, with the
-// settings that hold in an annotation. Workloads themselves are never edited.
+// Package policy makes autoscalers of RightsizingPolicies: one for each workload that a policy selects, with the settings that hold in an
+// annotation. Workloads themselves are never edited.
+//
+// Where no policy sizes a workload any more, its pods are given back in place what their templates request; only then its autoscaler goes
+// (part.go). Autoscalers have no owner for that reason: the garbage collector would remove the only thing that says which pods were sized.
 //
 // An autoscaler that a person made for a workload wins: none is made beside it. One that another rightsizer sizes gets one all the same,
 // for its recommendation; recommender, updater and admission controller see by themselves that they must leave the pods alone.
@@ -10,6 +13,6 @@
 // # RBAC
 //
 // Cluster: get, list and watch on rightsizingpolicies, verticalpodautoscalers, namespaces, pods, the workloads and HorizontalPodAutoscalers;
-// create, patch and delete on verticalpodautoscalers; patch on rightsizingpolicies/status and on horizontalpodautoscalers. Revert, which
-// runs as a Job, patches pods/resize.
+// create, patch and delete on verticalpodautoscalers; patch on rightsizingpolicies/status, on
+// horizontalpodautoscalers and on pods/resize, as revert does, which runs as a Job; create and patch on events.
 package policy

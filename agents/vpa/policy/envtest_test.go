@@ -28,7 +28,7 @@ func TestAgainstKubernetes(t *testing.T) {
 	c := vpatest.New(t, vpatest.Options{})
 	ctx, cancel := context.WithCancel(t.Context())
 	controller, err := policy.New(policy.Deps{
-		Kube: c.As("policy"), Who: agent.Identity{Component: "vpa-policy", Namespace: agenttest.Namespace, Release: agenttest.Release, Version: "test"}, Candidate: "one", Lease: "nops-vpa-policy", Every: time.Second,
+		Kube: c.As("policy"), Who: agent.Identity{Component: "vpa-policy", Namespace: agenttest.Namespace, Release: agenttest.Release, Version: "test"}, Candidate: "one", Lease: "nops-vpa-policy", Every: time.Second, Settle: time.Second,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -117,8 +117,8 @@ func TestAgainstKubernetes(t *testing.T) {
 		return s.Workloads == 1 && len(s.Conditions) == 1 && s.Conditions[0].Reason == "Applied"
 	})
 	o := autoscaler()
-	if owner := metav1.GetControllerOf(o); owner == nil || owner.Kind != "RightsizingPolicy" || owner.Name != "main" {
-		t.Errorf("owned by %v", owner)
+	if owners := o.GetOwnerReferences(); len(owners) != 0 || o.GetLabels()[rightsizing.LabelPolicy] != "main" {
+		t.Errorf("owned by %v, of policy %q: with an owner it would be gone together with it, and sized pods would stay", owners, o.GetLabels()[rightsizing.LabelPolicy])
 	}
 	if e, err := rightsizing.EffectiveOf(o.GetAnnotations()); err != nil || e == nil || e.Policy != "main" || e.Level != rightsizing.BalancedSavings {
 		t.Errorf("settings: %+v, %v", e, err)
@@ -176,6 +176,90 @@ func TestAgainstKubernetes(t *testing.T) {
 		})
 	})
 
+	t.Run("let go", func(t *testing.T) {
+		given := func(name, cpu string) {
+			t.Helper()
+			body := fmt.Sprintf(`{"spec":{"containers":[{"name":"web","resources":{"requests":{"cpu":%q}}}]}}`, cpu)
+			if _, err := pods.Patch(ctx, name, types.StrategicMergePatchType, []byte(body), metav1.PatchOptions{}, "resize"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		has := func(name string) string {
+			p, err := pods.Get(ctx, name, metav1.GetOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return p.Spec.Containers[0].Resources.Requests.Cpu().String()
+		}
+		annotate := func(value string) {
+			t.Helper()
+			body := fmt.Sprintf(`{"metadata":{"annotations":{%q:%s}}}`, rightsizing.AnnotationOff, value)
+			if _, err := c.Client.AppsV1().Deployments("default").Patch(ctx, "web", types.MergePatchType, []byte(body), metav1.PatchOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		told := func(reason string) bool {
+			events, err := c.Client.CoreV1().Events("default").List(ctx, metav1.ListOptions{FieldSelector: "reason=" + reason})
+			return err == nil && len(events.Items) > 0 && events.Items[0].InvolvedObject.Name == "web"
+		}
+		sized := func() bool {
+			o := autoscaler()
+			return o != nil && o.GetAnnotations()[rightsizing.AnnotationSized] == "true"
+		}
+		again := func() {
+			t.Helper()
+			write("main", map[string]any{"level": "BalancedSavings"})
+			vpatest.Eventually(t, "it is sized again", 20*time.Second, func() bool {
+				return mode() == "InPlace" && sized() && autoscaler().GetAnnotations()[rightsizing.AnnotationLeaving] == ""
+			})
+			given("web-a", "500m")
+			given("web-b", "500m")
+		}
+		back := func() bool { return has("web-a") == "1" && has("web-b") == "1" }
+
+		again()
+		write("main", map[string]any{"level": "BalancedSavings", "paused": true})
+		vpatest.Eventually(t, "it is paused", 10*time.Second, func() bool { return mode() == "Off" })
+		annotate(`"true"`)
+		time.Sleep(3 * time.Second)
+		if back() || !sized() {
+			t.Error("a paused policy took its pods back, or let its autoscaler go")
+		}
+		write("main", map[string]any{"level": "BalancedSavings"})
+		vpatest.Eventually(t, "annotated: pods are given back, then the autoscaler goes", 20*time.Second, func() bool { return back() && autoscaler() == nil })
+		vpatest.Eventually(t, "an Event says so", 10*time.Second, func() bool { return told("TakenBack") })
+		annotate("null")
+
+		again()
+		write("main", map[string]any{"level": "BalancedSavings", "dryRun": true})
+		vpatest.Eventually(t, "recommended only: pods are given back, and the autoscaler stays", 20*time.Second, func() bool { return back() && mode() == "Off" && !sized() && status("main").Leaving == 0 })
+
+		again()
+		write("main", map[string]any{"level": "BalancedSavings", "selector": map[string]any{"matchLabels": map[string]any{"app": "other"}}})
+		vpatest.Eventually(t, "selected no more", 20*time.Second, func() bool { return back() && autoscaler() == nil })
+
+		// One of its pods cannot be resized: its class of service would change.
+		again()
+		pod("web-x", corev1.ResourceRequirements{})
+		if err := policies.Delete(ctx, "main", metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		vpatest.Eventually(t, "its policy is gone: what can be given back is, and the rest is told", 20*time.Second, func() bool { return back() && told("NotTakenBack") })
+		if o := autoscaler(); o == nil || o.GetAnnotations()[rightsizing.AnnotationLeaving] == "" || mode() != "Off" {
+			t.Errorf("nothing says any more that a pod was sized: %v", o)
+		}
+		write("main", map[string]any{"level": "BalancedSavings", "selector": map[string]any{"matchLabels": map[string]any{"app": "other"}}})
+		vpatest.Eventually(t, "the policy says so, once it is there again", 20*time.Second, func() bool {
+			s := status("main")
+			return s.Leaving == 1 && len(s.Conditions) == 2 && s.Conditions[1].Reason == "PodsKeep" && strings.Contains(s.Conditions[1].Message, "default/Deployment/web: 1 of its pods")
+		})
+		if err := pods.Delete(ctx, "web-x", metav1.DeleteOptions{GracePeriodSeconds: new(int64)}); err != nil {
+			t.Fatal(err)
+		}
+		again()
+		write("main", map[string]any{"level": "BalancedSavings"})
+	})
+
 	t.Run("revert", func(t *testing.T) {
 		var mu sync.Mutex
 		var said []string
@@ -211,6 +295,9 @@ func TestAgainstKubernetes(t *testing.T) {
 	})
 
 	if err := policies.Delete(ctx, "main", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := pods.Delete(ctx, "web-c", metav1.DeleteOptions{GracePeriodSeconds: new(int64)}); err != nil { // the one that could not be given back
 		t.Fatal(err)
 	}
 	vpatest.Eventually(t, "without its policy the autoscaler goes", 20*time.Second, func() bool { return autoscaler() == nil })

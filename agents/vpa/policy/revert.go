@@ -199,21 +199,42 @@ type template struct {
 	of       func(p *corev1.Pod) *corev1.PodSpec // nil: the pod is none of it
 }
 
+// asked are the pods of a workload once they were asked for what their template says.
+type asked struct {
+	same []corev1.Pod // whose specification said it before
+	told []corev1.Pod // whose does now
+	kept int          // whose does not
+	why  string       // of those
+}
+
 // workload gives the pods of one workload back what their template says; why says why some could not be.
 func (v *reverter) workload(ctx context.Context, key string) (done int, why string, err error) {
+	a, err := v.ask(ctx, key)
+	if err != nil {
+		return len(a.same), a.why, err
+	}
+	namespace, _, _ := strings.Cut(key, "/")
+	settled, stuck := v.settle(ctx, namespace, a.told)
+	if stuck != "" {
+		a.why = stuck
+	}
+	return len(a.same) + settled, a.why, nil
+}
+
+// ask asks each pod of a workload for what its template says.
+func (v *reverter) ask(ctx context.Context, key string) (a asked, err error) {
 	t, err := v.template(ctx, key)
 	if apierrors.IsNotFound(err) || t == nil && err == nil {
-		return 0, "", nil // gone, or a CronJob: its next pods are as its template says
+		return a, nil // gone, or a CronJob: its next pods are as its template says
 	}
 	if err != nil {
-		return 0, "", err
+		return a, err
 	}
 	namespace, _, _ := strings.Cut(key, "/")
 	pods, err := v.kube.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: t.selector.String()})
 	if err != nil {
-		return 0, "", fmt.Errorf("list pods: %w", err)
+		return a, fmt.Errorf("list pods: %w", err)
 	}
-	var waiting []corev1.Pod
 	for i := range pods.Items {
 		p := &pods.Items[i]
 		spec := t.of(p)
@@ -222,7 +243,7 @@ func (v *reverter) workload(ctx context.Context, key string) (done int, why stri
 		}
 		patch, differs := resize(p, spec)
 		if !differs {
-			done++
+			a.same = append(a.same, *p)
 			continue
 		}
 		after, err := v.kube.CoreV1().Pods(namespace).Patch(ctx, p.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{FieldManager: manager}, "resize")
@@ -230,18 +251,14 @@ func (v *reverter) workload(ctx context.Context, key string) (done int, why stri
 		case apierrors.IsNotFound(err):
 			// Gone meanwhile; the next one is as the template says.
 		case apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsMethodNotSupported(err) || apierrors.IsBadRequest(err):
-			why = oneLine(err.Error())
+			a.kept, a.why = a.kept+1, oneLine(err.Error())
 		case err != nil:
-			return done, why, fmt.Errorf("resize pod %s: %w", p.Name, err)
+			return a, fmt.Errorf("resize pod %s: %w", p.Name, err)
 		default:
-			waiting = append(waiting, *after)
+			a.told = append(a.told, *after)
 		}
 	}
-	settled, stuck := v.settle(ctx, namespace, waiting)
-	if stuck != "" {
-		why = stuck
-	}
-	return done + settled, why, nil
+	return a, nil
 }
 
 // settle waits until the kubelets have done it.

@@ -183,7 +183,10 @@ func (h Hold) Is() bool { return h.State != "" }
 // Held says whether an autoscaler's pods, new ones included, are left alone. The error is Effective's.
 func Held(vpa *vpav1.VerticalPodAutoscaler, s Settings, err error, known Known, now time.Time) Hold {
 	mode := vpautil.GetUpdateMode(vpa)
+	_, leaving := vpa.Annotations[rightsizing.AnnotationLeaving]
 	switch at, reverted := vpa.Annotations[rightsizing.AnnotationReverted]; {
+	case leaving:
+		return Hold{State: rightsizing.StateLeaving, Why: "no policy sizes it any more; the autoscaler goes when its pods have their template's requests again"}
 	case err != nil:
 		return Hold{State: rightsizing.StateRecommend, Why: "the settings cannot be read, so nothing is applied: " + err.Error()}
 	case reverted:

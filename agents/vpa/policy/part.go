@@ -1,0 +1,203 @@
+package policy
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
+
+	"github.com/nopsctl/nopsctl/internal/rightsizing"
+)
+
+// ConditionTakenBack, of a policy, is there while pods that it sized, and does not any more, do not have their template's requests again.
+const (
+	ConditionTakenBack = "TakenBack"
+	reasonTakingBack   = "InProgress"
+	reasonPodsKeep     = "PodsKeep" // some cannot be resized while they run
+)
+
+const (
+	// partEach is how many workloads are taken back in one look: each takes a few requests.
+	partEach = 100
+	// keptLooks are for how many looks pods that cannot be resized while they run are not asked again.
+	keptLooks = 4
+	// named are how many workloads a condition names.
+	named = 5
+)
+
+// elsewhereOf says whether somebody else sizes a workload, and whether that is known.
+type elsewhereOf struct{ is, known bool }
+
+// parting is what is known of an autoscaler whose pods get back what their templates request. A restart forgets it: pods tell it anew.
+type parting struct {
+	since, next time.Time
+	told        int    // pods that were resized
+	kept        int    // pods that cannot be
+	why         string // of those
+}
+
+// part gives pods back what their templates request where no policy sizes them any more: their autoscaler is switched off first, so that
+// nobody sizes anew what is given back, and goes last, so that there is always something that says that they were sized. What cannot be
+// resized while it runs is waited for: it is replaced some day.
+func (c *Controller) part(ctx context.Context, in Input, out *Outcome, existing map[string]*unstructured.Unstructured, elsewhere map[string]elsewhereOf) (errs []error) {
+	now, left := c.deps.Now(), partEach
+	objects := map[string]*metav1.ObjectMeta{}
+	for i := range in.Workloads {
+		objects[in.Workloads[i].key()] = &in.Workloads[i].Object
+	}
+	going := map[types.NamespacedName]bool{}
+	kept := map[string][]string{} // what cannot be taken back, by policy
+	for i, name := range slices.Concat(out.Leave, out.TakeBack) {
+		going[name] = true
+		have, leaves := existing[name.String()], i < len(out.Leave)
+		p := c.partings[name]
+		if p == nil {
+			p = &parting{since: now}
+			c.partings[name] = p
+		}
+		if leaves && have.GetAnnotations()[rightsizing.AnnotationLeaving] == "" {
+			if err := c.write(ctx, leaving(have, now)); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+		}
+		key := target(have)
+		namespace, kind, workload := split(key)
+		if ctx.Err() != nil {
+			return errs
+		}
+		if !now.Before(p.next) {
+			if left--; left < 0 {
+				c.look()
+				break
+			}
+			c.deps.Turn()
+			at := objects[kind+"/"+namespace+"/"+workload]
+			if at != nil && !elsewhere[kind+"/"+namespace+"/"+workload].known {
+				continue // whose pods they are is not known yet
+			}
+			done, err := true, error(nil)
+			if at != nil && !elsewhere[kind+"/"+namespace+"/"+workload].is {
+				done, err = c.takeBack(ctx, key, at, p, now)
+			}
+			if err == nil && done && now.Sub(p.since) >= c.deps.Settle {
+				err = c.parted(ctx, have, leaves)
+				if p.told > 0 && at != nil && err == nil {
+					c.recorder.Eventf(reference(kind, at), corev1.EventTypeNormal, "TakenBack", "No policy sizes it any more: its pods have their template's requests (%d were resized in place).", p.told)
+				}
+			}
+			if err != nil {
+				errs = append(errs, fmt.Errorf("take back %s: %w", key, err))
+			}
+		}
+		if p.kept > 0 {
+			kept[have.GetLabels()[rightsizing.LabelPolicy]] = append(kept[have.GetLabels()[rightsizing.LabelPolicy]], fmt.Sprintf("%s: %d of its pods cannot be changed while they run: %s", key, p.kept, p.why))
+		}
+	}
+	for name := range c.partings {
+		if !going[name] {
+			delete(c.partings, name)
+		}
+	}
+	for name, s := range out.Status {
+		if s.Leaving == 0 {
+			continue
+		}
+		condition := metav1.Condition{Type: ConditionTakenBack, Status: metav1.ConditionFalse, Reason: reasonTakingBack, Message: "pods that it does not size any more get back what their templates request", ObservedGeneration: s.ObservedGeneration}
+		if all := kept[name]; len(all) > 0 {
+			slices.Sort(all)
+			condition.Reason, condition.Message = reasonPodsKeep, strings.Join(all[:min(named, len(all))], "; ")
+			if more := len(all) - named; more > 0 {
+				condition.Message += fmt.Sprintf("; and %d more", more)
+			}
+			condition.Message += "; kubectl rollout restart replaces them"
+		}
+		s.Conditions = append(s.Conditions, condition)
+		out.Status[name] = s
+	}
+	return errs
+}
+
+// takeBack asks the pods of a workload for what their template says, and says whether all of them have it.
+func (c *Controller) takeBack(ctx context.Context, key string, at *metav1.ObjectMeta, p *parting, now time.Time) (done bool, err error) {
+	v := &reverter{RevertDeps: RevertDeps{Now: c.deps.Now}, kube: c.kube, dynamic: c.dynamic}
+	a, err := v.ask(ctx, key)
+	if err != nil {
+		return false, err
+	}
+	p.told += len(a.told)
+	c.writes.Add(float64(len(a.told)))
+	open := len(a.told)
+	for i := range a.same {
+		switch pod := &a.same[i]; {
+		case applied(pod):
+		case infeasible(pod) != "":
+			a.kept, a.why = a.kept+1, infeasible(pod)
+		default:
+			open++
+		}
+	}
+	if a.kept > 0 && p.why != a.why {
+		_, kind, _ := split(key)
+		c.recorder.Eventf(reference(kind, at), corev1.EventTypeWarning, "NotTakenBack", "No policy sizes it any more, and %d of its pods cannot get their template's requests while they run: %s. They keep what they have until they are replaced.", a.kept, a.why)
+	}
+	p.kept, p.why = a.kept, a.why
+	if a.kept > 0 && open == 0 {
+		p.next = now.Add(keptLooks * c.deps.Every)
+	}
+	return open == 0 && a.kept == 0, nil
+}
+
+// parted is the end of it: the autoscaler goes, or its mark that pods were sized.
+func (c *Controller) parted(ctx context.Context, a *unstructured.Unstructured, leaves bool) error {
+	client, name := c.dynamic.Resource(rightsizing.Autoscalers()).Namespace(a.GetNamespace()), a.GetNamespace()+"/"+a.GetName()
+	uid := a.GetUID()
+	if leaves {
+		return c.count(client.Delete(ctx, a.GetName(), metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}}), "delete autoscaler", name)
+	}
+	body, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": uid, "annotations": map[string]any{rightsizing.AnnotationSized: nil}}})
+	if err != nil {
+		return fmt.Errorf("encode a patch: %w", err)
+	}
+	if _, err = client.Patch(ctx, a.GetName(), types.MergePatchType, body, metav1.PatchOptions{FieldManager: manager}); apierrors.IsConflict(err) {
+		return nil // another one of that name
+	}
+	return c.count(err, "patch autoscaler", name)
+}
+
+// leaving is an autoscaler that is switched off, and goes.
+func leaving(have *unstructured.Unstructured, now time.Time) *unstructured.Unstructured {
+	spec, _, _ := unstructured.NestedMap(have.Object, "spec")
+	_ = unstructured.SetNestedField(spec, string(vpav1.UpdateModeOff), "updatePolicy", "updateMode")
+	return &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": have.GetAPIVersion(), "kind": have.GetKind(),
+		"metadata": map[string]any{
+			"name": have.GetName(), "namespace": have.GetNamespace(), "uid": string(have.GetUID()), // of this one, and no other that somebody makes
+			"labels": map[string]any{rightsizing.LabelPolicy: have.GetLabels()[rightsizing.LabelPolicy]},
+			"annotations": map[string]any{
+				rightsizing.AnnotationSettings: have.GetAnnotations()[rightsizing.AnnotationSettings], rightsizing.AnnotationSized: "true", rightsizing.AnnotationLeaving: now.UTC().Format(time.RFC3339),
+			},
+		},
+		"spec": spec,
+	}}
+}
+
+// split is NAMESPACE/KIND/NAME.
+func split(key string) (namespace, kind, name string) {
+	namespace, rest, _ := strings.Cut(key, "/")
+	kind, name, _ = strings.Cut(rest, "/")
+	return namespace, kind, name
+}
+
+func reference(kind string, o *metav1.ObjectMeta) *corev1.ObjectReference {
+	return &corev1.ObjectReference{APIVersion: Kinds()[kind], Kind: kind, Namespace: o.Namespace, Name: o.Name, UID: o.UID}
+}

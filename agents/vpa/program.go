@@ -287,7 +287,31 @@ func runPolicy(ctx context.Context, c *agent.Call) error {
 	return agent.Run(ctx, p.serve, agent.Task{Name: "others", Run: others.Run}, agent.Task{Name: "policies", Run: controller.Run})
 }
 
-const conditionCertificate = "webhook-certificate"
+// conditionWebhook is that pods can be sized; readyPace how often that is looked at until it is.
+const (
+	conditionWebhook = "webhook"
+	readyPace        = 100 * time.Millisecond
+)
+
+// whenReady meets the condition once nothing is said to be missing.
+func whenReady(ctx context.Context, h *agent.Health, condition string, missing func() string) error {
+	tick := time.NewTicker(readyPace)
+	defer tick.Stop()
+	for {
+		why := missing()
+		if why == "" {
+			h.Met(condition)
+			<-ctx.Done() // a task ends with the program
+			return nil
+		}
+		h.Unmet(condition, why)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
 
 func runAdmission(ctx context.Context, c *agent.Call) error {
 	o := AdmissionOptions()
@@ -298,7 +322,7 @@ func runAdmission(ctx context.Context, c *agent.Call) error {
 	if err != nil {
 		return err
 	}
-	p, err := begin(ctx, c, o, "admission-controller", conditionCertificate)
+	p, err := begin(ctx, c, o, "admission-controller", conditionWebhook)
 	if err != nil {
 		return err
 	}
@@ -334,11 +358,17 @@ func runAdmission(ctx context.Context, c *agent.Call) error {
 	loop := p.health.Loop("looking after certificates", turnLimit)
 	return agent.Run(ctx, p.serve, agent.Task{Name: "others", Run: others.Run}, agent.Task{Name: "autoscalers", Run: records.run},
 		agent.Task{Name: "certificates", Run: func(ctx context.Context) error {
-			return controller.Certificates(ctx, func() {
-				loop.Turn()
-				if controller.Ready() {
-					p.health.Met(conditionCertificate)
+			return controller.Certificates(ctx, loop.Turn)
+		}},
+		agent.Task{Name: "readiness", Run: func(ctx context.Context) error {
+			return whenReady(ctx, p.health, conditionWebhook, func() string {
+				if why := others.Ready(); why != nil {
+					return "it is not known yet who else sizes workloads: " + why.Error()
 				}
+				if !records.informer.HasSynced() {
+					return "the autoscalers are still being read"
+				}
+				return controller.Ready()
 			})
 		}},
 		agent.Task{Name: "webhook", Run: controller.Serve})

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -80,6 +81,7 @@ type Controller struct {
 	kube      kubernetes.Interface
 	vpas      *vpaclient.Clientset
 	authority *Authority
+	answers   atomic.Bool
 }
 
 // New makes a controller.
@@ -108,8 +110,17 @@ func New(deps Deps) (*Controller, error) {
 	}}, nil
 }
 
-// Ready says whether the webhook can be called.
-func (c *Controller) Ready() bool { return c.authority.Ready() }
+// Ready says what keeps the webhook from being called; empty is nothing. A replica that is called before it knows the cluster lets pods through as
+// they are, and they stay so.
+func (c *Controller) Ready() string {
+	switch {
+	case !c.authority.Ready():
+		return "there is no certificate yet"
+	case !c.answers.Load():
+		return "the cluster is still being read"
+	}
+	return ""
+}
 
 // Certificates is the task that looks after them; beat is called each time it did.
 func (c *Controller) Certificates(ctx context.Context, beat func()) error {
@@ -141,6 +152,7 @@ func (c *Controller) Serve(ctx context.Context) error {
 		defer cancel()
 		_ = https.Shutdown(grace)
 	}()
+	c.answers.Store(true) // the listener takes connections already
 	if err := https.ServeTLS(c.deps.Listener, "", ""); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve the webhook: %w", err)
 	}

@@ -76,12 +76,13 @@ func (f *fixture) start(name string, listener net.Listener) (stop func()) {
 	ctx, cancel := context.WithCancel(f.t.Context())
 	var group sync.WaitGroup
 	group.Go(func() { _ = c.Certificates(ctx, func() {}) })
+	vpatest.Eventually(f.t, "the webhook has a certificate, and says that nobody answers yet", time.Minute, func() bool { return c.Ready() == "the cluster is still being read" })
 	group.Go(func() {
 		if err := c.Serve(ctx); err != nil && ctx.Err() == nil {
 			f.t.Error(err)
 		}
 	})
-	vpatest.Eventually(f.t, "the webhook has a certificate", time.Minute, c.Ready)
+	vpatest.Eventually(f.t, "the webhook answers", time.Minute, func() bool { return c.Ready() == "" })
 	return func() { cancel(); group.Wait() }
 }
 

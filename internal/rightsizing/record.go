@@ -54,6 +54,9 @@ type Application struct {
 	InPlace    int64     `json:"inPlace,omitempty"`
 	Evicted    int64     `json:"evicted,omitempty"`
 	Failed     int64     `json:"failed,omitempty"`
+	// Requests are the largest that pods of the workload have, by container and resource, where steps are bounded: that of a new pod is
+	// measured from them.
+	Requests map[string]map[string]resource.Quantity `json:"requests,omitempty"`
 }
 
 // States of an application.

@@ -60,7 +60,8 @@ func application() object {
 	count := object{"type": "integer", "format": "int64"}
 	return object{"type": "object", "description": "What became of the recommendation.", "properties": object{
 		"state": object{"type": "string"}, "message": object{"type": "string"}, "since": moment, "notBefore": moment, "lastChange": moment,
-		"inPlace": count, "evicted": count, "failed": count,
+		"requests": object{"type": "object", "additionalProperties": object{"type": "object", "additionalProperties": quantity()}},
+		"inPlace":  count, "evicted": count, "failed": count,
 	}}
 }
 

@@ -214,6 +214,15 @@ func Held(vpa *vpav1.VerticalPodAutoscaler, s Settings, err error, known Known, 
 // KnownOf is what an autoscaler's status says of its workload besides the recommendation.
 func KnownOf(a rightsizing.Application, explanations []rightsizing.Explanation) Known {
 	k := Known{Changed: !a.LastChange.IsZero()}
+	for name, requests := range a.Requests {
+		if k.Sized == nil {
+			k.Sized = map[string]corev1.ResourceList{}
+		}
+		k.Sized[name] = corev1.ResourceList{}
+		for r, q := range requests {
+			k.Sized[name][corev1.ResourceName(r)] = q
+		}
+	}
 	for _, e := range explanations {
 		if !e.Since.IsZero() && (k.Watched.IsZero() || e.Since.Before(k.Watched)) {
 			k.Watched = e.Since

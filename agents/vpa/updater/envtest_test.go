@@ -26,6 +26,7 @@ import (
 	"github.com/nopsctl/nopsctl/agents/internal/agent"
 	"github.com/nopsctl/nopsctl/agents/internal/agenttest"
 	"github.com/nopsctl/nopsctl/agents/vpa/retarget"
+	"github.com/nopsctl/nopsctl/agents/vpa/rules"
 	"github.com/nopsctl/nopsctl/agents/vpa/updater"
 	"github.com/nopsctl/nopsctl/agents/vpa/vpatest"
 	"github.com/nopsctl/nopsctl/internal/rightsizing"
@@ -418,6 +419,22 @@ func TestUpdater(t *testing.T) {
 					t.Errorf("it has %s, want %s", got, c.requests)
 				}
 			})
+		}
+	})
+
+	t.Run("steps are measured from what its pods have", func(t *testing.T) {
+		p := w.place(t, 1)
+		p.pod("step", "1,1Gi", "", nil)
+		p.autoscaler(inPlace, strings.Replace(settings(`"maxStep":{"up":100,"down":50}`), `"cooldown":"0s"`, `"cooldown":"1h"`, 1), "8,100Mi")
+		p.becomes(rightsizing.StateWaiting, "cools down")
+		vpatest.Eventually(t, "it is recorded, for new pods", soon, func() bool {
+			c := p.application().Requests["c"]
+			cpu, memory := c["cpu"], c["memory"]
+			return cpu.String() == "2" && memory.String() == "512Mi"
+		})
+		k := rules.KnownOf(p.application(), nil)
+		if got := k.Sized["c"]; got.Cpu().String() != "2" || got.Memory().String() != "512Mi" {
+			t.Errorf("known are %v", k.Sized)
 		}
 	})
 

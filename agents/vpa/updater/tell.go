@@ -11,7 +11,9 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -84,8 +86,40 @@ func next(recorded, known rightsizing.Application, state, message string, until,
 		a.NotBefore = recorded.NotBefore
 	}
 	same := a.State == recorded.State && a.Message == recorded.Message && a.NotBefore.Equal(recorded.NotBefore) && a.LastChange.Equal(recorded.LastChange) &&
-		a.InPlace == recorded.InPlace && a.Evicted == recorded.Evicted && a.Failed == recorded.Failed
+		a.InPlace == recorded.InPlace && a.Evicted == recorded.Evicted && a.Failed == recorded.Failed && equality.Semantic.DeepEqual(a.Requests, recorded.Requests)
 	return a, !same
+}
+
+// requests are the largest of the pods', by container, where steps are bounded. Where no pod runs they are those of before.
+func (p *plan) requests(before map[string]map[string]resource.Quantity) map[string]map[string]resource.Quantity {
+	if p.settings.MaxStep == (rightsizing.Step{}) {
+		return nil
+	}
+	if len(p.pods) == 0 {
+		return before
+	}
+	all := map[string]map[string]resource.Quantity{}
+	for _, pod := range p.pods {
+		for at, list := range [][]corev1.Container{pod.Spec.Containers, pod.Spec.InitContainers} {
+			for i := range list {
+				if policy := list[i].RestartPolicy; at == 1 && (policy == nil || *policy != corev1.ContainerRestartPolicyAlways) {
+					continue // not a sidecar
+				}
+				for r, q := range list[i].Resources.Requests {
+					if r != corev1.ResourceCPU && r != corev1.ResourceMemory {
+						continue
+					}
+					if all[list[i].Name] == nil {
+						all[list[i].Name] = map[string]resource.Quantity{}
+					}
+					if most, is := all[list[i].Name][string(r)]; !is || q.Cmp(most) > 0 {
+						all[list[i].Name][string(r)] = q
+					}
+				}
+			}
+		}
+	}
+	return all
 }
 
 // tell writes what became of recommendations, where that changed.
@@ -97,7 +131,9 @@ func (u *Updater) tell(ctx context.Context, plans []*plan, now time.Time) {
 	var writes []write
 	for _, p := range plans {
 		state, message, until := p.state()
-		a, differs := next(p.Application, u.application(p.autoscaler), state, message, until, now)
+		known := u.application(p.autoscaler)
+		known.Requests = p.requests(known.Requests)
+		a, differs := next(p.Application, known, state, message, until, now)
 		u.memory.written[p.UID] = a
 		if differs {
 			writes = append(writes, write{p, a})
@@ -130,9 +166,16 @@ func (u *Updater) write(ctx context.Context, p *plan, a rightsizing.Application)
 	if err != nil {
 		return fmt.Errorf("writing it as JSON: %w", err)
 	}
-	for _, name := range []string{"message", "since", "notBefore", "lastChange"} {
+	for _, name := range []string{"message", "since", "notBefore", "lastChange", "requests"} {
 		if _, is := fields[name]; !is {
 			fields[name] = nil // a merge keeps what is not named
+		}
+	}
+	if requests, is := fields["requests"].(map[string]any); is {
+		for name := range p.Application.Requests {
+			if _, still := requests[name]; !still {
+				requests[name] = nil
+			}
 		}
 	}
 	body, err := json.Marshal(map[string]any{"status": map[string]any{"application": fields}})

@@ -547,6 +547,27 @@ func TestUpdater(t *testing.T) {
 		}
 	})
 
+	t.Run("cooldown is the workload's", func(t *testing.T) {
+		p := w.place(t, 5)
+		for i := range 4 {
+			p.pod(fmt.Sprint("wave", i), "1,1Gi", "", nil)
+		}
+		p.autoscaler(inPlace, strings.Replace(settings(""), `"cooldown":"0s"`, `"cooldown":"1h"`, 1), "500m,512Mi")
+		if a := p.becomes(rightsizing.StateApplied, "close enough"); a.InPlace != 4 {
+			t.Errorf("one change is that of all its pods, half of them at a time: %+v", a)
+		}
+		p.pod("late", "1,1Gi", "", nil)
+		p.becomes(rightsizing.StateWaiting, "cools down")
+		if got := p.requests("late"); got != "1,1Gi" {
+			t.Errorf("another pod is another change: it has %s", got)
+		}
+		w.add(61 * time.Minute)
+		p.becomes(rightsizing.StateApplied, "close enough")
+		if got := p.requests("late"); got != "500m,512Mi" {
+			t.Errorf("afterwards it has %s", got)
+		}
+	})
+
 	t.Run("the class of service", func(t *testing.T) {
 		p := w.place(t, 1)
 		p.pod("j", "", "", nil)

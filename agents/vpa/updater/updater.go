@@ -398,6 +398,8 @@ type memory struct {
 	written map[types.UID]rightsizing.Application
 	// changed is when a pod was.
 	changed map[types.UID]time.Time
+	// waves are the last changes of workloads, by autoscaler.
+	waves map[types.UID]wave
 	// refused is what the API server refused of a pod.
 	refused map[types.UID]refusal
 	// open are changes that have not shown yet.
@@ -411,6 +413,12 @@ type memory struct {
 type resting struct {
 	until time.Time
 	why   string
+}
+
+// wave is one change of a workload: all its pods, one after the other. It is open until none is left to be changed.
+type wave struct {
+	began, last time.Time
+	open        bool
 }
 
 type refusal struct {
@@ -435,7 +443,7 @@ type change struct {
 func newMemory(since time.Time) memory {
 	return memory{
 		since: since,
-		known: map[types.UID]rules.Known{}, written: map[types.UID]rightsizing.Application{}, changed: map[types.UID]time.Time{},
+		known: map[types.UID]rules.Known{}, written: map[types.UID]rightsizing.Application{}, changed: map[types.UID]time.Time{}, waves: map[types.UID]wave{},
 		refused: map[types.UID]refusal{}, rests: map[types.UID]resting{}, blocked: map[types.UID]time.Time{},
 	}
 }

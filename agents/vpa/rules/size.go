@@ -25,6 +25,8 @@ type Sizing struct {
 	Containers []Sized
 	// Refused says why the pod cannot get it while it runs. New pods may.
 	Refused string
+	// Quota says which ResourceQuota leaves no room for it. New pods could not be created with it, and get nothing.
+	Quota string
 }
 
 // Sized is what one container should get.

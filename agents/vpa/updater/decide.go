@@ -220,6 +220,10 @@ func (u *Updater) consider(p *plan, pod *corev1.Pod, now time.Time) *candidate {
 		p.tally.wait("running pods stay as they are; new ones are sized when they are created", time.Time{})
 		return nil
 	}
+	if sizing.Quota != "" {
+		p.tally.impossible = append(p.tally.impossible, sizing.Quota) // neither in place nor by an eviction: what comes instead could not be created with it
+		return nil
+	}
 	if !u.means(c, now) {
 		return nil
 	}

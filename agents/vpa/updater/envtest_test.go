@@ -568,6 +568,29 @@ func TestUpdater(t *testing.T) {
 		}
 	})
 
+	t.Run("a ResourceQuota without room", func(t *testing.T) {
+		p := w.place(t, 1)
+		p.pod("quota", "1,1Gi", "", nil)
+		quotas := w.Client.CoreV1().ResourceQuotas(p.ns)
+		hard := corev1.ResourceList{corev1.ResourceRequestsCPU: resource.MustParse("1500m")}
+		q, err := quotas.Create(t.Context(), &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "team"}, Spec: corev1.ResourceQuotaSpec{Hard: hard}}, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		q.Status = corev1.ResourceQuotaStatus{Hard: hard, Used: corev1.ResourceList{corev1.ResourceRequestsCPU: resource.MustParse("1")}}
+		if _, err := quotas.UpdateStatus(t.Context(), q, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second) // the updater sees it
+		p.autoscaler(inPlace, settings(""), "2,2Gi")
+		p.becomes(rightsizing.StateImpossible, "ResourceQuota team has no room")
+		if n := w.told("refused", "quota"); n != 0 || p.requests("quota") != "1,1Gi" {
+			t.Errorf("it was tried %d times, and has %s", n, p.requests("quota"))
+		}
+		p.recommend("1500m,2Gi")
+		p.becomes(rightsizing.StateApplied, "")
+	})
+
 	t.Run("the class of service", func(t *testing.T) {
 		p := w.place(t, 1)
 		p.pod("j", "", "", nil)

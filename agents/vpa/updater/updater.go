@@ -241,7 +241,7 @@ func (u *Updater) watch() error {
 	if err != nil {
 		return fmt.Errorf("watching LimitRanges: %w", err)
 	}
-	u.provider = rules.NewProvider(rules.Options{LimitRanges: limits, Now: u.now, Known: u.known})
+	u.provider = rules.NewProvider(rules.Options{LimitRanges: limits, Quotas: rules.QuotasOf(u.kubeFactory), Now: u.now, Known: u.known})
 	// The mark on pods that upstream's last calculator makes is left out: to write it takes the right to patch pods, and nobody reads it.
 	var calculators []patch.Calculator
 	for _, c := range u.provider.Calculators(patch.Resize) {
@@ -367,7 +367,8 @@ func (u *Updater) loop(ctx context.Context) error {
 func (u *Updater) blind() error {
 	for what, synced := range map[string]bool{
 		"autoscalers": u.autoscalers.HasSynced(), "pods": u.podFactory.Core().V1().Pods().Informer().HasSynced(), "LimitRanges": u.kubeFactory.Core().V1().LimitRanges().Informer().HasSynced(),
-		"Deployments": u.kubeFactory.Apps().V1().Deployments().Informer().HasSynced(), "ReplicaSets": u.kubeFactory.Apps().V1().ReplicaSets().Informer().HasSynced(),
+		"ResourceQuotas": u.kubeFactory.Core().V1().ResourceQuotas().Informer().HasSynced(),
+		"Deployments":    u.kubeFactory.Apps().V1().Deployments().Informer().HasSynced(), "ReplicaSets": u.kubeFactory.Apps().V1().ReplicaSets().Informer().HasSynced(),
 		"StatefulSets": u.kubeFactory.Apps().V1().StatefulSets().Informer().HasSynced(), "DaemonSets": u.kubeFactory.Apps().V1().DaemonSets().Informer().HasSynced(),
 		"ReplicationControllers": u.kubeFactory.Core().V1().ReplicationControllers().Informer().HasSynced(),
 		"Jobs":                   u.kubeFactory.Batch().V1().Jobs().Informer().HasSynced(), "CronJobs": u.kubeFactory.Batch().V1().CronJobs().Informer().HasSynced(),

@@ -67,7 +67,7 @@ test-stories: deps ## The stories: the real binaries in one shared lab
 
 .PHONY: test-scenarios
 test-scenarios: deps ## The long ones
-	cd lab && go test -count=1 -timeout 60m -v -run "TestScenarios|TestLabs|TestKarpenter" ./e2e
+	cd lab && go test -count=1 -timeout 60m -v -run "TestScenarios|TestLabs|TestKarpenter|TestVPA" ./e2e
 
 .PHONY: bench
 bench: ## What the keep-list saves, how long verification takes, what karpenops does over a month; measured here, never in CI. BENCH=-write rewrites docs/series.md, docs/verification-speed.md and docs/karpenops-replay.md

@@ -13,6 +13,7 @@ import (
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender/config"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender/logic"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender/model"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender/routines"
 	vpautil "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/vpa"
 
 	"github.com/nopsctl/nopsctl/agents/vpa/push"
@@ -170,6 +171,8 @@ func (e estimators) asUpstream(g given) made {
 
 // cap bounds the recommendation by the autoscaler's policy, as upstream does, and completes the parts.
 func (m *made) cap(g given) {
+	// As upstream does where its option is given; an autoscaler without the annotation does not change.
+	m.recommendation = (&routines.IntegerCPUPostProcessor{}).Process(g.vpa, m.recommendation)
 	free := m.recommendation
 	if capped, err := vpautil.ApplyVPAPolicy(free, g.vpa.Spec.ResourcePolicy, g.most); err == nil && capped != nil {
 		m.recommendation = capped

@@ -81,3 +81,18 @@ func TestNoMoreThanANodeHas(t *testing.T) {
 		}
 	}
 }
+
+// Upstream's annotation is understood: a person who moves over keeps it.
+func TestIntegerCPU(t *testing.T) {
+	states := model.ContainerNameToAggregateStateMap{"a": model.NewAggregateContainerState()}
+	s := rules.Settings{Owned: true}
+	s.Level = rightsizing.BalancedSavings
+	platform := &nopsapi.WorkloadRecommendation{Containers: []nopsapi.ContainerRecommendation{{Name: "a", CPU: nopsapi.Recommended{Target: 1.1, Lower: 0.4, Upper: 2.5}}}}
+	for annotation, want := range map[string]string{"vpa-post-processor.kubernetes.io/a_integerCPU": "2", "vpa-post-processor.kubernetes.io/b_integerCPU": "1100m"} {
+		vpa := &vpav1.VerticalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{annotation: "true"}}}
+		m := newEstimators().recommend(given{vpa: vpa, settings: &s, states: states, platform: platform})
+		if got := m.recommendation.ContainerRecommendations[0].Target.Cpu().String(); got != want {
+			t.Errorf("%s: %s, want %s", annotation, got, want)
+		}
+	}
+}

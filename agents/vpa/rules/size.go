@@ -214,6 +214,7 @@ func (s *Sized) size(in Input, c *corev1.Container, r corev1.ResourceName, want 
 	if least, is := o.least(); is && o.want.Cmp(least) < 0 {
 		o.step("limitRange", least, "the namespace's LimitRange asks for %s at least", least.String())
 	}
+	o.wholeCPUs()
 	to, limited := resource.Quantity{}, false
 	if !o.limit.IsZero() {
 		to, limited = o.limitByRule()
@@ -280,6 +281,16 @@ func (o *one) oneStep() {
 	}
 	if down := o.Settings.MaxStep.Down; down > 0 && o.want.Cmp(from) < 0 {
 		o.step("step", larger(o.want, percentOf(o.r, from, 100-int64(down))), "at most %d%% less than %s at once", down, from.String())
+	}
+}
+
+// wholeCPUs keeps what is whole whole, where it may have CPUs of its own.
+func (o *one) wholeCPUs() {
+	if !o.Settings.WholeCPUs || !o.guaranteed || o.r != corev1.ResourceCPU || o.request.MilliValue()%1000 != 0 {
+		return
+	}
+	if to := o.want.DeepCopy(); !to.RoundUp(resource.Scale(0)) {
+		o.step("wholeCPUs", to, "whole CPUs alone are exclusive to a container of a Guaranteed pod")
 	}
 }
 

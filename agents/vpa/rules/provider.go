@@ -22,6 +22,8 @@ type Options struct {
 	LimitRanges limitrange.LimitRangeCalculator
 	// Quotas of a namespace; nil means none.
 	Quotas func(namespace string) []*corev1.ResourceQuota
+	// KeepMemoryLimits says that this Kubernetes does not lower the memory limit of a container while it runs; nil means that it does.
+	KeepMemoryLimits func() bool
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	// Known is what is known of an autoscaler's workload besides its recommendation; nil means nothing.
@@ -47,6 +49,7 @@ type Provider struct {
 	limitRanges limitrange.LimitRangeCalculator
 	capping     vpautil.RecommendationProcessor
 	quotas      func(namespace string) []*corev1.ResourceQuota
+	keeps       func() bool
 	now         func() time.Time
 	known       func(*vpav1.VerticalPodAutoscaler) Known
 }
@@ -55,9 +58,12 @@ var _ recommendation.Provider = (*Provider)(nil)
 
 // NewProvider makes one.
 func NewProvider(o Options) *Provider {
-	p := &Provider{limitRanges: o.LimitRanges, quotas: o.Quotas, now: o.Now, known: o.Known}
+	p := &Provider{limitRanges: o.LimitRanges, quotas: o.Quotas, keeps: o.KeepMemoryLimits, now: o.Now, known: o.Known}
 	if p.limitRanges == nil {
 		p.limitRanges = limitrange.NewNoopLimitsCalculator()
+	}
+	if p.keeps == nil {
+		p.keeps = func() bool { return false }
 	}
 	if p.quotas == nil {
 		p.quotas = func(string) []*corev1.ResourceQuota { return nil }
@@ -104,7 +110,7 @@ func (p *Provider) SizeBy(pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler, set
 	}
 	s := Size(Input{
 		Pod: pod, Recommended: recommended, Policy: vpa.Spec.ResourcePolicy, Settings: settings, Known: p.known(vpa), Range: item,
-		Mode: vpautil.GetUpdateMode(vpa), Now: p.now(),
+		Mode: vpautil.GetUpdateMode(vpa), Now: p.now(), KeepMemoryLimits: p.keeps(),
 	})
 	creating := Creating(pod)
 	if s.Quota = overQuota(p.quotas(pod.Namespace), pod, s, creating); s.Quota != "" && creating {

@@ -100,6 +100,8 @@ type Input struct {
 	Known       Known
 	// Range is the namespace's LimitRange for containers; nil is none.
 	Range *corev1.LimitRangeItem
+	// KeepMemoryLimits says that Kubernetes does not lower the memory limit of a container while it runs.
+	KeepMemoryLimits bool
 	// Mode is how it is applied.
 	Mode vpav1.UpdateMode
 	Now  time.Time
@@ -221,6 +223,13 @@ func (s *Sized) size(in Input, c *corev1.Container, r corev1.ResourceName, want 
 	}
 	if limited {
 		to = o.keepLimit(to)
+		if o.KeepMemoryLimits && !creating && r == corev1.ResourceMemory && to.Cmp(o.limit) < 0 && !restarts(c, r) {
+			to = o.limit
+			if o.guaranteed {
+				o.want = to
+			}
+			s.Steps = append(s.Steps, rightsizing.Adjustment{Rule: "limit", Why: "memory: Kubernetes before 1.34 lowers no memory limit of a container while it runs, unless its resizePolicy restarts it; new pods get it", To: o.want})
+		}
 	}
 	if most, is := o.most(); is && o.want.Cmp(most) > 0 {
 		o.step("limitRange", most, "the namespace's LimitRange allows %s at most", most.String())

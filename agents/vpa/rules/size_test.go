@@ -306,6 +306,38 @@ func TestSizesHoldTogether(t *testing.T) {
 	})
 }
 
+// Kubernetes 1.33 refuses a resize as a whole that lowers a memory limit without a restart: everything else of it is done.
+func TestMemoryLimitsThatStay(t *testing.T) {
+	restarting := container("c", "1,2Gi", "2,4Gi")
+	restarting.ResizePolicy = []corev1.ContainerResizePolicy{{ResourceName: corev1.ResourceMemory, RestartPolicy: corev1.RestartContainer}}
+	for _, c := range []struct {
+		name             string
+		pod              *corev1.Pod
+		target           string
+		requests, limits string
+		says             bool
+	}{
+		{"lowered", running(container("c", "1,2Gi", "2,4Gi")), "500m,1Gi", "500m,1Gi", "1,4Gi", true},
+		{"raised", running(container("c", "1,2Gi", "2,4Gi")), "500m,3Gi", "500m,3Gi", "1,6Gi", false},
+		{"Guaranteed", running(container("c", "1,2Gi", "1,2Gi")), "500m,1Gi", "500m,2Gi", "500m,2Gi", true},
+		{"it restarts", running(restarting), "500m,1Gi", "500m,1Gi", "1,2Gi", false},
+		{"new", fresh(container("c", "1,2Gi", "2,4Gi")), "500m,1Gi", "500m,1Gi", "1,2Gi", false},
+	} {
+		p := rules.NewProvider(rules.Options{Now: func() time.Time { return now }, KeepMemoryLimits: func() bool { return true }})
+		s, err := p.Size(c.pod, autoscaler(`{"policy":"p","level":"MaximumSavings","observation":"0s"}`, map[string]string{"c": c.target}))
+		if err != nil || len(s.Containers) != 1 || s.Refused != "" {
+			t.Fatalf("%s: %+v, %v", c.name, s, err)
+		}
+		got := s.Containers[0]
+		if show(got.Target.Requests) != c.requests || show(got.Target.Limits) != c.limits {
+			t.Errorf("%s: %s, limits %s, want %s, %s", c.name, show(got.Target.Requests), show(got.Target.Limits), c.requests, c.limits)
+		}
+		if says := slices.ContainsFunc(got.Steps, func(a rightsizing.Adjustment) bool { return strings.Contains(a.Why, "1.34") }); says != c.says {
+			t.Errorf("%s: says why: %t", c.name, says)
+		}
+	}
+}
+
 // TestSidecarsAndLimitsArePatched: what upstream's calculators do not know is patched by ours.
 func TestPatches(t *testing.T) {
 	always := corev1.ContainerRestartPolicyAlways

@@ -90,6 +90,7 @@ type round struct {
 // once looks at everything once, and does what is to be done.
 func (u *Updater) once(ctx context.Context) {
 	now := u.now()
+	u.askVersion(ctx, now)
 	plans, alive := u.look(ctx)
 	u.verify(ctx, plans, alive, now)
 	for _, p := range plans {
@@ -235,6 +236,7 @@ func (u *Updater) resize(ctx context.Context, c *candidate, g *group, r *round) 
 		return true
 	case apierrors.IsInvalid(err), apierrors.IsForbidden(err), apierrors.IsNotFound(err) && !names(err, pod.Name), apierrors.IsMethodNotSupported(err):
 		c.why = refusedWhy(err)
+		u.keeps = u.keeps || refusesLowering(err) // the next loop asks for the rest
 		u.memory.refused[c.pod.UID] = refusal{wanted: fingerprint(c.sizing), why: c.why, until: r.now.Add(refusedFor)}
 		u.counts.refused.Add(1)
 		u.outcome(c, r.now, "refused", c.why)

@@ -154,6 +154,9 @@ type Updater struct {
 
 	memory memory
 	counts counts
+	// keeps says that the API server lowers no memory limits, as it said when it was asked.
+	keeps bool
+	asked time.Time
 }
 
 // counts are the metrics.
@@ -241,7 +244,7 @@ func (u *Updater) watch() error {
 	if err != nil {
 		return fmt.Errorf("watching LimitRanges: %w", err)
 	}
-	u.provider = rules.NewProvider(rules.Options{LimitRanges: limits, Quotas: rules.QuotasOf(u.kubeFactory), Now: u.now, Known: u.known})
+	u.provider = rules.NewProvider(rules.Options{LimitRanges: limits, Quotas: rules.QuotasOf(u.kubeFactory), KeepMemoryLimits: func() bool { return u.keeps }, Now: u.now, Known: u.known})
 	// The mark on pods that upstream's last calculator makes is left out: to write it takes the right to patch pods, and nobody reads it.
 	var calculators []patch.Calculator
 	for _, c := range u.provider.Calculators(patch.Resize) {

@@ -115,7 +115,8 @@ func (w *Workloads) Tell(ctx context.Context) error {
 	return nil
 }
 
-// Outcomes tells the platform what became of recommendations. Each process that changes pods has one.
+// Outcomes tells the platform what became of recommendations. The recommender has one: of the parts it alone speaks to the platform, and reads
+// what the updater did in the autoscalers.
 type Outcomes struct {
 	deps  Deps
 	queue *agent.Queue[nopsapi.Outcome]

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -295,9 +296,49 @@ func TestAgainstKubernetes(t *testing.T) {
 	t.Run("endpoints", func(t *testing.T) { testEndpoints(t, first) })
 	t.Run("elsewhere", func(t *testing.T) { testElsewhere(t, p, first) })
 	t.Run("out of memory", func(t *testing.T) { testOOM(t, p, first) })
+	t.Run("outcomes", func(t *testing.T) { testOutcomes(t, p, with(admin)) })
 	t.Run("restart", func(t *testing.T) { testRestart(t, p, client, with(admin), first) })
 	if strings.Contains(first.log.String(), agenttest.APIKey) {
 		t.Error("the log has the key")
+	}
+}
+
+// What the updater records in an autoscaler reaches the platform, once for each change of it.
+func testOutcomes(t *testing.T, p *place, person *nopsclient.Client) {
+	t.Helper()
+	at := time.Now().UTC().Truncate(time.Second)
+	record := func(a rightsizing.Application) {
+		t.Helper()
+		body, err := json.Marshal(map[string]any{"status": map[string]any{"application": a}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.Dynamic.Resource(rightsizing.Autoscalers()).Namespace("shop").Patch(t.Context(), "web", types.MergePatchType, body, metav1.PatchOptions{}, "status"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Another test has recorded three without saying when.
+	record(rightsizing.Application{State: rightsizing.StatePending, Since: at, LastChange: at, InPlace: 5})
+	record(rightsizing.Application{State: rightsizing.StateApplied, Since: at, LastChange: at, InPlace: 5}) // nothing was changed
+	record(rightsizing.Application{State: rightsizing.StateImpossible, Message: "not in place: no", Since: at, LastChange: at, InPlace: 6, Evicted: 1})
+	want := []string{"evicted: 1 pods were evicted to be sized", "in-place: 1 pods were resized in place", "in-place: 2 pods were resized in place", "refused: Impossible: not in place: no"}
+	var got []string
+	vpatest.Eventually(t, "the platform has been told", 30*time.Second, func() bool {
+		all, err := person.Outcomes(t.Context(), agenttest.ClusterARN, time.Time{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = nil
+		for _, o := range all {
+			if o.Kind != nopsapi.OutcomeOOM && o.Workload.Name == "web" && o.Workload.Namespace == "shop" {
+				got = append(got, o.Kind+": "+o.Reason)
+			}
+		}
+		return len(got) >= len(want)
+	})
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }
 
@@ -503,6 +544,7 @@ func testRestart(t *testing.T, p *place, client, admin *nopsclient.Client, first
 		t.Error("the chart gives too little:\n" + second.log.String())
 	}
 	told, err := admin.Outcomes(t.Context(), agenttest.ClusterARN, time.Time{})
+	told = slices.DeleteFunc(told, func(o nopsapi.Outcome) bool { return o.Kind != nopsapi.OutcomeOOM }) // the others are asked for above
 	if err != nil || len(told) != 1 || told[0].Kind != nopsapi.OutcomeOOM || told[0].Workload != ref || told[0].Pod != "web-1-1" {
 		t.Errorf("outcomes %+v, %v", told, err)
 	}

@@ -35,6 +35,7 @@ import (
 	controllerfetcher "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/target/controller_fetcher"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/client"
 	recommendermetrics "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/metrics/recommender"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	listersv1 "k8s.io/client-go/listers/core/v1"
@@ -226,11 +227,16 @@ func (r *Recommender) lead(ctx context.Context) error {
 		tasks = append(tasks, agent.Task{Name: "loading history", Run: func(ctx context.Context) error { return l.past.run(ctx, past) }})
 	}
 	if r.intake != nil {
+		autoscalers, err := dynamic.NewForConfig(r.config)
+		if err != nil {
+			return fmt.Errorf("making a client of %s: %w", rightsizing.Group, err)
+		}
 		asking, telling, reporting := r.health.Loop("asking for recommendations", turnLimit), r.health.Loop("telling workloads", turnLimit), r.health.Loop("telling outcomes", turnLimit)
 		tasks = append(tasks,
 			agent.Task{Name: "asking for recommendations", Run: func(ctx context.Context) error { return r.intake.Run(ctx, asking, nil) }},
 			agent.Task{Name: "telling workloads", Run: func(ctx context.Context) error { return r.workloads.Run(ctx, telling) }},
-			agent.Task{Name: "telling outcomes", Run: func(ctx context.Context) error { return r.outcomes.Run(ctx, reporting) }})
+			agent.Task{Name: "telling outcomes", Run: func(ctx context.Context) error { return r.outcomes.Run(ctx, reporting) }},
+			agent.Task{Name: "looking for outcomes", Run: func(ctx context.Context) error { return watchOutcomes(ctx, autoscalers, r.deps.Now, r.outcomes.Add) }})
 	}
 	return agent.Run(ctx, tasks...)
 }

@@ -11,7 +11,11 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 )
 
-// rooms are what nodes have for pods besides those of DaemonSets. What fits none of them would never be applied, or leave a pod pending.
+// labelNodePool is on nodes that Karpenter made, EKS Auto Mode's too (https://karpenter.sh/docs/concepts/nodepools/).
+const labelNodePool = "karpenter.sh/nodepool"
+
+// rooms are what nodes have for pods besides those of DaemonSets. What fits none of them would never be applied, or leave a pod pending; but
+// where nodes are made to fit pods, the largest that is there now says nothing: it was made for what pods request now.
 type rooms struct {
 	nodes []node
 	known map[string]corev1.ResourceList // by selector
@@ -20,6 +24,7 @@ type rooms struct {
 type node struct {
 	labels labels.Set
 	room   corev1.ResourceList
+	made   bool // on demand
 }
 
 func newRooms(nodes []*corev1.Node, pods []*corev1.Pod) *rooms {
@@ -40,7 +45,7 @@ func newRooms(nodes []*corev1.Node, pods []*corev1.Pod) *rooms {
 		room := corev1.ResourceList{}
 		add(room, n.Status.Allocatable, 1)
 		add(room, taken[n.Name], -1)
-		r.nodes = append(r.nodes, node{labels.Set(n.Labels), room})
+		r.nodes = append(r.nodes, node{labels.Set(n.Labels), room, n.Labels[labelNodePool] != ""})
 	}
 	return r
 }
@@ -62,8 +67,8 @@ func add(to, of corev1.ResourceList, sign int) {
 	}
 }
 
-// largest is the most of each resource that a node with these labels has; nil where no such node is there, and nothing is known of the one that
-// will be.
+// largest is the most of each resource that a node with these labels has; nil where no such node is there, or some are made on demand: nothing is
+// known of the one that will be.
 func (r *rooms) largest(selector map[string]string) corev1.ResourceList {
 	var words []string
 	for _, name := range slices.Sorted(maps.Keys(selector)) {
@@ -78,6 +83,10 @@ func (r *rooms) largest(selector map[string]string) corev1.ResourceList {
 	for _, n := range r.nodes {
 		if !chosen.Matches(n.labels) {
 			continue
+		}
+		if n.made {
+			most = nil
+			break
 		}
 		if most == nil {
 			most = corev1.ResourceList{}

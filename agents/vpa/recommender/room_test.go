@@ -26,6 +26,7 @@ func TestNoMoreThanANodeHas(t *testing.T) {
 		{ObjectMeta: metav1.ObjectMeta{Name: "small", Labels: map[string]string{"pool": "small"}}, Status: corev1.NodeStatus{Allocatable: resources("4", "8Gi")}},
 		{ObjectMeta: metav1.ObjectMeta{Name: "large", Labels: map[string]string{"pool": "large"}}, Status: corev1.NodeStatus{Allocatable: resources("16", "64Gi")}},
 	}
+	made := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "made", Labels: map[string]string{labelNodePool: "default"}}, Status: corev1.NodeStatus{Allocatable: resources("2", "4Gi")}}
 	container := func(name, cpu, memory string) corev1.Container {
 		return corev1.Container{Name: name, Resources: corev1.ResourceRequirements{Requests: resources(cpu, memory)}}
 	}
@@ -47,6 +48,8 @@ func TestNoMoreThanANodeHas(t *testing.T) {
 		{"large", "it may run on the large node, and fits", r.of(pod(nil), func(n string) bool { return n != "unmeasured" }), "6", "2", false},
 		{"small", "by its nodeSelector it may not; a DaemonSet has 1 of the 4, a container of its own another one", r.of(pod(map[string]string{"pool": "small"}), func(n string) bool { return n != "unmeasured" }), "1500m", "500m", true},
 		{"a pool without nodes", "nothing is known of the node that will come", r.of(pod(map[string]string{"pool": "empty"}), func(string) bool { return true }), "6", "2", false},
+		{"made on demand", "Karpenter makes a node that fits", newRooms(append([]*corev1.Node{made}, nodes[0]), nil).of(pod(nil), func(string) bool { return true }), "6", "2", false},
+		{"another pool is", "but not this one", newRooms(append([]*corev1.Node{made}, nodes[0]), []*corev1.Pod{daemon}).of(pod(map[string]string{"pool": "small"}), func(n string) bool { return n != "unmeasured" }), "1500m", "500m", true},
 		{"no pod", "all nodes count", r.of(nil, func(string) bool { return true }), "6", "2", false},
 		{"nothing is watched", "", (*rooms)(nil).of(nil, nil), "6", "2", false},
 	} {

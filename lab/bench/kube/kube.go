@@ -252,6 +252,18 @@ type Object struct {
 
 // Fill creates objects, each with its status. Namespaces come first, the order of the rest is of no consequence.
 func (s *Server) Fill(ctx context.Context, objects []Object) error {
+	return s.fill(ctx, objects, s.createWithStatus)
+}
+
+// FillWhole is Fill for kinds whose status is not written apart.
+func (s *Server) FillWhole(ctx context.Context, objects []Object) error {
+	return s.fill(ctx, objects, func(ctx context.Context, o Object) error {
+		_, _, err := s.create(ctx, o)
+		return err
+	})
+}
+
+func (s *Server) fill(ctx context.Context, objects []Object, create func(context.Context, Object) error) error {
 	var first, rest []Object
 	for _, o := range objects {
 		if o.Collection == "/api/v1/namespaces" {
@@ -261,43 +273,57 @@ func (s *Server) Fill(ctx context.Context, objects []Object) error {
 		}
 	}
 	for _, some := range [][]Object{first, rest} {
-		work, failures := make(chan Object), make(chan error, 8)
-		var workers sync.WaitGroup
-		for range cap(failures) {
-			workers.Go(func() {
-				var failure error
-				for o := range work {
-					if failure == nil {
-						failure = s.create(ctx, o)
-					}
-				}
-				failures <- failure
-			})
-		}
-		for _, o := range some {
-			work <- o
-		}
-		close(work)
-		workers.Wait()
-		close(failures)
-		var all []error
-		for err := range failures {
-			all = append(all, err)
-		}
-		if err := errors.Join(all...); err != nil {
+		if err := Each(len(some), func(i int) error { return create(ctx, some[i]) }); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *Server) create(ctx context.Context, o Object) error {
-	body, err := json.Marshal(o.Body)
-	if err != nil {
-		return fmt.Errorf("encode for %s: %w", o.Collection, err)
+// atOnce is how many requests are made at a time.
+const atOnce = 8
+
+// Each does something for each of so many, several at once. A failure ends it soon.
+func Each(n int, do func(i int) error) error {
+	work, failures := make(chan int), make(chan error, atOnce)
+	var workers sync.WaitGroup
+	for range cap(failures) {
+		workers.Go(func() {
+			var failure error
+			for i := range work {
+				if failure == nil {
+					failure = do(i)
+				}
+			}
+			failures <- failure
+		})
+	}
+	for i := range n {
+		work <- i
+	}
+	close(work)
+	workers.Wait()
+	close(failures)
+	var all []error
+	for err := range failures {
+		all = append(all, err)
+	}
+	return errors.Join(all...)
+}
+
+// create makes an object, and returns its name and what it was made of.
+func (s *Server) create(ctx context.Context, o Object) (name string, body []byte, err error) {
+	if body, err = json.Marshal(o.Body); err != nil {
+		return "", nil, fmt.Errorf("encode for %s: %w", o.Collection, err)
 	}
 	var created struct{ Metadata struct{ Name string } }
-	if err := s.Do(ctx, http.MethodPost, o.Collection, "application/json", body, &created); err != nil {
+	err = s.Do(ctx, http.MethodPost, o.Collection, "application/json", body, &created)
+	return created.Metadata.Name, body, err
+}
+
+func (s *Server) createWithStatus(ctx context.Context, o Object) error {
+	name, body, err := s.create(ctx, o)
+	if err != nil {
 		return err
 	}
 	var parts struct{ Status json.RawMessage }
@@ -307,5 +333,5 @@ func (s *Server) create(ctx context.Context, o Object) error {
 	if status := string(parts.Status); status == "" || status == "{}" || strings.HasSuffix(o.Collection, "/services") || strings.HasSuffix(o.Collection, "/ingresses") {
 		return nil
 	}
-	return s.Do(ctx, http.MethodPatch, o.Collection+"/"+created.Metadata.Name+"/status", "application/merge-patch+json", []byte(`{"status":`+string(parts.Status)+`}`), nil)
+	return s.Do(ctx, http.MethodPatch, o.Collection+"/"+name+"/status", "application/merge-patch+json", []byte(`{"status":`+string(parts.Status)+`}`), nil)
 }

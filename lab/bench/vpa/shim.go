@@ -139,7 +139,9 @@ func (s *shim) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.counts[q]++
 	s.mu.Unlock()
 	if q.Group != "metrics.k8s.io" {
-		s.proxy.ServeHTTP(w, r)
+		c := &coalescing{ResponseWriter: w}
+		defer c.end()
+		s.proxy.ServeHTTP(c, r)
 		return
 	}
 	if q.Verb != "list" || q.Resource != "pods" {
@@ -148,6 +150,50 @@ func (s *shim) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	_, _ = w.Write(s.usage(q.Client))
+}
+
+// coalesce is how late an event of a watch may be. A program that starts is sent tens of thousands, and to hand on each by itself would cost more
+// than to make it.
+const coalesce = 5 * time.Millisecond
+
+// coalescing hands on what was written a little later, and all that came meanwhile with it.
+type coalescing struct {
+	http.ResponseWriter
+
+	mu    sync.Mutex
+	timer *time.Timer // until then what was written waits; nil: nothing does
+	ended bool
+}
+
+// Write implements io.Writer.
+func (c *coalescing) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ResponseWriter.Write(p)
+}
+
+// Flush implements http.Flusher.
+func (c *coalescing) Flush() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.timer == nil && !c.ended {
+		c.timer = time.AfterFunc(coalesce, c.flush)
+	}
+}
+
+func (c *coalescing) flush() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.timer = nil
+	if !c.ended { // the server takes the writer back
+		_ = http.NewResponseController(c.ResponseWriter).Flush()
+	}
+}
+
+func (c *coalescing) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended = true
 }
 
 // counted is what was asked until now.

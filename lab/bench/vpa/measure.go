@@ -153,12 +153,18 @@ func (w *world) cold(ctx context.Context, s stack) (got recommending, err error)
 	if err != nil {
 		return got, err
 	}
-	m, more, err := w.until(ctx, p, "UpdateVPAs", 1, poll, coldLimit)
-	if err != nil {
-		p.Stop()
-		return got, err
+	// On a machine with other work a first loop may not write all in its time; the ones after it do.
+	for loops := 1; ; loops++ {
+		m, more, err := w.until(ctx, p, "UpdateVPAs", loops, poll, time.Until(began.Add(coldLimit)))
+		if err != nil {
+			p.Stop()
+			return got, err
+		}
+		got.Cold, got.ColdWrites = duration{m.at.Sub(began), more}, m.counts.since(before).writes()
+		if more || got.ColdWrites[autoscalers] >= w.Autoscalers {
+			break
+		}
 	}
-	got.Cold, got.ColdWrites = duration{m.at.Sub(began), more}, m.counts.since(before).writes()
 	p.Stop()
 	got.Targets, got.Bounds, err = w.recommendations(ctx, s)
 	return got, err

@@ -1,6 +1,7 @@
 package exposition
 
 import (
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -20,7 +21,7 @@ func TestHandler(t *testing.T) {
 	m := &agent.Metrics{}
 	agent.RegisterProcess(m, "test", "v1", time.Now())
 	server := httptest.NewRecorder()
-	Handler(agent.NewHealth(time.Now), m).ServeHTTP(server, httptest.NewRequest("GET", "/metrics", nil))
+	Handler(agent.NewHealth(time.Now), m).ServeHTTP(server, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 	page := server.Body.String()
 	for _, want := range []string{`vpa_recommender_execution_latency_seconds_count{step="LoadPods"} 1`, "\ngo_memstats_next_gc_bytes ", "\nprocess_resident_memory_bytes "} {
 		if !strings.Contains(page, want) {

@@ -70,8 +70,8 @@ test-scenarios: deps ## The long ones
 	cd lab && go test -count=1 -timeout 60m -v -run "TestScenarios|TestLabs|TestKarpenter|TestVPA" ./e2e
 
 .PHONY: bench
-bench: ## What the keep-list saves, how long verification takes, what karpenops does over a month; measured here, never in CI. BENCH=-write rewrites docs/series.md, docs/verification-speed.md and docs/karpenops-replay.md
-	cd lab && go run ./bench/series $(BENCH) && go run ./bench/verify $(BENCH) && go run ./bench/karpenops $(BENCH)
+bench: ## What the keep-list saves, how long verification takes, what karpenops does over a month, what the nOps VPA takes beside that of Kubernetes; measured here, never in CI. BENCH=-write rewrites docs/series.md, docs/verification-speed.md, docs/karpenops-replay.md and docs/vpa-speed.md
+	cd lab && go run ./bench/series $(BENCH) && go run ./bench/verify $(BENCH) && go run ./bench/karpenops $(BENCH) && go run ./bench/vpa $(BENCH)
 
 ##@ Regulations
 .PHONY: generate

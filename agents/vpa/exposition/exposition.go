@@ -1,7 +1,8 @@
 // Package exposition serves upstream's metrics beside an agent's own.
 //
 // Upstream keeps its collectors in package variables of Prometheus's default registry, which also has what that library knows of the
-// process. The chassis has its own of those; what begins with vpa_ is taken from there.
+// process. The chassis has its own of those; what begins with vpa_ is taken from there, and what the library knows of the heap, under the
+// names that upstream's programs have it under.
 package exposition
 
 import (
@@ -39,12 +40,15 @@ func Handler(h *agent.Health, m *agent.Metrics) http.Handler {
 	return mux
 }
 
+// heap is how the names begin of what is known of the memory that Go manages.
+const heap = "go_memstats_"
+
 // upstream writes the families of upstream's. What cannot be gathered is left out: the rest is worth having.
 func upstream(from prometheus.Gatherer) []byte {
 	families, _ := from.Gather()
 	var text bytes.Buffer
 	for _, f := range families {
-		if strings.HasPrefix(f.GetName(), metrics.TopMetricsNamespace) {
+		if strings.HasPrefix(f.GetName(), metrics.TopMetricsNamespace) || strings.HasPrefix(f.GetName(), heap) {
 			_, _ = expfmt.MetricFamilyToText(&text, f)
 		}
 	}

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/nopsctl/nopsctl/lab/bench/kube"
 )
 
 // fetchPages makes the kubelets' pages, and asks the real exporters once for each way they are run.
@@ -24,14 +26,14 @@ func (b *bench) fetchPages(ctx context.Context, f facts) error {
 		b.pages[kubelet+"/"+node] = kubeletPage(node, b.cluster.pods)
 	}
 	b.say("starting an API server")
-	api, err := startAPIServer(ctx, b.assets, b.dir)
+	api, err := kube.StartServer(ctx, b.assets, b.dir)
 	if err != nil {
 		return err
 	}
-	defer api.stop()
+	defer api.Stop()
 	b.say("creating %d objects", len(b.cluster.objects)+len(b.cluster.quotas))
-	for _, objects := range [][]object{b.cluster.objects, b.cluster.quotas} {
-		if err := api.fill(ctx, objects); err != nil {
+	for _, objects := range [][]kube.Object{b.cluster.objects, b.cluster.quotas} {
+		if err := api.Fill(ctx, objects); err != nil {
 			return err
 		}
 	}
@@ -45,7 +47,7 @@ func (b *bench) fetchPages(ctx context.Context, f facts) error {
 			ask := b.askNodeExporter
 			if source == kubeStateMetrics {
 				ask = func(ctx context.Context, args []string) ([]byte, error) {
-					return b.askKubeStateMetrics(ctx, args, api.kubeconfig)
+					return b.askKubeStateMetrics(ctx, args, api.Kubeconfig)
 				}
 			}
 			if b.pages[way+"/"+source], err = ask(ctx, args[way][source]); err != nil {
@@ -58,11 +60,11 @@ func (b *bench) fetchPages(ctx context.Context, f facts) error {
 
 // askKubeStateMetrics returns the page once it knows all pods and has stopped growing.
 func (b *bench) askKubeStateMetrics(ctx context.Context, args []string, kubeconfig string) ([]byte, error) {
-	address, err := freeAddress(ctx)
+	address, err := kube.FreeAddress(ctx)
 	if err != nil {
 		return nil, err
 	}
-	telemetry, err := freeAddress(ctx)
+	telemetry, err := kube.FreeAddress(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +87,7 @@ func (b *bench) askKubeStateMetrics(ctx context.Context, args []string, kubeconf
 
 // askNodeExporter returns the page about this machine, whose files are where they are instead of below /host.
 func (b *bench) askNodeExporter(ctx context.Context, args []string) ([]byte, error) {
-	address, err := freeAddress(ctx)
+	address, err := kube.FreeAddress(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -117,14 +119,14 @@ func (b *bench) askNodeExporter(ctx context.Context, args []string) ([]byte, err
 
 // ask starts an exporter and returns its page once that holds what it has to hold.
 func (b *bench) ask(ctx context.Context, program string, args []string, address string, complete func(page []byte) error) ([]byte, error) {
-	p, err := start(ctx, os.Environ(), filepath.Join(b.assets, program), args...)
+	p, err := kube.Start(ctx, os.Environ(), filepath.Join(b.assets, program), args...)
 	if err != nil {
 		return nil, err
 	}
-	defer p.stop()
+	defer p.Stop()
 	client := http.Client{Timeout: time.Minute}
 	var text []byte
-	err = until(ctx, program, 3*time.Minute, func() error {
+	err = kube.Until(ctx, program, 3*time.Minute, func() error {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/metrics", nil)
 		if err != nil {
 			return fmt.Errorf("ask %s: %w", program, err)
@@ -140,7 +142,7 @@ func (b *bench) ask(ctx context.Context, program string, args []string, address 
 		return complete(text)
 	}, p)
 	if err != nil {
-		err = fmt.Errorf("%w\n%s", err, p.log.tail(5))
+		err = fmt.Errorf("%w\n%s", err, p.Tail(5))
 	}
 	return text, err
 }

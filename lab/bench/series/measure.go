@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/nopsctl/nopsctl/lab/bench/kube"
 )
 
 // What is scraped. The names are those of the chart's jobs, where it has one.
@@ -102,7 +104,7 @@ func (b *bench) collect(ctx context.Context, c collector, source string, job map
 		return result{}, err
 	}
 	defer closeStore()
-	own, err := freeAddress(ctx)
+	own, err := kube.FreeAddress(ctx)
 	if err != nil {
 		return result{}, err
 	}
@@ -124,13 +126,13 @@ func (b *bench) collect(ctx context.Context, c collector, source string, job map
 	if err != nil {
 		return result{}, err
 	}
-	agent, err := start(ctx, []string{"AWS_ACCESS_KEY_ID=AKIAEXAMPLE", "AWS_SECRET_ACCESS_KEY=example"}, filepath.Join(b.assets, "vmagent"), args...)
+	agent, err := kube.Start(ctx, []string{"AWS_ACCESS_KEY_ID=AKIAEXAMPLE", "AWS_SECRET_ACCESS_KEY=example"}, filepath.Join(b.assets, "vmagent"), args...)
 	if err != nil {
 		return result{}, err
 	}
-	defer agent.stop()
-	if err := until(ctx, fmt.Sprintf("%d scrapes of %d targets", scrapesCounted, count), 3*time.Minute, func() error { return r.scraped(count, scrapesCounted) }, agent); err != nil {
-		return result{}, fmt.Errorf("%w\n%s", err, agent.log.tail(5))
+	defer agent.Stop()
+	if err := kube.Until(ctx, fmt.Sprintf("%d scrapes of %d targets", scrapesCounted, count), 3*time.Minute, func() error { return r.scraped(count, scrapesCounted) }, agent); err != nil {
+		return result{}, fmt.Errorf("%w\n%s", err, agent.Tail(5))
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -18,6 +18,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/nopsctl/nopsctl/lab/bench/kube"
 )
 
 // The cluster that is measured.
@@ -46,18 +48,12 @@ type pod struct {
 
 type container struct{ name, image string }
 
-// An object goes to the API server without its status first, then with it.
-type object struct {
-	collection string // path of the collection
-	body       any
-}
-
 // A cluster is everything that is in the API server, and the pods once more for the pages of their nodes.
 type cluster struct {
 	pods    []pod
-	objects []object
-	quotas  []object // last: an API server without controllers admits nothing where there is a quota
-	placed  int      // pods that a scheduler would have placed
+	objects []kube.Object
+	quotas  []kube.Object // last: an API server without controllers admits nothing where there is a quota
+	placed  int           // pods that a scheduler would have placed
 }
 
 // newCluster makes 20 nodes of an EKS cluster with 50 running pods of two containers each, and what stands around them.
@@ -87,7 +83,7 @@ func newCluster() *cluster {
 }
 
 func (c *cluster) add(collection string, body any) {
-	c.objects = append(c.objects, object{collection, body})
+	c.objects = append(c.objects, kube.Object{Collection: collection, Body: body})
 }
 
 // at is a time in the past of the cluster.
@@ -425,8 +421,8 @@ func (c *cluster) surroundings() {
 		hard := corev1.ResourceList{"requests.cpu": resource.MustParse("200"), "requests.memory": resource.MustParse("400Gi"), "pods": resource.MustParse("400")}
 		used := corev1.ResourceList{"requests.cpu": resource.MustParse("20"), "requests.memory": resource.MustParse("40Gi"), "pods": resource.MustParse("40")}
 		if i%4 == 0 {
-			c.quotas = append(c.quotas, object{"/api/v1/namespaces/" + ns + "/resourcequotas", &corev1.ResourceQuota{ObjectMeta: meta(ns, "quota", labels), Spec: corev1.ResourceQuotaSpec{Hard: hard}, Status: corev1.ResourceQuotaStatus{Hard: hard, Used: used}}})
-			c.quotas = append(c.quotas, object{"/api/v1/namespaces/" + ns + "/limitranges", &corev1.LimitRange{ObjectMeta: meta(ns, "limits", labels), Spec: corev1.LimitRangeSpec{Limits: []corev1.LimitRangeItem{{Type: corev1.LimitTypeContainer, Default: corev1.ResourceList{"memory": resource.MustParse("512Mi")}, DefaultRequest: corev1.ResourceList{"cpu": resource.MustParse("100m")}}}}}})
+			c.quotas = append(c.quotas, kube.Object{Collection: "/api/v1/namespaces/" + ns + "/resourcequotas", Body: &corev1.ResourceQuota{ObjectMeta: meta(ns, "quota", labels), Spec: corev1.ResourceQuotaSpec{Hard: hard}, Status: corev1.ResourceQuotaStatus{Hard: hard, Used: used}}})
+			c.quotas = append(c.quotas, kube.Object{Collection: "/api/v1/namespaces/" + ns + "/limitranges", Body: &corev1.LimitRange{ObjectMeta: meta(ns, "limits", labels), Spec: corev1.LimitRangeSpec{Limits: []corev1.LimitRangeItem{{Type: corev1.LimitTypeContainer, Default: corev1.ResourceList{"memory": resource.MustParse("512Mi")}, DefaultRequest: corev1.ResourceList{"cpu": resource.MustParse("100m")}}}}}})
 		}
 	}
 	binding := storagev1.VolumeBindingWaitForFirstConsumer

@@ -279,8 +279,8 @@ func TestCluster(t *testing.T) {
 	collections := map[string]int{}
 	running := 0
 	for _, o := range c.objects {
-		collections[o.collection[strings.LastIndex(o.collection, "/")+1:]]++
-		if p, ok := o.body.(*corev1.Pod); ok && p.Status.Phase == corev1.PodRunning && p.Status.HostIP != "" {
+		collections[o.Collection[strings.LastIndex(o.Collection, "/")+1:]]++
+		if p, ok := o.Body.(*corev1.Pod); ok && p.Status.Phase == corev1.PodRunning && p.Status.HostIP != "" {
 			running++
 		}
 	}
@@ -289,11 +289,11 @@ func TestCluster(t *testing.T) {
 	if diff := cmp.Diff(want, collections); diff != "" || running != clusterPods {
 		t.Errorf("%d running pods; objects by kind:\n%s", running, diff)
 	}
-	first, err := json.Marshal(c.objects[len(c.objects)/2].body)
+	first, err := json.Marshal(c.objects[len(c.objects)/2].Body)
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, err := json.Marshal(newCluster().objects[len(c.objects)/2].body)
+	second, err := json.Marshal(newCluster().objects[len(c.objects)/2].Body)
 	if err != nil || !bytes.Equal(first, second) {
 		t.Errorf("two clusters differ: %s, %s (%v)", first, second, err)
 	}

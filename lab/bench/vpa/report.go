@@ -1,0 +1,446 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/nopsctl/nopsctl/lab/vpa"
+)
+
+// Goals, of ours. Those of a loop are for the largest cluster, and the smaller ones have to meet them as well.
+const (
+	mostLoop      = 2 * time.Second
+	leastTimes    = 20.0 // less time for checkpoints than upstream
+	mostWrites    = 5.0  // per cent of autoscalers, a minute: a loop of the default interval
+	mostGrowth    = 1.10 // of the live heap, second half of the churn to the first
+	mostRestart   = 10 * time.Second
+	mostSlower    = 1.10 // p99 of an admission: what two rounds of the same program differ by is more than that
+	boundsApart   = 0.001
+	refreshMinute = 90 // minutes after which, in the mean, ours writes a checkpoint in which nothing moved
+)
+
+// A report is what a run found.
+type report struct{ profiles []cells }
+
+// both are the values of two rounds.
+func both[T any](all []*cell, value func(*cell) T) []T {
+	var some []T
+	for _, c := range all {
+		some = append(some, value(c))
+	}
+	return some
+}
+
+// middle is the median; of an even number, what lies between the two in the middle.
+func middle(all []float64) float64 {
+	if len(all) == 0 {
+		return math.NaN()
+	}
+	sorted := slices.Sorted(slices.Values(all))
+	n := len(sorted)
+	return (sorted[(n-1)/2] + sorted[n/2]) / 2
+}
+
+// A measure is a row: values of both programs, in a unit.
+type measure struct {
+	name  string
+	value func(*cell) (v float64, more bool)
+	show  func(float64) string
+	// times compares upstream with ours.
+	times bool
+}
+
+func seconds(v float64) string {
+	switch {
+	case v < 0.01:
+		return fmt.Sprintf("%.2f ms", v*1000)
+	case v < 1:
+		return fmt.Sprintf("%.0f ms", v*1000)
+	case v < 100:
+		return fmt.Sprintf("%.2f s", v)
+	}
+	return fmt.Sprintf("%.0f s", v)
+}
+
+func ratio(v float64) string {
+	if v >= 100 {
+		return fmt.Sprintf("%.0f", v)
+	}
+	return fmt.Sprintf("%.3g", v)
+}
+
+func mebibytes(v float64) string { return fmt.Sprintf("%.1f MiB", v/(1<<20)) }
+func plain(v float64) string     { return fmt.Sprintf("%.4g", v) }
+func percent(v float64) string   { return fmt.Sprintf("%.2f %%", v) }
+
+// writesPerMinute is what was written of autoscalers and checkpoints.
+func (c *cell) writesPerMinute() float64 {
+	return float64(c.Recommender.Writes[autoscalers]+c.Recommender.Writes[checkpoints]) / c.Recommender.Steady.Minutes()
+}
+
+func (c *cell) growth() float64 {
+	h := c.Recommender.Heaps
+	if len(h) < 2 {
+		return math.NaN()
+	}
+	half := func(some []int64) float64 {
+		var all []float64
+		for _, n := range some {
+			all = append(all, float64(n))
+		}
+		return middle(all)
+	}
+	return half(h[len(h)/2:]) / half(h[:len(h)/2])
+}
+
+func durations(all []time.Duration) float64 {
+	var some []float64
+	for _, d := range all {
+		some = append(some, d.Seconds())
+	}
+	return middle(some)
+}
+
+// measures are the rows of a profile's table.
+func measures(p profile) []measure {
+	of := func(name string, value func(*cell) time.Duration, times bool) measure {
+		return measure{name: name, show: seconds, times: times, value: func(c *cell) (float64, bool) { return value(c).Seconds(), false }}
+	}
+	limited := func(name string, value func(*cell) duration, times bool) measure {
+		return measure{name: name, show: seconds, times: times, value: func(c *cell) (float64, bool) { d := value(c); return d.Took.Seconds(), d.More }}
+	}
+	number := func(name string, show func(float64) string, times bool, value func(*cell) float64) measure {
+		return measure{name: name, show: show, times: times, value: func(c *cell) (float64, bool) { return value(c), false }}
+	}
+	all := []measure{
+		limited("restart: until all is recommended", func(c *cell) duration { return c.Recommender.Recommended }, true),
+		limited("restart: until the first loop ends", func(c *cell) duration { return c.Recommender.Restart }, true),
+		limited("a steady loop", func(c *cell) duration { return c.Recommender.Loop }, true),
+	}
+	for _, step := range steps() {
+		all = append(all, of("… of it "+step, func(c *cell) time.Duration { return c.Recommender.Steps[step] }, step == "MaintainCheckpoints" || step == "UpdateVPAs" || step == "LoadPods"))
+	}
+	return append(all,
+		of("processor time of a loop", func(c *cell) time.Duration { return c.Recommender.CPU }, true),
+		number("statuses written in a loop", plain, false, func(c *cell) float64 { return perLoop(c, autoscalers) }),
+		number("checkpoints written in a loop", plain, false, func(c *cell) float64 { return perLoop(c, checkpoints) }),
+		number("both in a minute, of the autoscalers", percent, true, func(c *cell) float64 { return 100 * c.writesPerMinute() / float64(p.Autoscalers) }),
+		number("resident memory", mebibytes, true, func(c *cell) float64 { return float64(c.Recommender.RSS) }),
+		number("… at most", mebibytes, true, func(c *cell) float64 { return float64(c.Recommender.TopRSS) }),
+		number("live heap", mebibytes, true, func(c *cell) float64 { return float64(c.Recommender.Heap) }),
+		number("live heap, second half of the churn to the first", plain, false, (*cell).growth),
+		number("resident memory after the churn", mebibytes, true, func(c *cell) float64 { return float64(c.Recommender.ChurnRSS) }),
+		of("webhook, p50", func(c *cell) time.Duration { return seconded(c.Admission.Direct.P50) }, false),
+		of("webhook, p99", func(c *cell) time.Duration { return seconded(c.Admission.Direct.P99) }, false),
+		of("pod through the API server, p50", func(c *cell) time.Duration { return seconded(c.Admission.Through.P50) }, false),
+		of("pod through the API server, p99", func(c *cell) time.Duration { return seconded(c.Admission.Through.P99) }, false),
+		of("the same without a webhook, p50", func(c *cell) time.Duration { return seconded(c.Admission.Bare.P50) }, false),
+		of("the same without a webhook, p99", func(c *cell) time.Duration { return seconded(c.Admission.Bare.P99) }, false),
+		of("processor time of an admission", func(c *cell) time.Duration { return c.Admission.CPU }, true),
+		number("admission: resident memory at most", mebibytes, true, func(c *cell) float64 { return float64(c.Admission.Top) }),
+	)
+}
+
+func seconded(all []time.Duration) time.Duration {
+	return time.Duration(durations(all) * float64(time.Second))
+}
+
+func perLoop(c *cell, resource string) float64 {
+	return float64(c.Recommender.Writes[resource]) / float64(max(1, c.Recommender.Loops))
+}
+
+// cellText is a measure of one program: the middle of its rounds, and each of them. What is not known is a dash.
+func (m measure) text(all []*cell) (text string, mid float64, more bool) {
+	var values []float64
+	var each []string
+	for _, c := range all {
+		v, over := m.value(c)
+		if math.IsNaN(v) || v == 0 && strings.Contains(m.name, "churn") {
+			return "–", math.NaN(), false
+		}
+		more = more || over
+		values, each = append(values, v), append(each, m.show(v))
+	}
+	mid = middle(values)
+	text = m.show(mid)
+	if more {
+		text = "> " + text
+	}
+	return text + " (" + strings.Join(each, ", ") + ")", mid, more
+}
+
+func (m measure) row(c cells) string {
+	mine, a, _ := m.text(c.of(ours))
+	theirs, b, more := m.text(c.of(upstream))
+	times := ""
+	if m.times && a > 0 && !math.IsNaN(b) {
+		times = ratio(b / a)
+		if more {
+			times = "> " + times
+		}
+	}
+	return fmt.Sprintf("| %s | %s | %s | %s |\n", m.name, mine, theirs, times)
+}
+
+// A goal of ours, and how it went.
+type goal struct {
+	name, want, got string
+	met             bool
+}
+
+// goals holds a profile against them.
+func (c cells) goals() []goal {
+	mine, theirs := c.of(ours), c.of(upstream)
+	get := func(all []*cell, value func(*cell) float64) float64 { return middle(both(all, value)) }
+	at := func(name, want string, got string, met bool) goal { return goal{name, want, got, met} }
+	loop := get(mine, func(c *cell) float64 { return c.Recommender.Loop.Took.Seconds() })
+	// What takes less than a tenth of a millisecond is told as that: a ratio to it says nothing.
+	const least = 1e-4
+	kept := max(least, get(mine, func(c *cell) float64 { return c.Recommender.Steps["MaintainCheckpoints"].Seconds() }))
+	theirKept := get(theirs, func(c *cell) float64 {
+		if c.Recommender.Loop.More {
+			return c.Recommender.Loop.Took.Seconds() - c.Recommender.Recommended.Took.Seconds() // of a loop that did not end, at least
+		}
+		return c.Recommender.Steps["MaintainCheckpoints"].Seconds()
+	})
+	stored := 0
+	for i := range c.profile.Autoscalers {
+		stored += len(containers(i))
+	}
+	refreshed := float64(stored) / refreshMinute
+	writes := get(mine, func(one *cell) float64 {
+		return 100 * (one.writesPerMinute() + refreshed) / float64(c.profile.Autoscalers)
+	})
+	growth := get(mine, (*cell).growth)
+	restart := get(mine, func(c *cell) float64 { return c.Recommender.Restart.Took.Seconds() })
+	all := []goal{
+		at("a steady loop, all of it", "< "+seconds(mostLoop.Seconds()), seconds(loop), loop < mostLoop.Seconds()),
+		at("checkpoints take less time than upstream's", fmt.Sprintf("≥ %.0f times", leastTimes), ratio(theirKept/kept)+" times", theirKept/kept >= leastTimes),
+		at("writes a minute, with the checkpoints that are due by their age", fmt.Sprintf("< %.0f %% of autoscalers", mostWrites), percent(writes), writes < mostWrites),
+		at("live heap under churn", fmt.Sprintf("≤ %.2f times", mostGrowth), fmt.Sprintf("%.2f times", growth), growth <= mostGrowth),
+		at("restart to the first loop's end", "< "+seconds(mostRestart.Seconds()), seconds(restart), restart < mostRestart.Seconds()),
+	}
+	for _, way := range []struct {
+		name  string
+		value func(*cell) float64
+	}{
+		{"webhook, p99", func(c *cell) float64 { return durations(c.Admission.Direct.P99) }},
+		{"pod through the API server, p99", func(c *cell) float64 { return durations(c.Admission.Through.P99) }},
+	} {
+		// No worse: within what upstream's own rounds differ by, or a tenth.
+		limit := max(get(theirs, way.value)*mostSlower, slices.Max(both(theirs, way.value)))
+		got := get(mine, way.value)
+		all = append(all, at(way.name, "≤ upstream's "+seconds(limit), seconds(got), got <= limit))
+	}
+	same := c.compare()
+	return append(all, at("targets equal to upstream's", fmt.Sprintf("all %d", same.containers), fmt.Sprintf("%d", same.containers-same.targets), same.targets == 0 && same.containers == stored && same.bounds <= boundsApart))
+}
+
+// A comparison is how two programs' recommendations differ.
+type comparison struct {
+	containers, targets int
+	bounds              float64 // largest relative difference
+}
+
+// compare holds the recommendations of all rounds against those of the first.
+func (c cells) compare() comparison {
+	var all comparison
+	var first *cell
+	for _, one := range c.all {
+		switch {
+		case one == nil:
+		case first == nil:
+			first = one
+			all.containers = len(one.Recommender.Targets)
+		default:
+			for name, was := range first.Recommender.Targets {
+				if one.Recommender.Targets[name] != was {
+					all.targets++
+				}
+				all.bounds = max(all.bounds, apart(first.Recommender.Bounds[name], one.Recommender.Bounds[name]))
+			}
+			all.targets += max(0, len(one.Recommender.Targets)-len(first.Recommender.Targets))
+		}
+	}
+	return all
+}
+
+// apart is by how much two pairs of bounds differ at most, each two lists of resources in JSON.
+func apart(a, b string) float64 {
+	most := 0.0
+	read := json.NewDecoder(strings.NewReader(a))
+	other := json.NewDecoder(strings.NewReader(b))
+	for range 2 {
+		var x, y map[string]resource.Quantity
+		if read.Decode(&x) != nil || other.Decode(&y) != nil || len(x) != len(y) {
+			return math.Inf(1)
+		}
+		for name := range x {
+			p, q := x[name], y[name]
+			v, w := p.AsApproximateFloat64(), q.AsApproximateFloat64()
+			if name == "cpu" && math.Abs(v-w) < 0.0015 { // they are told in thousandths of a core
+				continue
+			}
+			most = max(most, math.Abs(v-w)/max(v, w, 1e-9))
+		}
+	}
+	return most
+}
+
+// check holds the run against the goals.
+func (r report) check() error {
+	var problems []error
+	for _, p := range r.profiles {
+		for _, g := range p.goals() {
+			if !g.met {
+				problems = append(problems, fmt.Errorf("%s: %s: %s, the goal is %s", p.profile.Name, g.name, g.got, g.want))
+			}
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// list prints what was measured of one program.
+func (r report) list(out io.Writer) error {
+	for _, c := range r.profiles {
+		for _, m := range measures(c.profile) {
+			for _, program := range []string{ours, upstream} {
+				if all := c.of(program); len(all) > 0 {
+					text, _, _ := m.text(all)
+					fmt.Fprintf(out, "%s\t%s\t%s\t%s\n", c.profile.Name, program, m.name, text)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// markdown is the page.
+func (r report) markdown() string {
+	var text strings.Builder
+	first := r.profiles[0].all[0]
+	last := first
+	for _, c := range r.profiles {
+		for _, one := range c.all {
+			if one.When.After(last.When) {
+				last = one
+			}
+			if one.When.Before(first.When) {
+				first = one
+			}
+		}
+	}
+	fmt.Fprintf(&text, "<!-- Generated by lab/bench/vpa: make bench BENCH=-write -->\n\n# The nOps VPA beside the VPA of Kubernetes\n\nMeasured from %s to %s (UTC) on %s, with the VPA of Kubernetes %s.\n\n",
+		first.When.Format("2006-01-02 15:04"), last.When.Add(last.Took).Format("15:04"), last.Machine, vpa.Version)
+	if r.busy() {
+		text.WriteString("**The machine had other work to do meanwhile: how long things took says little, their latencies nothing.**\n\n")
+	}
+	text.WriteString("## Goals\n\n| | goal |")
+	for _, c := range r.profiles {
+		fmt.Fprintf(&text, " %s |", c.profile.title())
+	}
+	text.WriteString("\n|---|--:|" + strings.Repeat("--:|", len(r.profiles)) + "\n")
+	var goals [][]goal
+	var missed []string
+	for _, c := range r.profiles {
+		goals = append(goals, c.goals())
+	}
+	for i, g := range goals[0] {
+		want := g.want
+		if strings.HasPrefix(want, "≤ upstream's") {
+			want = "≤ upstream's"
+		} else if strings.HasPrefix(want, "all ") {
+			want = "all"
+		}
+		fmt.Fprintf(&text, "| %s | %s |", g.name, want)
+		for j := range goals {
+			got := goals[j][i]
+			fmt.Fprintf(&text, " %s%s%s |", bold(!got.met), got.got, bold(!got.met))
+			if !got.met {
+				missed = append(missed, fmt.Sprintf("%s with %s: %s, and the goal is %s", got.name, r.profiles[j].profile.title(), got.got, got.want))
+			}
+		}
+		text.WriteString("\n")
+	}
+	if len(missed) == 0 {
+		text.WriteString("\nAll were met.\n")
+	} else {
+		fmt.Fprintf(&text, "\n**Missed**, and `make bench` fails: %s.\n", strings.Join(missed, "; "))
+	}
+	for _, c := range r.profiles {
+		p := c.profile
+		var loads []string
+		for _, one := range c.all {
+			loads = append(loads, one.Load)
+		}
+		fmt.Fprintf(&text, "\n## %s\n\n%d pods and %d containers in %d namespaces; an interval of %s. %d and %d steady loops of ours were counted, %d and %d of upstream's. Load average before each round: %s.\n\n",
+			p.title(), p.pods(), c.all[0].Recommender.Metrics, p.Namespaces, p.Interval, c.of(ours)[0].Recommender.Loops, c.of(ours)[1].Recommender.Loops, c.of(upstream)[0].Recommender.Loops, c.of(upstream)[1].Recommender.Loops, strings.Join(loads, ", "))
+		text.WriteString("| | nOps VPA | VPA of Kubernetes | times |\n|---|--:|--:|--:|\n")
+		for _, m := range measures(p) {
+			text.WriteString(m.row(c))
+		}
+		if why := c.of(upstream)[0].Recommender.NoChurn; why != "" {
+			fmt.Fprintf(&text, "\nUpstream was not looked at with churn: %s.\n", why)
+		}
+		same := c.compare()
+		fmt.Fprintf(&text, "\nOf %d containers, in three comparisons with the first round, %d targets differ; bounds differ by at most %.4f %%, for they follow from the age of the history, to the second.\n", same.containers, same.targets, 100*same.bounds)
+	}
+	text.WriteString("\n" + howItIsMeasured)
+	return text.String()
+}
+
+// idle is a load average that a round does not leave behind.
+const idle = 6
+
+// busy says whether there was other work.
+func (r report) busy() bool {
+	for _, c := range r.profiles {
+		for _, one := range c.all {
+			if v, err := strconv.ParseFloat(one.Load, 64); err == nil && v > idle {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func bold(is bool) string {
+	if is {
+		return "**"
+	}
+	return ""
+}
+
+func (p profile) title() string { return fmt.Sprintf("%d autoscalers", p.Autoscalers) }
+
+const howItIsMeasured = `## How it is measured
+
+` + "`make bench`" + ` prints this page, ` + "`make bench BENCH=-write`" + ` rewrites it. What was measured is kept in the user's cache directory: a run that was cut short goes on where it stopped, and measures anew what was measured with other
+programs. Values are the middle of two rounds, with both in brackets.
+
+- **The programs** are the two that ship: ours as its image has it, upstream's built from its module without a change. Each runs alone, in the order ours, upstream's, upstream's, ours, on two processors (` + "`GOMAXPROCS=2`" + `; pinned to two where the
+  machine has four or more, else API server, etcd and this benchmark share them). Both make at most 200 requests a second (bursts of 400): that is what ours is built with, and upstream's has flags for it. Both write with ten workers.
+  Upstream may take ten minutes for its checkpoints (` + "`--checkpoints-timeout`" + `); by default it gives up after one, and the rest waits for another loop.
+- **The cluster** is a real API server and etcd. A Deployment, a ReplicaSet and five running pods for each autoscaler, every second one with a sidecar. Nobody schedules or runs anything: the pods' statuses are written.
+  The same autoscalers and checkpoints are made in each side's group before each round.
+- **Usage** is served by a proxy before the API server, which counts requests as well. It follows from a seed and from how often was asked, so that both see the same. CPU scatters around a level of each container, memory hardly moves
+  within an hour. Autoscalers begin with eight days of history of the same distributions, as checkpoints: with a history of minutes all moves all the time, which is no steady state.
+- **Cold start**: first each program runs once with that history and without any status, until all statuses are written. These recommendations are compared.
+- **Restart** is from the start of the process, with all statuses and checkpoints there. Upstream waits for one interval before its first loop.
+- **Steady loops** come after it. Times of loops and steps are the programs' own (` + "`vpa_recommender_execution_latency_seconds`" + `), processor time and memory the kernel's, the live heap is half of ` + "`go_memstats_next_gc_bytes`" + `.
+  The intervals are shorter than the default of one minute, so writes are told by the minute as well. Ours looks at each checkpoint every ten minutes or so, and after a restart anywhere in the first ten: these minutes are
+  like any others. It also writes a checkpoint in which nothing moved once in one to two hours; that is added to the goal's figure, and is not seen in the table.
+- **Churn**: every two loops a fiftieth of all pods is replaced, and as many pods of Jobs with labels of their own come, and go with the next step.
+- **Admission**: 200 reviews a second over HTTPS, three times 1000, and 50 pods a second made through the API server with a dry run, three times 200; times are from the moment at which a request was due, and the middle of the three bursts.
+  Every answer has to size the pod. No worse than upstream's is: at most a tenth above it, or within its own two rounds.
+- What a large cluster has besides is not here: no nodes that report, no garbage collector, no other controllers, one API server that has nothing else to do.
+`

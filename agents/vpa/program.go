@@ -197,7 +197,6 @@ type part struct {
 	who     agent.Identity
 	health  *agent.Health
 	metrics *agent.Metrics
-	turn    func()
 	serve   agent.Task
 }
 

@@ -37,7 +37,7 @@ func (h FactHeader) validate(newest int) error {
 		return fmt.Errorf("schema_version %d: this reader knows up to %d and would misread it", h.SchemaVersion, newest)
 	case h.Seq == 0:
 		return fmt.Errorf("seq is 0: the first document is 1")
-	case h.AsOf.After(time.Unix(0, 0)) && h.Seq > uint64(h.AsOf.UnixNano()): //nolint:gosec // after 1970
+	case h.AsOf.After(time.Unix(0, 0)) && h.Seq > uint64(h.AsOf.UnixNano()):
 		// A slip of the pen, or worse: whatever honest document came next would be taken for a replay, for ever.
 		return fmt.Errorf("seq %d is more than the nanoseconds since 1970 at as_of: no later document could have a higher one", h.Seq)
 	case h.AsOf.IsZero():

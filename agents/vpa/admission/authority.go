@@ -151,7 +151,7 @@ func (a *Authority) current(ctx context.Context) (*material, error) {
 			return nil, fmt.Errorf("write Secret %s/%s: %w", a.Namespace, rightsizing.CertificateSecret, err)
 		}
 	}
-	return nil, fmt.Errorf("Secret %s/%s changes faster than it can be written", a.Namespace, rightsizing.CertificateSecret) //nolint:staticcheck // the kind's name
+	return nil, fmt.Errorf("Secret %s/%s changes faster than it can be written", a.Namespace, rightsizing.CertificateSecret)
 }
 
 // errNewer says that the webhook's configuration trusts an authority that is newer than the Secret's, as it was read.

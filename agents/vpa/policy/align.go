@@ -11,7 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// AnnotationTargets, on a HorizontalPodAutoscaler, is what its targets were before they were made to follow requests, and what was written
+// AnnotationTargets on a HorizontalPodAutoscaler is what its targets were before they were made to follow requests, and what was written
 // last: Targets in JSON. Whoever removes it, or changes a target, gets the autoscaler back.
 const AnnotationTargets = "vpa.nops.io/original-targets"
 
@@ -128,7 +128,7 @@ func Align(h *autoscalingv2.HorizontalPodAutoscaler, wanted bool, template, live
 	}
 	slices.Sort(out.Align)
 	slices.Sort(out.Yield)
-	if body, _ := json.Marshal(now); len(now) == 0 && marked || len(now) > 0 && string(body) != text {
+	if len(now) == 0 && marked || len(now) > 0 && string(encoded(now)) != text {
 		out.Targets = &now
 	}
 	return out
@@ -146,7 +146,7 @@ func (a Alignment) patch(h *autoscalingv2.HorizontalPodAutoscaler) []map[string]
 	case len(*a.Targets) == 0:
 		out = append(out, map[string]any{"op": "remove", "path": path})
 	default:
-		body, _ := json.Marshal(*a.Targets)
+		body := encoded(*a.Targets)
 		if h.Annotations == nil {
 			out = append(out, map[string]any{"op": "add", "path": "/metadata/annotations", "value": map[string]any{}})
 		}

@@ -86,25 +86,7 @@ const (
 // Desire decides what shall be. It is pure, and the order of its input is nothing.
 func Desire(in Input) Outcome {
 	out := Outcome{Status: map[string]rightsizing.PolicyStatus{}, Of: map[string]*rightsizing.Policy{}}
-	policies := slices.Clone(in.Policies)
-	slices.SortFunc(policies, func(a, b rightsizing.Policy) int {
-		return cmp.Or(cmp.Compare(b.Spec.Priority, a.Spec.Priority), strings.Compare(a.Name, b.Name))
-	})
-	compiled := make([]*choice, len(policies))
-	for i := range policies {
-		c, err := compile(&policies[i])
-		status := rightsizing.PolicyStatus{ObservedGeneration: policies[i].Generation}
-		ready := metav1.Condition{Type: ConditionReady, Status: metav1.ConditionTrue, Reason: reasonApplied, Message: "its autoscalers are as it says", ObservedGeneration: policies[i].Generation}
-		switch {
-		case err != nil:
-			ready.Status, ready.Reason, ready.Message = metav1.ConditionFalse, reasonInvalid, err.Error()+"; what it made before stays as it is"
-		case policies[i].Spec.Paused || policies[i].Annotations[rightsizing.AnnotationReverted] != "":
-			ready.Reason, ready.Message = reasonPaused, "it is paused: nothing is changed"
-		}
-		status.Conditions = []metav1.Condition{ready}
-		out.Status[policies[i].Name] = status
-		compiled[i] = c
-	}
+	policies, compiled := out.understand(in.Policies)
 	own := map[string]bool{}      // targets for which somebody made an autoscaler
 	reverted := map[string]bool{} // of autoscalers, by NAMESPACE/NAME
 	sized := map[string]bool{}    // likewise
@@ -148,9 +130,39 @@ func Desire(in Input) Outcome {
 			break
 		}
 	}
-	for _, e := range in.Existing {
+	out.letGo(in.Existing, func(e Existing, name types.NamespacedName) bool { return kept[name] || held[e.Policy] }, own)
+	return out
+}
+
+// understand compiles policies, the one that holds first, and says what is wrong with them.
+func (out *Outcome) understand(all []rightsizing.Policy) ([]rightsizing.Policy, []*choice) {
+	policies := slices.Clone(all)
+	slices.SortFunc(policies, func(a, b rightsizing.Policy) int {
+		return cmp.Or(cmp.Compare(b.Spec.Priority, a.Spec.Priority), strings.Compare(a.Name, b.Name))
+	})
+	compiled := make([]*choice, len(policies))
+	for i := range policies {
+		c, err := compile(&policies[i])
+		status := rightsizing.PolicyStatus{ObservedGeneration: policies[i].Generation}
+		ready := metav1.Condition{Type: ConditionReady, Status: metav1.ConditionTrue, Reason: reasonApplied, Message: "its autoscalers are as it says", ObservedGeneration: policies[i].Generation}
+		switch {
+		case err != nil:
+			ready.Status, ready.Reason, ready.Message = metav1.ConditionFalse, reasonInvalid, err.Error()+"; what it made before stays as it is"
+		case policies[i].Spec.Paused || policies[i].Annotations[rightsizing.AnnotationReverted] != "":
+			ready.Reason, ready.Message = reasonPaused, "it is paused: nothing is changed"
+		}
+		status.Conditions = []metav1.Condition{ready}
+		out.Status[policies[i].Name] = status
+		compiled[i] = c
+	}
+	return policies, compiled
+}
+
+// letGo decides about autoscalers of policies that have no reason any more: all but those that stay.
+func (out *Outcome) letGo(existing []Existing, stays func(Existing, types.NamespacedName) bool, own map[string]bool) {
+	for _, e := range existing {
 		name := types.NamespacedName{Namespace: e.Namespace, Name: e.Name}
-		if e.Policy == "" || kept[name] || held[e.Policy] {
+		if e.Policy == "" || stays(e, name) {
 			continue
 		}
 		if kind, target, _ := strings.Cut(e.Target, "/"); !e.Sized || own[kind+"/"+e.Namespace+"/"+target] { // a person's autoscaler sizes its pods from here on
@@ -166,7 +178,15 @@ func Desire(in Input) Outcome {
 	for _, names := range [][]types.NamespacedName{out.Delete, out.Leave, out.TakeBack} {
 		slices.SortFunc(names, func(a, b types.NamespacedName) int { return strings.Compare(a.String(), b.String()) })
 	}
-	return out
+}
+
+// encoded is plain data of our own as JSON, for which there is no way to fail.
+func encoded(data any) []byte {
+	text, err := json.Marshal(data)
+	if err != nil {
+		panic(fmt.Sprintf("write %T as JSON: %v", data, err))
+	}
+	return text
 }
 
 // off says whether a namespace or a workload keeps policies away.
@@ -263,7 +283,7 @@ func (c *choice) mode(reverted bool) vpav1.UpdateMode {
 
 // render is the autoscaler as it is applied.
 func (c *choice) render(name types.NamespacedName, w Workload, align, yield []string, reverted, sized bool) map[string]any {
-	settings, _ := json.Marshal(c.effective(align, yield)) // it could be, when it was compiled
+	settings := encoded(c.effective(align, yield))
 	update := map[string]any{"updateMode": string(c.mode(reverted))}
 	if c.policy.Spec.SingleReplica == rightsizing.SingleEvict {
 		update["minReplicas"] = int64(1)

@@ -81,21 +81,11 @@ func (c *Controller) part(ctx context.Context, in Input, out *Outcome, existing 
 				break
 			}
 			c.deps.Turn()
-			at := objects[kind+"/"+namespace+"/"+workload]
-			if at != nil && !elsewhere[kind+"/"+namespace+"/"+workload].known {
+			of := kind + "/" + namespace + "/" + workload
+			if objects[of] != nil && !elsewhere[of].known {
 				continue // whose pods they are is not known yet
 			}
-			done, err := true, error(nil)
-			if at != nil && !elsewhere[kind+"/"+namespace+"/"+workload].is {
-				done, err = c.takeBack(ctx, key, at, p, now)
-			}
-			if err == nil && done && now.Sub(p.since) >= c.deps.Settle {
-				err = c.parted(ctx, have, leaves)
-				if p.told > 0 && at != nil && err == nil {
-					c.recorder.Eventf(reference(kind, at), corev1.EventTypeNormal, "TakenBack", "No policy sizes it any more: its pods have their template's requests (%d were resized in place).", p.told)
-				}
-			}
-			if err != nil {
+			if err := c.partWith(ctx, have, objects[of], !elsewhere[of].is, leaves, p, now); err != nil {
 				errs = append(errs, fmt.Errorf("take back %s: %w", key, err))
 			}
 		}
@@ -108,6 +98,33 @@ func (c *Controller) part(ctx context.Context, in Input, out *Outcome, existing 
 			delete(c.partings, name)
 		}
 	}
+	out.takingBack(kept)
+	return errs
+}
+
+// partWith gives back the pods of one workload, where it is there and they are ours, and lets its autoscaler go once all of them are.
+func (c *Controller) partWith(ctx context.Context, have *unstructured.Unstructured, at *metav1.ObjectMeta, ours, leaves bool, p *parting, now time.Time) error {
+	key := target(have)
+	if at != nil && ours {
+		if done, err := c.takeBack(ctx, key, at, p, now); err != nil || !done {
+			return err
+		}
+	}
+	if now.Sub(p.since) < c.deps.Settle {
+		return nil
+	}
+	if err := c.parted(ctx, have, leaves); err != nil {
+		return err
+	}
+	if p.told > 0 && at != nil {
+		_, kind, _ := split(key)
+		c.recorder.Eventf(reference(kind, at), corev1.EventTypeNormal, "TakenBack", "No policy sizes it any more: its pods have their template's requests (%d were resized in place).", p.told)
+	}
+	return nil
+}
+
+// takingBack says in policies' status what is given back, and what cannot be, by policy.
+func (out *Outcome) takingBack(kept map[string][]string) {
 	for name, s := range out.Status {
 		if s.Leaving == 0 {
 			continue
@@ -124,7 +141,6 @@ func (c *Controller) part(ctx context.Context, in Input, out *Outcome, existing 
 		s.Conditions = append(s.Conditions, condition)
 		out.Status[name] = s
 	}
-	return errs
 }
 
 // takeBack asks the pods of a workload for what their template says, and says whether all of them have it.

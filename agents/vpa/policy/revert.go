@@ -2,7 +2,6 @@ package policy
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -86,10 +85,9 @@ type reverter struct {
 
 // mark is the patch that makes everybody leave an object alone.
 func (v *reverter) mark(by string) []byte {
-	body, _ := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]string{
+	return encoded(map[string]any{"metadata": map[string]any{"annotations": map[string]string{
 		rightsizing.AnnotationReverted: v.Now().UTC().Format(time.RFC3339), rightsizing.AnnotationRevertedBy: by,
 	}}})
-	return body
 }
 
 func (v *reverter) run(ctx context.Context, r Request) (Reverted, error) {
@@ -371,8 +369,7 @@ func resize(p *corev1.Pod, spec *corev1.PodSpec) (patch []byte, differs bool) {
 	if len(body.Spec.Containers)+len(body.Spec.InitContainers) == 0 {
 		return nil, false
 	}
-	patch, _ = json.Marshal(body)
-	return patch, true
+	return encoded(body), true
 }
 
 // defaulted says whether the API server makes a request of a limit.

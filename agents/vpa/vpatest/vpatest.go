@@ -90,7 +90,9 @@ func New(t *testing.T, o Options) *Cluster {
 			}
 			webhooks, _, _ := unstructured.NestedSlice(one.Object, "webhooks")
 			for _, w := range webhooks {
-				w.(map[string]any)["clientConfig"] = map[string]any{"url": o.WebhookURL}
+				if hook, is := w.(map[string]any); is {
+					hook["clientConfig"] = map[string]any{"url": o.WebhookURL}
+				}
 			}
 			if err := unstructured.SetNestedSlice(one.Object, webhooks, "webhooks"); err != nil {
 				t.Fatal(err)
@@ -121,7 +123,7 @@ func New(t *testing.T, o Options) *Cluster {
 // render are the objects of the nOps VPA in the golden render.
 func (c *Cluster) render(t *testing.T) []*unstructured.Unstructured {
 	t.Helper()
-	_, here, _, _ := runtime.Caller(0)
+	_, here, _, _ := runtime.Caller(0) //nolint:dogsled // its signature
 	text, err := os.ReadFile(filepath.Join(filepath.Dir(here), "../../..", golden))
 	if err != nil {
 		t.Fatal(err)

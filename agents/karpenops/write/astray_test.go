@@ -146,7 +146,7 @@ func testAhead(w *world) {
 	}
 	job := w.writer(w.config, limits)
 	job.Limits.DrainGrace = 2 * time.Second
-	ctx, cancel := context.WithTimeout(w.ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(w.ctx, 5*time.Minute)
 	defer cancel()
 	r, err := job.Revert(ctx, Selection{All: true}, "ann", nil)
 	if err != nil || !slices.Equal(slices.Sorted(slices.Values(r.Deleted)), []string{"NodePool/base-commit", "NodePool/base-spot"}) {
@@ -281,10 +281,9 @@ func testHeld(w *world) {
 	w.says("Node", "node-b", "FailedDraining", "Failed to drain node, 1 pods are waiting to be evicted")
 	w.says("NodeClaim", "base-aaaaa", "DisruptionBlocked", `of a node of another's`)
 	w.saysAs("kubectl", "default", "uid", "NodeClaim", "base-nops-aaaaa", "DisruptionBlocked", `a lie`)
-	short, cancel := context.WithTimeout(w.ctx, 2*time.Second)
-	defer cancel()
 	var said []string
-	_, err := w.Revert(short, Selection{All: true}, "ann", func(line string) { said = append(said, line) })
+	short, say := w.untilSaid(&said, "NodePool/base-nops: waits for")
+	_, err := w.Revert(short, Selection{All: true}, "ann", say)
 	want := `Karpenter says of base-nops-aaaaa: PDB "shop/web" prevents pod evictions; of base-nops-bbbbb: Failed to drain node, 1 pods are waiting to be evicted`
 	if err == nil || !strings.Contains(err.Error(), "base-nops ("+want+")") {
 		w.Errorf("when the time is up: %v", err)
@@ -294,9 +293,9 @@ func testHeld(w *world) {
 	}
 	// What it said long ago holds no more.
 	w.clock.pass(blockedFor + time.Minute)
-	short, cancel = context.WithTimeout(w.ctx, 2*time.Second)
-	defer cancel()
-	if _, err := w.Revert(short, Selection{All: true}, "ann", nil); err == nil || strings.Contains(err.Error(), "PDB") {
+	said = nil
+	short, say = w.untilSaid(&said, "NodePool/base-nops: waits for")
+	if _, err := w.Revert(short, Selection{All: true}, "ann", say); err == nil || strings.Contains(err.Error(), "PDB") {
 		w.Errorf("later: %v", err)
 	}
 }

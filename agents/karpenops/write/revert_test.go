@@ -25,6 +25,21 @@ import (
 	"github.com/nopsctl/nopsctl/pkg/nopsapi"
 )
 
+// untilSaid is a context that ends when a revert has said lines that begin so: it has come as far then, however long that took.
+func (w *world) untilSaid(said *[]string, starts ...string) (context.Context, func(string)) {
+	ctx, cancel := context.WithTimeout(w.ctx, time.Minute)
+	w.Cleanup(cancel)
+	return ctx, func(line string) {
+		*said = append(*said, line)
+		for _, start := range starts {
+			if !slices.ContainsFunc(*said, func(line string) bool { return strings.HasPrefix(line, start) }) {
+				return
+			}
+		}
+		cancel()
+	}
+}
+
 // testRevert takes everything back: fields, siblings with nodes, an overlay.
 func testRevert(w *world) {
 	before := w.make("kubectl-create", w.consenting("base"))
@@ -52,10 +67,9 @@ func testRevert(w *world) {
 		w.Error("nothing selected, and no error")
 	}
 	// Only what belongs to one pool, and only so long: the nodes do not go by themselves.
-	short, cancel := context.WithTimeout(w.ctx, 2*time.Second)
-	defer cancel()
 	var said []string
-	r, err := w.Revert(short, Selection{Pools: []string{"base"}}, "ann", func(line string) { said = append(said, line) })
+	short, say := w.untilSaid(&said, "NodePool/base-commit: waits for", "NodePool/base-spot: waits for")
+	r, err := w.Revert(short, Selection{Pools: []string{"base"}}, "ann", say)
 	if err == nil || !strings.Contains(err.Error(), "run it again") {
 		w.Fatalf("%+v, %v", r, err)
 	}
@@ -129,7 +143,7 @@ func testRevert(w *world) {
 	logged := len(w.logs.String())
 	said = nil
 	again := w.writer(w.config, w.Limits)
-	all, cancel := context.WithTimeout(w.ctx, time.Minute)
+	all, cancel := context.WithTimeout(w.ctx, 5*time.Minute)
 	defer cancel()
 	r, err = again.Revert(all, Selection{All: true}, "bob", func(line string) { said = append(said, line) })
 	close(done)
@@ -238,7 +252,7 @@ func testRevertBeside(w *world) {
 		time.Sleep(time.Duration(round) * 20 * time.Millisecond)
 		job := w.writer(w.config, w.Limits)
 		job.Limits.DrainGrace = time.Nanosecond
-		ctx, cancel := context.WithTimeout(w.ctx, time.Minute)
+		ctx, cancel := context.WithTimeout(w.ctx, 5*time.Minute)
 		r, err := job.Revert(ctx, Selection{All: true}, "ann", nil)
 		cancel()
 		left := w.everything()

@@ -116,6 +116,7 @@ func (l Lab) processes(o Options) []cluster.Process {
 		"--kubeconfig=" + config(MetricsServer), "--authentication-kubeconfig=" + config(MetricsServer), "--authorization-kubeconfig=" + config(MetricsServer),
 		fmt.Sprintf("--secure-port=%d", metricsPort), "--cert-dir=" + l.path("metrics-server"), "--kubelet-preferred-address-types=InternalIP", "--kubelet-use-node-status-port",
 		"--kubelet-certificate-authority=" + pki("ca.crt"), "--metric-resolution=" + o.Resolution.String(),
+		"--kubelet-request-timeout=" + (o.Resolution * 4 / 5).String(), // it must be less than nine tenths of that, and is not by default
 	}}}
 	if o.MetricsOnly {
 		return all

@@ -67,7 +67,7 @@ test-stories: deps ## The stories: the real binaries in one shared lab
 
 .PHONY: test-scenarios
 test-scenarios: deps ## The long ones
-	cd lab && go test -count=1 -timeout 60m -v -run "TestScenarios|TestLabs|TestKarpenter" ./e2e
+	cd lab && go test -count=1 -timeout 60m -v -run "TestScenarios|TestLabs|TestKarpenter|TestVPA" ./e2e
 
 .PHONY: test-vpa-behaviour
 test-vpa-behaviour: deps ## The VPA of Kubernetes and ours, asked the same in a lab of their own; BEHAVIOUR=-write rewrites docs/vpa-behaviour.md

@@ -41,6 +41,7 @@
 //	| perfectscale.io    | workloadautomationconfigs                                |       | get, list, watch |
 //	| autoscaling        | horizontalpodautoscalers                                 |       | get, list, watch |
 //	|                    | limitranges, nodes, pods, replicationcontrollers         |       | get, list, watch |
+//	|                    | resourcequotas                                           |       | get, list, watch |
 //	|                    | pods/resize                                              |       | patch            |
 //	|                    | pods/eviction                                            |       | create           |
 //	|                    | events                                                   |       | create, patch    |
@@ -59,6 +60,7 @@
 //	| perfectscale.io              | workloadautomationconfigs                                |          | get, list, watch |
 //	| autoscaling                  | horizontalpodautoscalers                                 |          | get, list, watch |
 //	|                              | limitranges, nodes, pods, replicationcontrollers         |          | get, list, watch |
+//	|                              | resourcequotas                                           |          | get, list, watch |
 //	| apps                         | daemonsets, deployments, replicasets, statefulsets       |          | get, list, watch |
 //	| apps                         | deployments/scale, replicasets/scale, statefulsets/scale |          | get              |
 //	| batch                        | cronjobs, jobs                                           |          | get, list, watch |

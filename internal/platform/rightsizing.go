@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -157,19 +158,40 @@ func (s *Server) sendOutcomes(ctx context.Context, _ caller, r *request) (result
 	if _, err := s.own(ctx, r); err != nil {
 		return result{}, err
 	}
-	told, err := decoded[nopsapi.Outcomes](r.body)
-	if err != nil {
-		return result{}, err
-	}
 	var raw struct {
-		Outcomes []json.RawMessage `json:"outcomes"`
+		SchemaVersion int               `json:"schema_version"`
+		Outcomes      []json.RawMessage `json:"outcomes"`
 	}
 	if err := nopsapi.Decode(r.body, &raw); err != nil {
 		return result{}, invalid(err)
 	}
+	told := nopsapi.Outcomes{SchemaVersion: raw.SchemaVersion, Outcomes: make([]nopsapi.Outcome, len(raw.Outcomes))}
+	unread := map[int]error{}
+	for i := range raw.Outcomes {
+		if err := nopsapi.Decode(raw.Outcomes[i], &told.Outcomes[i]); err != nil {
+			told.Outcomes[i], unread[i] = nopsapi.Outcome{}, err
+		}
+	}
+	if err := told.ValidateDelivery(); err != nil {
+		return result{}, invalid(err)
+	}
+	refused := told.Refused() // one that is wrong keeps no other one away
+	wrong := map[int]bool{}
+	for i := range refused {
+		wrong[refused[i].Index] = true
+		if err := unread[refused[i].Index]; err != nil {
+			refused[i].Why = err.Error()
+		}
+	}
+	if len(refused) == len(told.Outcomes) {
+		return result{}, invalid(fmt.Errorf("none of %d outcomes can be taken, the first %q: %s", len(refused), refused[0].ID, refused[0].Why))
+	}
 	var res result
 	stored := 0
 	for i, o := range told.Outcomes {
+		if wrong[i] {
+			continue
+		}
 		index := r.home + "|" + o.ID
 		_, err := s.store().Get(ctx, kindOutcomeID, index)
 		switch {
@@ -186,7 +208,7 @@ func (s *Server) sendOutcomes(ctx context.Context, _ caller, r *request) (result
 			return result{}, err
 		}
 	}
-	res.status, res.answer = http.StatusOK, nopsapi.RightsizingAck{ReceivedAt: s.now(), Stored: stored}
+	res.status, res.answer = http.StatusOK, nopsapi.RightsizingAck{ReceivedAt: s.now(), Stored: stored, Refused: refused}
 	return res, nil
 }
 

@@ -156,13 +156,22 @@ func TestOutcomes(t *testing.T) {
 		if got := list(start.Add(time.Minute)); got != "c=oom" {
 			t.Errorf("since a minute: %s", got)
 		}
+		// One that is wrong keeps no other one away, and is named.
+		mixed := outcomes(start.Add(30*time.Second), "d", "e|f", "d")
+		var refused *nopsclient.OutcomesRefused
+		if err := agent.SendOutcomes(t.Context(), arn, mixed); !errors.As(err, &refused) || len(refused.Refused) != 2 || refused.Refused[0].ID != "e|f" {
+			t.Errorf("one of three is good: %v", err)
+		}
+		if got := list(start.Add(30 * time.Second)); got != "d=in-place c=oom" {
+			t.Errorf("what was good of it: %s", got)
+		}
 		// More than a page.
 		var ids []string
 		for i := range nopsapi.MaxOutcomes {
 			ids = append(ids, fmt.Sprintf("r-%03d", i))
 		}
 		send(outcomes(start.Add(2*time.Minute), ids...))
-		if got := strings.Fields(list(time.Time{})); len(got) != nopsapi.MaxOutcomes+3 || got[len(got)-1] != "r-499=in-place" {
+		if got := strings.Fields(list(time.Time{})); len(got) != nopsapi.MaxOutcomes+4 || got[len(got)-1] != "r-499=in-place" {
 			t.Errorf("%d outcomes", len(got))
 		}
 		c.Advance(30*24*time.Hour + 90*time.Second)
@@ -178,6 +187,38 @@ func TestOutcomes(t *testing.T) {
 			}
 		}
 	})
+}
+
+// One outcome that is wrong, or cannot be read at all, keeps no other one away: it is named. The document allows no such delivery, and a
+// platform that took nothing of it would be asked for ever.
+func TestOneOutcomeIsWrong(t *testing.T) {
+	c := &clock{now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
+	s := &platform.Server{Now: c.Now, RatePerMinute: 1 << 20}
+	seed(t, s)
+	h := httptest.NewServer(s) // not held against the document
+	t.Cleanup(h.Close)
+	person, _ := installed(t, h.URL)
+	key := must[nopsapi.AgentKey](t)(person.CreateAgentKey(t.Context(), arn)).Key
+	one := func(id string) string {
+		return `{"id":` + id + `,"at":"2026-01-02T03:04:05Z","workload":{"api_version":"apps/v1","kind":"Deployment","namespace":"n","name":"w"},"pod":"p","kind":"oom"}`
+	}
+	for _, tt := range []struct {
+		name, outcomes, part string
+		want                 int
+	}{
+		{"an ID that would lie", one(`"a|"`) + "," + one(`"a"`), `"stored":1,"refused":[{"index":0,"id":"a|","why":"id: `, 200},
+		{"twice", one(`"b"`) + "," + one(`"b"`), `"stored":1,"refused":[{"index":1,"id":"b","why":"listed twice"}]`, 200},
+		{"one that cannot be read", one(`"c"`) + `,{"id":7}`, `"stored":1,"refused":[{"index":1,"id":"","why":"JSON`, 200},
+		{"nothing else", `{"id":7}`, "none of 1 outcomes can be taken", 400},
+	} {
+		res, body := raw(t, h.URL, "POST", nopsapi.PathOutcomes(arn), key, nil, []byte(`{"schema_version":1,"outcomes":[`+tt.outcomes+`]}`))
+		if res.StatusCode != tt.want || !strings.Contains(string(body), tt.part) {
+			t.Errorf("%s: %d %s", tt.name, res.StatusCode, body)
+		}
+	}
+	if all := must[[]nopsapi.Outcome](t)(person.Outcomes(t.Context(), arn, time.Time{})); len(all) != 3 {
+		t.Errorf("%d outcomes are stored, want 3: %+v", len(all), all)
+	}
 }
 
 func TestRightsizingThatIsRefused(t *testing.T) {

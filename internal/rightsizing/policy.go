@@ -65,6 +65,9 @@ type Settings struct {
 	// HPA says what happens to a resource on whose utilization a HorizontalPodAutoscaler scales: Yield (default) only recommends it, Align
 	// changes the autoscaler's target in proportion, so that it scales at the same usage as before, and yields where that cannot be.
 	HPA HPARule `json:"hpa,omitempty"`
+	// WholeCPUs rounds up the CPU of a container of a Guaranteed pod that requests whole CPUs: the kubelet's static CPU manager gives it CPUs of its
+	// own only then.
+	WholeCPUs bool `json:"wholeCPUs,omitempty"`
 	// JVM guards Java: memory is not lowered below what -Xmx or MaxRAMPercentage needs, CPU not while it starts. Not with Ignore.
 	JVM Guard `json:"jvm,omitempty"`
 }

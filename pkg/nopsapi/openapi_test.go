@@ -107,7 +107,7 @@ func messages() map[string]any {
 		"KarpenterInventory": nopsapi.KarpenterInventory{}, "KarpenterPool": nopsapi.KarpenterPool{}, "KarpenterNodeClass": nopsapi.KarpenterNodeClass{}, "KarpenterNode": nopsapi.KarpenterNode{}, "KarpenterFinding": nopsapi.KarpenterFinding{},
 		"KarpenterRecords": nopsapi.KarpenterRecords{}, "KarpenterRecordList": nopsapi.KarpenterRecordList{}, "KarpenterRecord": nopsapi.KarpenterRecord{}, "KarpenterAck": nopsapi.KarpenterAck{},
 		"WorkloadRef": nopsapi.WorkloadRef{}, "RightsizedWorkloads": nopsapi.RightsizedWorkloads{}, "RightsizedWorkload": nopsapi.RightsizedWorkload{}, "Recommendations": nopsapi.Recommendations{}, "WorkloadRecommendation": nopsapi.WorkloadRecommendation{},
-		"ContainerRecommendation": nopsapi.ContainerRecommendation{}, "Recommended": nopsapi.Recommended{}, "Outcomes": nopsapi.Outcomes{}, "Outcome": nopsapi.Outcome{}, "OutcomeList": nopsapi.OutcomeList{}, "RightsizingAck": nopsapi.RightsizingAck{},
+		"ContainerRecommendation": nopsapi.ContainerRecommendation{}, "Recommended": nopsapi.Recommended{}, "Outcomes": nopsapi.Outcomes{}, "Outcome": nopsapi.Outcome{}, "OutcomeList": nopsapi.OutcomeList{}, "RightsizingAck": nopsapi.RightsizingAck{}, "RefusedOutcome": nopsapi.RefusedOutcome{},
 		"SampleSeen": nopsapi.SampleSeen{}, "Seen": nopsapi.Seen{}, "Warning": nopsapi.Warning{}, "WarningList": nopsapi.WarningList{}, "WhoAmI": nopsapi.WhoAmI{},
 	}
 }

@@ -117,4 +117,13 @@ type RightsizingAck struct {
 	Generation int64     `json:"generation,omitempty"` // of the list of workloads that recommendations are made for from now on
 	Seq        uint64    `json:"seq,omitempty"`        // of the recommendations that are served from now on
 	Stored     int       `json:"stored,omitempty"`     // outcomes that were not known yet
+	// Refused are outcomes that were not taken, and never will be; the others were.
+	Refused []RefusedOutcome `json:"refused,omitempty"`
+}
+
+// RefusedOutcome is one outcome of a delivery that was not taken. ID is the beginning of its ID.
+type RefusedOutcome struct {
+	Index int    `json:"index"` // from 0
+	ID    string `json:"id"`
+	Why   string `json:"why"`
 }

@@ -139,8 +139,19 @@ func (r Recommended) validate(name string, most float64) error {
 	return nil
 }
 
-// Validate says what is wrong with a delivery of outcomes. Kinds that are not known here are nothing wrong.
+// Validate says what is wrong with a delivery of outcomes, and with each of them. Kinds that are not known here are nothing wrong.
 func (o Outcomes) Validate() error {
+	if err := o.ValidateDelivery(); err != nil {
+		return err
+	}
+	if refused := o.Refused(); len(refused) > 0 {
+		return fmt.Errorf("outcome %d %q: %s", refused[0].Index, refused[0].ID, refused[0].Why)
+	}
+	return nil
+}
+
+// ValidateDelivery says what is wrong with a delivery as such: a platform takes nothing of it then.
+func (o Outcomes) ValidateDelivery() error {
 	if err := readable(o.SchemaVersion, RightsizingSchema); err != nil {
 		return err
 	}
@@ -150,6 +161,12 @@ func (o Outcomes) Validate() error {
 	case len(o.Outcomes) > MaxOutcomes:
 		return fmt.Errorf("outcomes: %d, at most %d are allowed", len(o.Outcomes), MaxOutcomes)
 	}
+	return nil
+}
+
+// Refused are the outcomes with which something is wrong, in their order: a platform takes the others.
+func (o Outcomes) Refused() []RefusedOutcome {
+	var refused []RefusedOutcome
 	seen := make(map[string]bool, len(o.Outcomes))
 	for i, one := range o.Outcomes {
 		err := one.validate()
@@ -157,11 +174,12 @@ func (o Outcomes) Validate() error {
 			err = fmt.Errorf("listed twice")
 		}
 		if err != nil {
-			return fmt.Errorf("outcome %d %q: %w", i, clip(one.ID), err)
+			refused = append(refused, RefusedOutcome{Index: i, ID: clip(one.ID), Why: err.Error()})
+			continue
 		}
 		seen[one.ID] = true
 	}
-	return nil
+	return refused
 }
 
 func (o Outcome) validate() error {

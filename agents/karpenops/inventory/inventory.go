@@ -528,7 +528,7 @@ func (w *Watcher) gates(s Snapshot) (overlays bool, problem string) {
 		case w.o.Overlays == "on":
 			overlays = true
 		default:
-			missing = append(missing, "NodeOverlay: served, and nothing shows whether Karpenter's feature gate NodeOverlay is on; say it with --node-overlays")
+			missing = append(missing, "NodeOverlay: served, and nothing shows whether Karpenter's feature gate NodeOverlay is on; say it with value karpenops.nodeOverlays (--node-overlays)")
 		}
 	}
 	return overlays, strings.Join(missing, "; ")

@@ -357,7 +357,7 @@ func TestGates(t *testing.T) {
 		want         bool
 		says         string
 	}{
-		{"nothing is seen", "auto", nil, false, "say it with --node-overlays"},
+		{"nothing is seen", "auto", nil, false, "say it with value karpenops.nodeOverlays"},
 		{"said", "on", nil, true, ""},
 		{"off wins", "off", []map[string]any{overlay(time.Hour, "{type: Ready}")}, false, ""},
 		{"evaluated", "auto", []map[string]any{overlay(time.Hour, "{type: Ready}")}, true, ""},

@@ -342,8 +342,12 @@ func (p *planner) shareCommitments() {
 		case p.in.Commitments == nil:
 			p.stays(b, s, "nothing is known of commitments now")
 		default:
-			p.say(b.Name, "commitments: %s has none any more (%s): its limit falls by %d vCPU a run", s.Name, strings.Join(s.Commitments, ", "), p.cfg.RampDown)
-			b.committed = append(b.committed, &want{purpose: commitmentPurpose, list: listOf(s), current: s, fate: exact, ids: s.Commitments, reason: "its commitments are gone"})
+			why := "its commitments are gone"
+			if slices.ContainsFunc(p.in.Commitments.Commitments, func(c nopsapi.Commitment) bool { return slices.Contains(s.Commitments, c.ID) && c.End.After(p.in.Now) }) {
+				why = "nothing that its commitments cover may be bought for it any more"
+			}
+			p.say(b.Name, "commitments: %s (%s): %s; its limit falls by %d vCPU a run", s.Name, strings.Join(s.Commitments, ", "), why, p.cfg.RampDown)
+			b.committed = append(b.committed, &want{purpose: commitmentPurpose, list: listOf(s), current: s, fate: exact, ids: s.Commitments, reason: why})
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -22,6 +23,9 @@ type Imported struct {
 	// There were autoscalers of ours of that name before: they are left as they are.
 	There []string
 }
+
+// postProcessors begin upstream's annotations of what is done to a recommendation: whole CPUs.
+const postProcessors = "vpa-post-processor.kubernetes.io/"
 
 // Import copies the Kubernetes VPA's autoscalers to ours, in mode Off and with the specification otherwise as it is: both recommend, theirs
 // applies, until a person deletes theirs and turns ours on. Names are NAMESPACE/NAME.
@@ -84,6 +88,12 @@ func imported(from *unstructured.Unstructured) *unstructured.Unstructured {
 	to := &unstructured.Unstructured{Object: map[string]any{"apiVersion": rightsizing.Group + "/" + rightsizing.Version, "kind": "VerticalPodAutoscaler", "spec": spec}}
 	to.SetNamespace(from.GetNamespace())
 	to.SetName(from.GetName())
-	to.SetAnnotations(map[string]string{rightsizing.AnnotationImported: from.GetNamespace() + "/" + from.GetName()})
+	annotations := map[string]string{rightsizing.AnnotationImported: from.GetNamespace() + "/" + from.GetName()}
+	for name, value := range from.GetAnnotations() {
+		if strings.HasPrefix(name, postProcessors) {
+			annotations[name] = value
+		}
+	}
+	to.SetAnnotations(annotations)
 	return to
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -182,6 +183,11 @@ func (o *Outcomes) Deliver(ctx context.Context) error {
 	defer cancel()
 	err := o.deps.Platform.SendOutcomes(ctx, o.deps.ARN, nopsapi.Outcomes{SchemaVersion: nopsapi.RightsizingSchema, Outcomes: some})
 	if err == nil || notOffered(err) {
+		return nil
+	}
+	var refused *nopsclient.OutcomesRefused
+	if errors.As(err, &refused) {
+		o.deps.Log.Warn("the platform refuses some outcomes, and took the others", "error", err)
 		return nil
 	}
 	if nopsclient.IsKind(err, nopsclient.KindRefused) {

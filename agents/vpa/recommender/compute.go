@@ -13,6 +13,7 @@ import (
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender/config"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender/logic"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender/model"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender/routines"
 	vpautil "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/vpa"
 
 	"github.com/nopsctl/nopsctl/agents/vpa/push"
@@ -61,6 +62,7 @@ type given struct {
 	platform *nopsapi.WorkloadRecommendation // nil: none in force
 	holds    map[string]hold                 // by container
 	most     corev1.ResourceList             // of any container, of all autoscalers
+	room     corev1.ResourceList             // of its containers together: what the largest node has that they may run on; nil is not known
 }
 
 // hold is the memory that a container is given since it ran out.
@@ -169,6 +171,8 @@ func (e estimators) asUpstream(g given) made {
 
 // cap bounds the recommendation by the autoscaler's policy, as upstream does, and completes the parts.
 func (m *made) cap(g given) {
+	// As upstream does where its option is given; an autoscaler without the annotation does not change.
+	m.recommendation = (&routines.IntegerCPUPostProcessor{}).Process(g.vpa, m.recommendation)
 	free := m.recommendation
 	if capped, err := vpautil.ApplyVPAPolicy(free, g.vpa.Spec.ResourcePolicy, g.most); err == nil && capped != nil {
 		m.recommendation = capped
@@ -192,9 +196,52 @@ func (m *made) cap(g given) {
 		}
 		p.result = is
 	}
+	m.fit(g)
 	slices.SortFunc(m.parts, func(a, b part) int {
 		return cmp.Or(cmp.Compare(a.container, b.container), cmp.Compare(a.resource, b.resource))
 	})
+}
+
+// fit bounds the containers together by the largest node that they may run on, each by the same share: what fits none is never applied.
+func (m *made) fit(g given) {
+	if g.settings == nil || m.recommendation == nil {
+		return
+	}
+	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+		room, known := g.room[name]
+		if !known || room.Sign() <= 0 {
+			continue
+		}
+		sum := resource.Quantity{}
+		for _, c := range m.recommendation.ContainerRecommendations {
+			sum.Add(c.Target[name])
+		}
+		if sum.Cmp(room) <= 0 {
+			continue
+		}
+		part := room.AsApproximateFloat64() / sum.AsApproximateFloat64()
+		for _, c := range m.recommendation.ContainerRecommendations {
+			q, is := c.Target[name]
+			if !is {
+				continue
+			}
+			to := share(name, q, part)
+			for _, bounds := range []corev1.ResourceList{c.Target, c.LowerBound} {
+				if was, is := bounds[name]; is && was.Cmp(to) > 0 {
+					bounds[name] = to
+				}
+			}
+			if upper, is := c.UpperBound[name]; is && upper.Cmp(room) > 0 {
+				c.UpperBound[name] = room
+			}
+			for i := range m.parts {
+				if p := &m.parts[i]; p.container == c.ContainerName && p.resource == name {
+					p.steps = append(p.steps, rightsizing.Adjustment{Rule: "node", Why: fmt.Sprintf("the largest node that it may run on has %s for the containers of a pod, besides its DaemonSets", room.String()), To: to})
+					p.result = to
+				}
+			}
+		}
+	}
 }
 
 // explain says how the recommendation came to be.

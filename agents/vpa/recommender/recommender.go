@@ -286,7 +286,7 @@ type leader struct {
 	began     time.Time
 	collected time.Time
 	seed      maphash.Seed
-	indexers  struct{ vpas, pods cache.Indexer }
+	indexers  struct{ vpas, pods, nodes cache.Indexer }
 }
 
 // watch lists and watches objects until the context ends.
@@ -343,7 +343,11 @@ func (l *leader) assemble(ctx context.Context) error {
 	if err := errors.Join(errV, errC, errP); err != nil {
 		return err
 	}
-	source, nodesKnown, err := l.usage(ctx)
+	nodes, nodesKnown, err := watch(ctx, l.kube.CoreV1().RESTClient(), "nodes", cache.InformerOptions{ObjectType: &corev1.Node{}, Transform: slimNode}, fields.Everything())
+	if err != nil {
+		return err
+	}
+	source, err := l.usage(nodes)
 	if err != nil {
 		return err
 	}
@@ -353,17 +357,13 @@ func (l *leader) assemble(ctx context.Context) error {
 			return fmt.Errorf("waiting for the cache of %s: %w", kind, ctx.Err())
 		}
 	}
-	known := []cache.InformerSynced{vpasKnown, checkpointsKnown, podsKnown}
-	if nodesKnown != nil {
-		known = append(known, nodesKnown)
-	}
-	if !cache.WaitForCacheSync(stop, known...) {
+	if !cache.WaitForCacheSync(stop, vpasKnown, checkpointsKnown, podsKnown, nodesKnown) {
 		return fmt.Errorf("waiting for the caches: %w", ctx.Err())
 	}
 	input.WatchEvictionEventsWithRetries(ctx, l.kube, seen, metav1.NamespaceAll)
 	fetcher.Start(ctx, scaleLoop)
 
-	l.indexers.vpas, l.indexers.pods = vpas, pods
+	l.indexers.vpas, l.indexers.pods, l.indexers.nodes = vpas, pods, nodes
 	l.podLister = listersv1.NewPodLister(pods)
 	l.cluster = clusterstate.New(collectEvery)
 	c := &sources.Client{Source: source, Name: l.opts.Source, Wanted: l.wanted}
@@ -385,34 +385,58 @@ func (l *leader) skip(namespace string) bool {
 }
 
 // usage is the source of usage.
-func (l *leader) usage(ctx context.Context) (metrics.PodMetricsLister, cache.InformerSynced, error) {
+func (l *leader) usage(nodes cache.Indexer) (metrics.PodMetricsLister, error) {
 	if l.deps.Metrics != nil {
-		return l.deps.Metrics, nil, nil
+		return l.deps.Metrics, nil
 	}
 	switch l.opts.Source {
 	case SourceMetricsServer:
-		s, err := sources.MetricsServer(l.config, l.config.UserAgent)
-		return s, nil, err
+		return sources.MetricsServer(l.config, l.config.UserAgent)
 	case SourceStore:
-		s, err := l.store()
-		return s, nil, err
+		return l.store()
 	}
-	nodes, synced, err := watch(ctx, l.kube.CoreV1().RESTClient(), "nodes", cache.InformerOptions{ObjectType: &corev1.Node{}, Transform: addressesOnly}, fields.Everything())
-	if err != nil {
-		return nil, nil, err
-	}
-	k, err := sources.NewKubelets(sources.KubeletOptions{
+	return sources.NewKubelets(sources.KubeletOptions{
 		Kube: l.deps.Kube, UserAgent: l.config.UserAgent, Nodes: listersv1.NewNodeLister(nodes), Insecure: l.opts.KubeletInsecure, Log: l.deps.Log, Now: l.deps.Now,
 	})
-	return k, synced, err
 }
 
-// addressesOnly keeps of a node where its kubelet is; the list of its images alone is 20 kB.
-func addressesOnly(obj any) (any, error) {
+// room is what nodes have for pods, as far as that is watched.
+func (l *leader) room() *rooms {
+	if l.indexers.nodes == nil || l.podLister == nil {
+		return nil
+	}
+	nodes, err := listersv1.NewNodeLister(l.indexers.nodes).List(labels.Everything())
+	pods, failed := l.podLister.List(labels.Everything())
+	if err != nil || failed != nil {
+		return nil
+	}
+	return newRooms(nodes, pods)
+}
+
+// onePod is one of a workload's, whichever has the first name.
+func (l *leader) onePod(vpa *model.Vpa) *corev1.Pod {
+	var first string
+	for _, id := range l.cluster.GetMatchingPods(vpa) {
+		if first == "" || id.PodName < first {
+			first = id.PodName
+		}
+	}
+	if first == "" || l.podLister == nil {
+		return nil
+	}
+	pod, err := l.podLister.Pods(vpa.ID.Namespace).Get(first)
+	if err != nil {
+		return nil
+	}
+	return pod
+}
+
+// slimNode keeps of a node where its kubelet is and what it has; the list of its images alone is 20 kB.
+func slimNode(obj any) (any, error) {
 	if n, is := obj.(*corev1.Node); is {
 		return &corev1.Node{
 			ObjectMeta: metav1.ObjectMeta{Name: n.Name, UID: n.UID, ResourceVersion: n.ResourceVersion, Labels: n.Labels},
-			Status:     corev1.NodeStatus{Addresses: n.Status.Addresses, DaemonEndpoints: n.Status.DaemonEndpoints},
+			Status:     corev1.NodeStatus{Allocatable: n.Status.Allocatable, Addresses: n.Status.Addresses, DaemonEndpoints: n.Status.DaemonEndpoints},
 		}, nil
 	}
 	return obj, nil
@@ -605,6 +629,7 @@ func (l *leader) compute(did *Round) []write {
 		unread, elsewhere int
 	)
 	others := l.finder.Ready() == nil
+	rooms := l.room()
 	for _, observed := range l.cluster.ObservedVPAs() {
 		vpa := l.cluster.VPAs()[model.VpaID{Namespace: observed.Namespace, VpaName: observed.Name}]
 		if vpa == nil {
@@ -625,6 +650,7 @@ func (l *leader) compute(did *Round) []write {
 			vpa.DeleteCondition(rightsizing.ConditionPlatform)
 		case settings.Owned:
 			g.settings = &settings
+			g.room = rooms.of(l.onePod(vpa), func(name string) bool { return states[name] != nil })
 			g.holds = l.holds.of(vpa.ID, now)
 			if one, is := l.ask(vpa, &g, now); is {
 				wanted = append(wanted, one)

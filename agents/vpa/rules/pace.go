@@ -113,7 +113,7 @@ func (b *Breaker) Open(policy string, s Settings, now time.Time) (until time.Tim
 	return time.Time{}, false
 }
 
-// Cooling says until when a pod that was changed is left alone; zero is that it is not. A kill for want of memory does not wait.
+// Cooling says until when a workload whose pods were changed is left alone; zero is that it is not. A kill for want of memory does not wait.
 func Cooling(s Settings, changed time.Time, outOfMemory bool, now time.Time) time.Time {
 	if changed.IsZero() || outOfMemory {
 		return time.Time{}

@@ -20,6 +20,10 @@ import (
 type Options struct {
 	// LimitRanges of namespaces; nil means none.
 	LimitRanges limitrange.LimitRangeCalculator
+	// Quotas of a namespace; nil means none.
+	Quotas func(namespace string) []*corev1.ResourceQuota
+	// KeepMemoryLimits says that this Kubernetes does not lower the memory limit of a container while it runs; nil means that it does.
+	KeepMemoryLimits func() bool
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	// Known is what is known of an autoscaler's workload besides its recommendation; nil means nothing.
@@ -44,6 +48,8 @@ type Known struct {
 type Provider struct {
 	limitRanges limitrange.LimitRangeCalculator
 	capping     vpautil.RecommendationProcessor
+	quotas      func(namespace string) []*corev1.ResourceQuota
+	keeps       func() bool
 	now         func() time.Time
 	known       func(*vpav1.VerticalPodAutoscaler) Known
 }
@@ -52,9 +58,15 @@ var _ recommendation.Provider = (*Provider)(nil)
 
 // NewProvider makes one.
 func NewProvider(o Options) *Provider {
-	p := &Provider{limitRanges: o.LimitRanges, now: o.Now, known: o.Known}
+	p := &Provider{limitRanges: o.LimitRanges, quotas: o.Quotas, keeps: o.KeepMemoryLimits, now: o.Now, known: o.Known}
 	if p.limitRanges == nil {
 		p.limitRanges = limitrange.NewNoopLimitsCalculator()
+	}
+	if p.keeps == nil {
+		p.keeps = func() bool { return false }
+	}
+	if p.quotas == nil {
+		p.quotas = func(string) []*corev1.ResourceQuota { return nil }
 	}
 	if p.now == nil {
 		p.now = time.Now
@@ -96,10 +108,15 @@ func (p *Provider) SizeBy(pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler, set
 	if err != nil {
 		return Sizing{}, fmt.Errorf("reading the LimitRange of %s: %w", pod.Namespace, err)
 	}
-	return Size(Input{
+	s := Size(Input{
 		Pod: pod, Recommended: recommended, Policy: vpa.Spec.ResourcePolicy, Settings: settings, Known: p.known(vpa), Range: item,
-		Mode: vpautil.GetUpdateMode(vpa), Now: p.now(),
-	}), nil
+		Mode: vpautil.GetUpdateMode(vpa), Now: p.now(), KeepMemoryLimits: p.keeps(),
+	})
+	creating := Creating(pod)
+	if s.Quota = overQuota(p.quotas(pod.Namespace), pod, s, creating); s.Quota != "" && creating {
+		s.Containers = nil
+	}
+	return s, nil
 }
 
 // asContainers is the pod with its native sidecars among its containers.
@@ -157,7 +174,7 @@ func (p *Provider) sized(pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler) (Siz
 		return Sizing{}, nil
 	}
 	s, err := p.Size(pod, vpa)
-	if err != nil || s.Refused != "" && !Creating(pod) {
+	if err != nil || s.Quota != "" || s.Refused != "" && !Creating(pod) {
 		return Sizing{}, err
 	}
 	return s, nil

@@ -25,6 +25,8 @@ type Sizing struct {
 	Containers []Sized
 	// Refused says why the pod cannot get it while it runs. New pods may.
 	Refused string
+	// Quota says which ResourceQuota leaves no room for it. New pods could not be created with it, and get nothing.
+	Quota string
 }
 
 // Sized is what one container should get.
@@ -98,6 +100,8 @@ type Input struct {
 	Known       Known
 	// Range is the namespace's LimitRange for containers; nil is none.
 	Range *corev1.LimitRangeItem
+	// KeepMemoryLimits says that Kubernetes does not lower the memory limit of a container while it runs.
+	KeepMemoryLimits bool
 	// Mode is how it is applied.
 	Mode vpav1.UpdateMode
 	Now  time.Time
@@ -212,12 +216,20 @@ func (s *Sized) size(in Input, c *corev1.Container, r corev1.ResourceName, want 
 	if least, is := o.least(); is && o.want.Cmp(least) < 0 {
 		o.step("limitRange", least, "the namespace's LimitRange asks for %s at least", least.String())
 	}
+	o.wholeCPUs()
 	to, limited := resource.Quantity{}, false
 	if !o.limit.IsZero() {
 		to, limited = o.limitByRule()
 	}
 	if limited {
 		to = o.keepLimit(to)
+		if o.KeepMemoryLimits && !creating && r == corev1.ResourceMemory && to.Cmp(o.limit) < 0 && !restarts(c, r) {
+			to = o.limit
+			if o.guaranteed {
+				o.want = to
+			}
+			s.Steps = append(s.Steps, rightsizing.Adjustment{Rule: "limit", Why: "memory: Kubernetes before 1.34 lowers no memory limit of a container while it runs, unless its resizePolicy restarts it; new pods get it", To: o.want})
+		}
 	}
 	if most, is := o.most(); is && o.want.Cmp(most) > 0 {
 		o.step("limitRange", most, "the namespace's LimitRange allows %s at most", most.String())
@@ -278,6 +290,16 @@ func (o *one) oneStep() {
 	}
 	if down := o.Settings.MaxStep.Down; down > 0 && o.want.Cmp(from) < 0 {
 		o.step("step", larger(o.want, percentOf(o.r, from, 100-int64(down))), "at most %d%% less than %s at once", down, from.String())
+	}
+}
+
+// wholeCPUs keeps what is whole whole, where it may have CPUs of its own.
+func (o *one) wholeCPUs() {
+	if !o.Settings.WholeCPUs || !o.guaranteed || o.r != corev1.ResourceCPU || o.request.MilliValue()%1000 != 0 {
+		return
+	}
+	if to := o.want.DeepCopy(); !to.RoundUp(resource.Scale(0)) {
+		o.step("wholeCPUs", to, "whole CPUs alone are exclusive to a container of a Guaranteed pod")
 	}
 }
 

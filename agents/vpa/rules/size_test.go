@@ -148,6 +148,9 @@ func TestSizes(t *testing.T) {
 		{name: "BestEffort, running", reason: "Kubernetes does not let a pod's class change", pod: running(container("c", "", "")), vpa: one(plain, "200m,300Mi"), requests: "200m,300Mi", refused: "Burstable instead of BestEffort"},
 		{name: "BestEffort, new", reason: "a new pod may well get requests", pod: fresh(container("c", "", "")), vpa: one(plain, "200m,300Mi"), requests: "200m,300Mi"},
 		{name: "a limit without a request", reason: "Kubernetes takes them for equal", pod: fresh(container("c", "", "1,1Gi")), vpa: one(plain, "200m,300Mi"), requests: "200m,300Mi", limits: "200m,300Mi"},
+		{name: "whole CPUs", reason: "what is whole stays so where the class of service is Guaranteed", pod: running(container("c", "4,1Gi", "4,1Gi")), vpa: one(with(`"wholeCPUs":true`), "1100m,512Mi"), requests: "2,512Mi", limits: "2,512Mi", step: "wholeCPUs"},
+		{name: "whole CPUs, shared", reason: "a part of a CPU is shared in any case", pod: running(container("c", "2500m,1Gi", "2500m,1Gi")), vpa: one(with(`"wholeCPUs":true`), "1100m,512Mi"), requests: "1100m,512Mi", limits: "1100m,512Mi"},
+		{name: "whole CPUs, Burstable", reason: "the static CPU manager gives it none", pod: running(container("c", "4,1Gi", "")), vpa: one(with(`"wholeCPUs":true`), "1100m,512Mi"), requests: "1100m,512Mi"},
 		{name: "heap", reason: "memory is not lowered below what -Xmx needs", pod: running(java("1,4Gi", "2,6Gi", "-Xmx2g", "-jar", "a.jar")), vpa: one(plain, "1,512Mi"), requests: "1,2560Mi", limits: "2,3840Mi", step: "jvm"},
 		{name: "heap above the request", reason: "the guard raises nothing", pod: running(java("1,1Gi", "", "-Xmx2g")), vpa: one(plain, "1,512Mi"), requests: "1,1Gi", step: "jvm"},
 		{name: "heap, off", reason: "it can be switched off", pod: running(java("1,4Gi", "", "-Xmx2g")), vpa: one(with(`"jvm":"Ignore"`), "1,512Mi"), requests: "1,512Mi"},
@@ -191,8 +194,8 @@ func TestSizes(t *testing.T) {
 			}
 		})
 	}
-	if len(cases) != 38 {
-		t.Errorf("%d cases, want 38", len(cases))
+	if len(cases) != 41 {
+		t.Errorf("%d cases, want 41", len(cases))
 	}
 }
 
@@ -301,6 +304,38 @@ func TestSizesHoldTogether(t *testing.T) {
 			t.Errorf("%s became %s", was, is)
 		}
 	})
+}
+
+// Kubernetes 1.33 refuses a resize as a whole that lowers a memory limit without a restart: everything else of it is done.
+func TestMemoryLimitsThatStay(t *testing.T) {
+	restarting := container("c", "1,2Gi", "2,4Gi")
+	restarting.ResizePolicy = []corev1.ContainerResizePolicy{{ResourceName: corev1.ResourceMemory, RestartPolicy: corev1.RestartContainer}}
+	for _, c := range []struct {
+		name             string
+		pod              *corev1.Pod
+		target           string
+		requests, limits string
+		says             bool
+	}{
+		{"lowered", running(container("c", "1,2Gi", "2,4Gi")), "500m,1Gi", "500m,1Gi", "1,4Gi", true},
+		{"raised", running(container("c", "1,2Gi", "2,4Gi")), "500m,3Gi", "500m,3Gi", "1,6Gi", false},
+		{"Guaranteed", running(container("c", "1,2Gi", "1,2Gi")), "500m,1Gi", "500m,2Gi", "500m,2Gi", true},
+		{"it restarts", running(restarting), "500m,1Gi", "500m,1Gi", "1,2Gi", false},
+		{"new", fresh(container("c", "1,2Gi", "2,4Gi")), "500m,1Gi", "500m,1Gi", "1,2Gi", false},
+	} {
+		p := rules.NewProvider(rules.Options{Now: func() time.Time { return now }, KeepMemoryLimits: func() bool { return true }})
+		s, err := p.Size(c.pod, autoscaler(`{"policy":"p","level":"MaximumSavings","observation":"0s"}`, map[string]string{"c": c.target}))
+		if err != nil || len(s.Containers) != 1 || s.Refused != "" {
+			t.Fatalf("%s: %+v, %v", c.name, s, err)
+		}
+		got := s.Containers[0]
+		if show(got.Target.Requests) != c.requests || show(got.Target.Limits) != c.limits {
+			t.Errorf("%s: %s, limits %s, want %s, %s", c.name, show(got.Target.Requests), show(got.Target.Limits), c.requests, c.limits)
+		}
+		if says := slices.ContainsFunc(got.Steps, func(a rightsizing.Adjustment) bool { return strings.Contains(a.Why, "1.34") }); says != c.says {
+			t.Errorf("%s: says why: %t", c.name, says)
+		}
+	}
 }
 
 // TestSidecarsAndLimitsArePatched: what upstream's calculators do not know is patched by ours.

@@ -90,6 +90,7 @@ type round struct {
 // once looks at everything once, and does what is to be done.
 func (u *Updater) once(ctx context.Context) {
 	now := u.now()
+	u.askVersion(ctx, now)
 	plans, alive := u.look(ctx)
 	u.verify(ctx, plans, alive, now)
 	for _, p := range plans {
@@ -133,8 +134,19 @@ func (u *Updater) once(ctx context.Context) {
 		u.deps.Turn()
 		u.act(ctx, c, r)
 	}
+	u.ebb(plans)
 	u.tell(ctx, plans, now)
 	u.forget(plans, alive)
+}
+
+// ebb ends waves that have no pods left to change.
+func (u *Updater) ebb(plans []*plan) {
+	for _, p := range plans {
+		if w := u.memory.waves[p.UID]; w.open && !slices.ContainsFunc(p.todo, func(c *candidate) bool { return !c.done }) {
+			w.open = false
+			u.memory.waves[p.UID] = w
+		}
+	}
 }
 
 func sign(later bool) int {
@@ -224,6 +236,7 @@ func (u *Updater) resize(ctx context.Context, c *candidate, g *group, r *round) 
 		return true
 	case apierrors.IsInvalid(err), apierrors.IsForbidden(err), apierrors.IsNotFound(err) && !names(err, pod.Name), apierrors.IsMethodNotSupported(err):
 		c.why = refusedWhy(err)
+		u.keeps = u.keeps || refusesLowering(err) // the next loop asks for the rest
 		u.memory.refused[c.pod.UID] = refusal{wanted: fingerprint(c.sizing), why: c.why, until: r.now.Add(refusedFor)}
 		u.counts.refused.Add(1)
 		u.outcome(c, r.now, "refused", c.why)
@@ -306,6 +319,12 @@ func (u *Updater) did(c *candidate, now time.Time, kind string) {
 	evicted := kind == "evicted"
 	u.memory.ledger.Add(rules.Change{At: now, Namespace: c.Namespace, Evicted: evicted})
 	u.memory.changed[c.pod.UID] = now
+	c.done = true
+	if w := u.memory.waves[c.UID]; w.open {
+		u.memory.waves[c.UID] = wave{began: w.began, last: now, open: true}
+	} else {
+		u.memory.waves[c.UID] = wave{began: now, last: now, open: true}
+	}
 	delete(u.memory.refused, c.pod.UID)
 	done := change{
 		at: now, evicted: evicted, autoscaler: c.UID, policy: c.settings.Policy, pod: c.pod.UID, key: c.pod.Namespace + "/" + c.pod.Name, wanted: c.sizing.Wanted(),
@@ -435,6 +454,11 @@ func (u *Updater) forget(plans []*plan, alive map[types.UID]*corev1.Pod) {
 	for id := range u.memory.refused {
 		if alive[id] == nil {
 			delete(u.memory.refused, id)
+		}
+	}
+	for id := range u.memory.waves {
+		if !there[id] {
+			delete(u.memory.waves, id)
 		}
 	}
 	for id := range u.memory.written {

@@ -80,6 +80,7 @@ type candidate struct {
 	// inPlace and evict are how, in this order. Why says what a resize cannot do, where it is not in place.
 	inPlace, evict bool
 	why            string
+	done           bool
 }
 
 // look finds out about every autoscaler.
@@ -219,6 +220,10 @@ func (u *Updater) consider(p *plan, pod *corev1.Pod, now time.Time) *candidate {
 		p.tally.wait("running pods stay as they are; new ones are sized when they are created", time.Time{})
 		return nil
 	}
+	if sizing.Quota != "" {
+		p.tally.impossible = append(p.tally.impossible, sizing.Quota) // neither in place nor by an eviction: what comes instead could not be created with it
+		return nil
+	}
 	if !u.means(c, now) {
 		return nil
 	}
@@ -234,7 +239,7 @@ func (u *Updater) consider(p *plan, pod *corev1.Pod, now time.Time) *candidate {
 		p.tally.wait("its window is closed", opens)
 		return nil
 	}
-	if until := rules.Cooling(p.settings, changed, c.oom, now); !until.IsZero() {
+	if until := rules.Cooling(p.settings, u.changedBefore(p, pod), c.oom, now); !until.IsZero() {
 		p.tally.wait("it was changed lately and cools down", until)
 		return nil
 	}
@@ -250,6 +255,19 @@ func (u *Updater) changedAt(p *plan, pod *corev1.Pod) time.Time {
 		return last
 	}
 	return time.Time{}
+}
+
+// changedBefore is when the pods of the workload were changed last, by a change that this pod's would not be part of. After a restart nothing
+// is known of a wave, and there is none.
+func (u *Updater) changedBefore(p *plan, pod *corev1.Pod) time.Time {
+	w, is := u.memory.waves[p.UID]
+	if is && w.open && u.memory.changed[pod.UID].Before(w.began) {
+		return time.Time{}
+	}
+	if last := p.Application.LastChange; last.After(w.last) {
+		return last
+	}
+	return w.last
 }
 
 // worthwhile says whether a pod is far enough off.

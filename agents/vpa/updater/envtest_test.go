@@ -547,6 +547,50 @@ func TestUpdater(t *testing.T) {
 		}
 	})
 
+	t.Run("cooldown is the workload's", func(t *testing.T) {
+		p := w.place(t, 5)
+		for i := range 4 {
+			p.pod(fmt.Sprint("wave", i), "1,1Gi", "", nil)
+		}
+		p.autoscaler(inPlace, strings.Replace(settings(""), `"cooldown":"0s"`, `"cooldown":"1h"`, 1), "500m,512Mi")
+		if a := p.becomes(rightsizing.StateApplied, "close enough"); a.InPlace != 4 {
+			t.Errorf("one change is that of all its pods, half of them at a time: %+v", a)
+		}
+		p.pod("late", "1,1Gi", "", nil)
+		p.becomes(rightsizing.StateWaiting, "cools down")
+		if got := p.requests("late"); got != "1,1Gi" {
+			t.Errorf("another pod is another change: it has %s", got)
+		}
+		w.add(61 * time.Minute)
+		p.becomes(rightsizing.StateApplied, "close enough")
+		if got := p.requests("late"); got != "500m,512Mi" {
+			t.Errorf("afterwards it has %s", got)
+		}
+	})
+
+	t.Run("a ResourceQuota without room", func(t *testing.T) {
+		p := w.place(t, 1)
+		p.pod("quota", "1,1Gi", "", nil)
+		quotas := w.Client.CoreV1().ResourceQuotas(p.ns)
+		hard := corev1.ResourceList{corev1.ResourceRequestsCPU: resource.MustParse("1500m")}
+		q, err := quotas.Create(t.Context(), &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "team"}, Spec: corev1.ResourceQuotaSpec{Hard: hard}}, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		q.Status = corev1.ResourceQuotaStatus{Hard: hard, Used: corev1.ResourceList{corev1.ResourceRequestsCPU: resource.MustParse("1")}}
+		if _, err := quotas.UpdateStatus(t.Context(), q, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second) // the updater sees it
+		p.autoscaler(inPlace, settings(""), "2,2Gi")
+		p.becomes(rightsizing.StateImpossible, "ResourceQuota team has no room")
+		if n := w.told("refused", "quota"); n != 0 || p.requests("quota") != "1,1Gi" {
+			t.Errorf("it was tried %d times, and has %s", n, p.requests("quota"))
+		}
+		p.recommend("1500m,2Gi")
+		p.becomes(rightsizing.StateApplied, "")
+	})
+
 	t.Run("the class of service", func(t *testing.T) {
 		p := w.place(t, 1)
 		p.pod("j", "", "", nil)

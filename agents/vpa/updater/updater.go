@@ -154,6 +154,9 @@ type Updater struct {
 
 	memory memory
 	counts counts
+	// keeps says that the API server lowers no memory limits, as it said when it was asked.
+	keeps bool
+	asked time.Time
 }
 
 // counts are the metrics.
@@ -241,7 +244,7 @@ func (u *Updater) watch() error {
 	if err != nil {
 		return fmt.Errorf("watching LimitRanges: %w", err)
 	}
-	u.provider = rules.NewProvider(rules.Options{LimitRanges: limits, Now: u.now, Known: u.known})
+	u.provider = rules.NewProvider(rules.Options{LimitRanges: limits, Quotas: rules.QuotasOf(u.kubeFactory), KeepMemoryLimits: func() bool { return u.keeps }, Now: u.now, Known: u.known})
 	// The mark on pods that upstream's last calculator makes is left out: to write it takes the right to patch pods, and nobody reads it.
 	var calculators []patch.Calculator
 	for _, c := range u.provider.Calculators(patch.Resize) {
@@ -367,7 +370,8 @@ func (u *Updater) loop(ctx context.Context) error {
 func (u *Updater) blind() error {
 	for what, synced := range map[string]bool{
 		"autoscalers": u.autoscalers.HasSynced(), "pods": u.podFactory.Core().V1().Pods().Informer().HasSynced(), "LimitRanges": u.kubeFactory.Core().V1().LimitRanges().Informer().HasSynced(),
-		"Deployments": u.kubeFactory.Apps().V1().Deployments().Informer().HasSynced(), "ReplicaSets": u.kubeFactory.Apps().V1().ReplicaSets().Informer().HasSynced(),
+		"ResourceQuotas": u.kubeFactory.Core().V1().ResourceQuotas().Informer().HasSynced(),
+		"Deployments":    u.kubeFactory.Apps().V1().Deployments().Informer().HasSynced(), "ReplicaSets": u.kubeFactory.Apps().V1().ReplicaSets().Informer().HasSynced(),
 		"StatefulSets": u.kubeFactory.Apps().V1().StatefulSets().Informer().HasSynced(), "DaemonSets": u.kubeFactory.Apps().V1().DaemonSets().Informer().HasSynced(),
 		"ReplicationControllers": u.kubeFactory.Core().V1().ReplicationControllers().Informer().HasSynced(),
 		"Jobs":                   u.kubeFactory.Batch().V1().Jobs().Informer().HasSynced(), "CronJobs": u.kubeFactory.Batch().V1().CronJobs().Informer().HasSynced(),
@@ -398,6 +402,8 @@ type memory struct {
 	written map[types.UID]rightsizing.Application
 	// changed is when a pod was.
 	changed map[types.UID]time.Time
+	// waves are the last changes of workloads, by autoscaler.
+	waves map[types.UID]wave
 	// refused is what the API server refused of a pod.
 	refused map[types.UID]refusal
 	// open are changes that have not shown yet.
@@ -411,6 +417,12 @@ type memory struct {
 type resting struct {
 	until time.Time
 	why   string
+}
+
+// wave is one change of a workload: all its pods, one after the other. It is open until none is left to be changed.
+type wave struct {
+	began, last time.Time
+	open        bool
 }
 
 type refusal struct {
@@ -435,7 +447,7 @@ type change struct {
 func newMemory(since time.Time) memory {
 	return memory{
 		since: since,
-		known: map[types.UID]rules.Known{}, written: map[types.UID]rightsizing.Application{}, changed: map[types.UID]time.Time{},
+		known: map[types.UID]rules.Known{}, written: map[types.UID]rightsizing.Application{}, changed: map[types.UID]time.Time{}, waves: map[types.UID]wave{},
 		refused: map[types.UID]refusal{}, rests: map[types.UID]resting{}, blocked: map[types.UID]time.Time{},
 	}
 }

@@ -2,6 +2,7 @@ package nopsclient
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -43,10 +44,40 @@ func (c *Client) RightsizedWorkloads(ctx context.Context, arn string) (nopsapi.R
 }
 
 // SendOutcomes delivers what became of recommendations, at most nopsapi.MaxOutcomes. Their IDs make it idempotent: what was delivered
-// before may be delivered again.
+// before may be delivered again. An outcome that the platform will never take is an *OutcomesRefused; the others were taken.
 func (c *Client) SendOutcomes(ctx context.Context, arn string, some nopsapi.Outcomes) error {
-	_, err := publish[nopsapi.RightsizingAck](ctx, c, http.MethodPost, nopsapi.PathOutcomes(arn), some, 0)
+	refused := some.Refused() // here already: they would be refused there
+	if n := len(some.Outcomes); len(refused) > 0 && len(refused) < n {
+		wrong := map[int]bool{}
+		for _, one := range refused {
+			wrong[one.Index] = true
+		}
+		good := make([]nopsapi.Outcome, 0, n)
+		for i, one := range some.Outcomes {
+			if !wrong[i] {
+				good = append(good, one)
+			}
+		}
+		some.Outcomes = good
+	} else {
+		refused = nil
+	}
+	ack, err := publish[nopsapi.RightsizingAck](ctx, c, http.MethodPost, nopsapi.PathOutcomes(arn), some, 0)
+	if refused = append(refused, ack.Refused...); err == nil && len(refused) > 0 {
+		return &OutcomesRefused{Refused: refused}
+	}
 	return err
+}
+
+// OutcomesRefused says that some outcomes of a delivery were not taken, and never will be.
+type OutcomesRefused struct {
+	Refused []nopsapi.RefusedOutcome
+}
+
+// Error implements error.
+func (e *OutcomesRefused) Error() string {
+	first := e.Refused[0]
+	return fmt.Sprintf("outcomes that are refused: %d, the first %q: %s", len(e.Refused), first.ID, first.Why)
 }
 
 // Outcomes lists what became of recommendations of a cluster since then, by time.

@@ -222,7 +222,7 @@ func ungated(gate string, a autoscaler) map[string]difference {
 // refused makes an autoscaler, which the webhook must refuse for that.
 func (r *run) refused(because string, a autoscaler) {
 	r.Helper()
-	if err := r.create(a); err == nil || !strings.Contains(err.Error(), "denied the request") || !strings.Contains(err.Error(), because) {
+	if err := r.create(a, false); err == nil || !strings.Contains(err.Error(), "denied the request") || !strings.Contains(err.Error(), because) {
 		r.Fatalf("want a refusal by the webhook, because of %q: %v", because, err)
 	}
 }
@@ -289,7 +289,10 @@ func updater() []behaviour {
 		silences(u("nobody is evicted while the admission controller does not answer", func(r *run) {
 			before := r.start("Deployment", 2, small...)
 			r.check(r.stack.admission(r.world, false))
-			defer func() { r.check(r.stack.admission(r.world, true)) }()
+			defer func() {
+				r.check(r.stack.admission(r.world, true))
+				r.answers()
+			}()
 			time.Sleep(70 * time.Second) // its Lease holds for a minute
 			r.autoscale(up("Recreate"))
 			r.stays(before)
@@ -445,7 +448,7 @@ func recommender() []behaviour {
 				r.Fatalf("%v", got)
 			}
 		}),
-		{suite: "recommender", what: "memory that ran out is raised by the autoscaler's own ratio (gate PerVPAConfig)", quiet: true, test: func(r *run) {
+		{suite: "recommender", what: "memory that ran out is raised by the autoscaler's own ratio (gate PerVPAConfig)", test: func(r *run) {
 			r.start("Deployment", 1, container{name: "hamster", requests: "50m 200Mi", limits: "- 200Mi", args: []string{"--memory=260", "--after=4s"}})
 			r.autoscale(ratio)
 			least := resource.MustParse("600Mi")

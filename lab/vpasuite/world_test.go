@@ -291,14 +291,29 @@ func (r *run) resource(plural string) dynamic.ResourceInterface {
 
 func (r *run) autoscale(a autoscaler) {
 	r.Helper()
-	r.check(r.create(a))
+	r.check(r.create(a, false))
 	if len(a.status) > 0 {
 		r.recommend(a.status...)
 	}
 	time.Sleep(time.Second) // whoever watches has seen it
 }
 
-func (r *run) create(a autoscaler) error {
+// answers waits until the stack's webhook does: whoever is ready is not yet known to every proxy.
+func (r *run) answers() {
+	r.Helper()
+	wrong := autoscaler{name: "wrong", policies: []map[string]any{{"containerName": "*", "minAllowed": map[string]any{"requests": map[string]any{"cpu": "10m"}}}}}
+	for range 5 {
+		r.until(soon, "the webhook answers", func() string {
+			if err := r.create(wrong, true); err == nil {
+				return "what means nothing is taken"
+			}
+			return ""
+		})
+		time.Sleep(500 * time.Millisecond)
+	}
+}
+
+func (r *run) create(a autoscaler, dry bool) error {
 	if a.name == "" {
 		a.name = "hamster"
 	}
@@ -339,9 +354,13 @@ func (r *run) create(a autoscaler) error {
 		}
 		spec["recommenders"] = all
 	}
+	options := metav1.CreateOptions{}
+	if dry {
+		options.DryRun = []string{metav1.DryRunAll}
+	}
 	_, err := r.resource("verticalpodautoscalers").Create(r.Context(), &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": r.stack.group + "/v1", "kind": "VerticalPodAutoscaler", "metadata": map[string]any{"name": a.name}, "spec": spec,
-	}}, metav1.CreateOptions{})
+	}}, options)
 	return err
 }
 
@@ -598,7 +617,7 @@ func (r *run) limitRange(kind corev1.LimitType, least, most amounts) {
 
 func (r *run) disruption(unavailable int) {
 	r.Helper()
-	n := intstr.FromInt32(int32(unavailable)) //nolint:gosec // a handful
+	n := intstr.FromInt32(int32(unavailable))
 	budget := &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Name: "hamster"}, Spec: policyv1.PodDisruptionBudgetSpec{MaxUnavailable: &n, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "hamster"}}}}
 	_ = r.kube.PolicyV1().PodDisruptionBudgets(r.namespace).Delete(r.Context(), "hamster", metav1.DeleteOptions{})
 	_, err := r.kube.PolicyV1().PodDisruptionBudgets(r.namespace).Create(r.Context(), budget, metav1.CreateOptions{})

@@ -69,6 +69,11 @@ test-stories: deps ## The stories: the real binaries in one shared lab
 test-scenarios: deps ## The long ones
 	cd lab && go test -count=1 -timeout 60m -v -run "TestScenarios|TestLabs|TestKarpenter|TestVPA" ./e2e
 
+.PHONY: test-vpa-behaviour
+test-vpa-behaviour: deps ## The VPA of Kubernetes and ours, asked the same in a lab of their own; BEHAVIOUR=-write rewrites docs/vpa-behaviour.md
+	trap 'bin/lab down --name vpa-behaviour' EXIT; \
+	bin/lab up --name vpa-behaviour --components all && (cd lab && NOPSCTL_LAB=vpa-behaviour go test -count=1 -timeout 40m -v ./vpasuite $(if $(BEHAVIOUR),-args $(BEHAVIOUR)))
+
 .PHONY: bench
 bench: ## What the keep-list saves, how long verification takes, what karpenops does over a month, what the nOps VPA takes beside that of Kubernetes; measured here, never in CI. BENCH=-write rewrites docs/series.md, docs/verification-speed.md, docs/karpenops-replay.md and docs/vpa-speed.md
 	cd lab && go run ./bench/series $(BENCH) && go run ./bench/verify $(BENCH) && go run ./bench/karpenops $(BENCH) && go run ./bench/vpa $(BENCH)

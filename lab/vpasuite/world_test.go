@@ -16,7 +16,6 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -40,7 +39,7 @@ type stack struct {
 const (
 	interval = 5 * time.Second
 	never    = 25 * time.Second
-	soon     = 90 * time.Second
+	soon     = 2 * time.Minute
 )
 
 func stacks() []stack {
@@ -74,6 +73,7 @@ func stacks() []stack {
 // world is the lab.
 type world struct {
 	bin, name, kubeconfig string
+	node                  string
 	kube                  kubernetes.Interface
 	dynamic               dynamic.Interface
 }
@@ -152,8 +152,33 @@ func open(t *testing.T) *world {
 	if w.dynamic, err = dynamic.NewForConfig(config); err != nil {
 		t.Fatal(err)
 	}
+	nodes, err := w.kube.CoreV1().Nodes().List(t.Context(), metav1.ListOptions{})
+	if err != nil || len(nodes.Items) != 1 {
+		t.Fatalf("a lab has one node, this one has %d: %v", len(nodes.Items), err)
+	}
+	w.node = nodes.Items[0].Name
+	// What an earlier run left when it was interrupted would take this one's room.
+	selector := metav1.ListOptions{LabelSelector: label}
+	left, err := w.kube.CoreV1().Namespaces().List(t.Context(), selector)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, one := range left.Items {
+		_ = w.kube.CoreV1().Namespaces().Delete(t.Context(), one.Name, metav1.DeleteOptions{})
+	}
+	for began := time.Now(); len(left.Items) > 0; time.Sleep(time.Second) {
+		if left, err = w.kube.CoreV1().Namespaces().List(t.Context(), selector); err != nil {
+			t.Fatal(err)
+		}
+		if time.Since(began) > 2*time.Minute {
+			t.Fatalf("%d namespaces of an earlier run are still there: %s", len(left.Items), left.Items[0].Name)
+		}
+	}
 	return w
 }
+
+// label is on the namespaces of cases.
+const label = "lab.nopsctl.local/vpasuite"
 
 // run is one case with one stack, in a namespace of its own.
 type run struct {
@@ -162,20 +187,17 @@ type run struct {
 
 	stack     stack
 	namespace string
+	// node is where its pods are put past the scheduler, which would take a node for full that is going to be; empty leaves it to that.
+	node string
 }
 
-func (w *world) run(t *testing.T, s stack, number int) *run {
+func (w *world) run(t *testing.T, s stack, number int, b behaviour) *run {
 	t.Helper()
 	r := &run{T: t, world: w, stack: s, namespace: fmt.Sprintf("case-%s-%d", s.name, number)}
-	_ = w.kube.CoreV1().Namespaces().Delete(t.Context(), r.namespace, metav1.DeleteOptions{})
-	r.until(soon, "an earlier run of it is gone", func() string {
-		_, err := w.kube.CoreV1().Namespaces().Get(t.Context(), r.namespace, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
-			return ""
-		}
-		return fmt.Sprint("namespace: ", err)
-	})
-	_, err := w.kube.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: r.namespace, Labels: map[string]string{"lab.nopsctl.local/story": "true"}}}, metav1.CreateOptions{})
+	if !b.schedules {
+		r.node = w.node
+	}
+	_, err := w.kube.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: r.namespace, Labels: map[string]string{label: "case"}}}, metav1.CreateOptions{})
 	r.check(err)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 10*time.Second)
@@ -252,6 +274,7 @@ type recommended struct {
 
 // autoscaler is what is made in the stack's group.
 type autoscaler struct {
+	name         string // hamster unless said otherwise
 	kind, target string // Deployment hamster unless said otherwise
 	mode         string
 	policies     []map[string]any // of containers
@@ -268,6 +291,32 @@ func (r *run) resource(plural string) dynamic.ResourceInterface {
 
 func (r *run) autoscale(a autoscaler) {
 	r.Helper()
+	r.check(r.create(a, false))
+	if len(a.status) > 0 {
+		r.recommend(a.status...)
+	}
+	time.Sleep(time.Second) // whoever watches has seen it
+}
+
+// answers waits until the stack's webhook does: whoever is ready is not yet known to every proxy.
+func (r *run) answers() {
+	r.Helper()
+	wrong := autoscaler{name: "wrong", policies: []map[string]any{{"containerName": "*", "minAllowed": map[string]any{"requests": map[string]any{"cpu": "10m"}}}}}
+	for range 5 {
+		r.until(soon, "the webhook answers", func() string {
+			if err := r.create(wrong, true); err == nil {
+				return "what means nothing is taken"
+			}
+			return ""
+		})
+		time.Sleep(500 * time.Millisecond)
+	}
+}
+
+func (r *run) create(a autoscaler, dry bool) error {
+	if a.name == "" {
+		a.name = "hamster"
+	}
 	if a.kind == "" {
 		a.kind = "Deployment"
 	}
@@ -305,14 +354,14 @@ func (r *run) autoscale(a autoscaler) {
 		}
 		spec["recommenders"] = all
 	}
-	_, err := r.resource("verticalpodautoscalers").Create(r.Context(), &unstructured.Unstructured{Object: map[string]any{
-		"apiVersion": r.stack.group + "/v1", "kind": "VerticalPodAutoscaler", "metadata": map[string]any{"name": "hamster"}, "spec": spec,
-	}}, metav1.CreateOptions{})
-	r.check(err)
-	if len(a.status) > 0 {
-		r.recommend(a.status...)
+	options := metav1.CreateOptions{}
+	if dry {
+		options.DryRun = []string{metav1.DryRunAll}
 	}
-	time.Sleep(time.Second) // whoever watches has seen it
+	_, err := r.resource("verticalpodautoscalers").Create(r.Context(), &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": r.stack.group + "/v1", "kind": "VerticalPodAutoscaler", "metadata": map[string]any{"name": a.name}, "spec": spec,
+	}}, options)
+	return err
 }
 
 func (r *run) recommend(all ...recommended) {
@@ -383,9 +432,9 @@ func hamster(i int) string {
 	return fmt.Sprintf("hamster%d", i+1)
 }
 
-func template(containers []container) corev1.PodTemplateSpec {
+func template(node string, containers []container) corev1.PodTemplateSpec {
 	zero := int64(0)
-	t := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "hamster"}}, Spec: corev1.PodSpec{TerminationGracePeriodSeconds: &zero}}
+	t := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "hamster"}}, Spec: corev1.PodSpec{TerminationGracePeriodSeconds: &zero, NodeName: node}}
 	for _, c := range containers {
 		t.Spec.Containers = append(t.Spec.Containers, corev1.Container{Name: c.name, Image: image, Args: c.args, Resources: corev1.ResourceRequirements{Requests: c.requests.list(), Limits: c.limits.list()}})
 	}
@@ -397,7 +446,7 @@ func (r *run) start(kind string, replicas int32, containers ...container) []core
 	r.Helper()
 	meta := metav1.ObjectMeta{Name: "hamster", Namespace: r.namespace}
 	selector := &metav1.LabelSelector{MatchLabels: map[string]string{"app": "hamster"}}
-	spec := template(containers)
+	spec := template(r.node, containers)
 	// A pod's containers share its network, and the program listens.
 	for i := range spec.Spec.Containers {
 		if i > 0 {
@@ -568,7 +617,7 @@ func (r *run) limitRange(kind corev1.LimitType, least, most amounts) {
 
 func (r *run) disruption(unavailable int) {
 	r.Helper()
-	n := intstr.FromInt32(int32(unavailable)) //nolint:gosec // a handful
+	n := intstr.FromInt32(int32(unavailable))
 	budget := &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Name: "hamster"}, Spec: policyv1.PodDisruptionBudgetSpec{MaxUnavailable: &n, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "hamster"}}}}
 	_ = r.kube.PolicyV1().PodDisruptionBudgets(r.namespace).Delete(r.Context(), "hamster", metav1.DeleteOptions{})
 	_, err := r.kube.PolicyV1().PodDisruptionBudgets(r.namespace).Create(r.Context(), budget, metav1.CreateOptions{})

@@ -272,6 +272,16 @@ func refusedWhy(err error) string {
 	return err.Error()
 }
 
+// patient is a pod without the conditions of its resize. How long that may take was reckoned by them; upstream's restriction reckons from when
+// it is asked first, which is now, and would have it wait as long again.
+func patient(pod *corev1.Pod) *corev1.Pod {
+	shallow := *pod
+	shallow.Status.Conditions = slices.DeleteFunc(slices.Clone(pod.Status.Conditions), func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodResizePending || c.Type == corev1.PodResizeInProgress
+	})
+	return &shallow
+}
+
 // evict evicts a pod. Nothing else makes a restriction of evictions, without which there is none.
 func (u *Updater) evict(ctx context.Context, c *candidate, g *group, r *round) {
 	if !c.evict || c.mode == vpav1.UpdateModeInPlace {
@@ -292,13 +302,13 @@ func (u *Updater) evict(ctx context.Context, c *candidate, g *group, r *round) {
 	if u.budget(c, r, true) {
 		return
 	}
-	evictions := g.evictions()
-	if !evictions.CanEvict(c.pod) {
+	evictions, pod := g.evictions(), patient(c.pod)
+	if !evictions.CanEvict(pod) {
 		c.tally.pending = append(c.tally.pending, "its workload cannot spare a pod now")
 		return
 	}
 	r.evictions--
-	err := evictions.Evict(c.pod, &c.VerticalPodAutoscaler, u.recorder)
+	err := evictions.Evict(pod, &c.VerticalPodAutoscaler, u.recorder)
 	switch {
 	case err == nil:
 		u.counts.evictions.Add(1)

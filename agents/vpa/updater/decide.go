@@ -224,6 +224,10 @@ func (u *Updater) consider(p *plan, pod *corev1.Pod, now time.Time) *candidate {
 		p.tally.impossible = append(p.tally.impossible, sizing.Quota) // neither in place nor by an eviction: what comes instead could not be created with it
 		return nil
 	}
+	if !wanted(c) {
+		p.tally.wait("its evictionRequirements do not want a change in this direction", time.Time{})
+		return nil
+	}
 	if !u.means(c, now) {
 		return nil
 	}
@@ -320,6 +324,17 @@ func priorityOf(s rules.Sizing) priority.PodPriority {
 	}
 	p.ResourceDiff = max(p.ResourceDiff, limits) // a limit that moved alone counts too, but one that moved along does not count twice
 	return p
+}
+
+// wanted says whether an autoscaler's evictionRequirements want this change. Upstream asks them about resizes, too.
+func wanted(c *candidate) bool {
+	var targets vpav1.RecommendedPodResources
+	for _, s := range c.sizing.Containers {
+		targets.ContainerRecommendations = append(targets.ContainerRecommendations, vpav1.RecommendedContainerResources{ContainerName: s.Name, Target: s.Target.Requests})
+	}
+	requirements := priority.NewScalingDirectionPodEvictionAdmission()
+	requirements.LoopInit(nil, map[*vpav1.VerticalPodAutoscaler][]*corev1.Pod{&c.VerticalPodAutoscaler: {c.pod}})
+	return requirements.Admit(c.pod, &targets)
 }
 
 // means says how a pod can be changed, or tells why it cannot.

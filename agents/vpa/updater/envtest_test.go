@@ -686,6 +686,52 @@ func TestUpdater(t *testing.T) {
 		}
 	})
 
+	t.Run("what a node puts off is waited for five minutes, and no longer", func(t *testing.T) {
+		w.answers(true)
+		defer w.answers(false)
+		p := w.place(t, 2)
+		for i := range 2 {
+			p.pod(fmt.Sprint("x", i), "1,1Gi", "", nil)
+			p.report(fmt.Sprint("x", i), func(s *corev1.PodStatus) {
+				s.Conditions = append(s.Conditions, corev1.PodCondition{Type: corev1.PodResizePending, Status: corev1.ConditionTrue, Reason: corev1.PodReasonDeferred, Message: "node is full", LastTransitionTime: metav1.NewTime(w.now())})
+			})
+		}
+		p.autoscaler("InPlaceOrRecreate", "", "4,4Gi")
+		p.becomes(rightsizing.StateWaiting, "no room for it now")
+		w.add(4 * time.Minute)
+		time.Sleep(time.Second) // five loops
+		if a := p.application(); a.Evicted != 0 {
+			t.Fatalf("after four minutes: %+v", a)
+		}
+		w.add(2 * time.Minute)
+		vpatest.Eventually(t, "one is evicted", soon, func() bool { return p.application().Evicted == 1 })
+	})
+
+	t.Run("evictionRequirements", func(t *testing.T) {
+		w.answers(true)
+		defer w.answers(false)
+		for _, mode := range []string{"Recreate", inPlace} {
+			t.Run(mode, func(t *testing.T) {
+				p := w.place(t, 2)
+				for i := range 2 {
+					p.pod(fmt.Sprint("y", i), "1,1Gi", "", nil)
+				}
+				p.autoscaler("Off", "", "500m,2Gi")
+				up := `{"spec":{"updatePolicy":{"updateMode":"` + mode + `","evictionRequirements":[{"resources":["cpu"],"changeRequirement":"TargetHigherThanRequests"}]}}}`
+				if _, err := p.Dynamic.Resource(rightsizing.Autoscalers()).Namespace(p.ns).Patch(t.Context(), "web", types.MergePatchType, []byte(up), metav1.PatchOptions{}); err != nil {
+					t.Fatal(err)
+				}
+				p.becomes(rightsizing.StateWaiting, "evictionRequirements")
+				time.Sleep(time.Second) // five loops
+				if a := p.application(); a.Evicted+a.InPlace != 0 {
+					t.Fatalf("CPU goes down: %+v", a)
+				}
+				p.recommend("2,2Gi")
+				vpatest.Eventually(t, "it is changed", soon, func() bool { a := p.application(); return a.Evicted+a.InPlace > 0 })
+			})
+		}
+	})
+
 	t.Run("one pod is evicted where somebody wants it", func(t *testing.T) {
 		w.answers(true)
 		defer w.answers(false)

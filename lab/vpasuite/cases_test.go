@@ -642,10 +642,12 @@ func (r *run) clear(kind string) {
 }
 
 func full() []behaviour {
+	// Where a first look saw little usage, pods get the least that is recommended, and are only touched again once that is below the lower bound,
+	// which is held back until there is some minutes' history.
 	within := func(r *run, name corev1.ResourceName, least, most string) {
 		r.Helper()
 		low, high := resource.MustParse(least), resource.MustParse(most)
-		r.until(4*time.Minute, fmt.Sprintf("requests of %s are between %s and %s", name, least, most), func() string {
+		r.until(8*time.Minute, fmt.Sprintf("requests of %s are between %s and %s", name, least, most), func() string {
 			pods := r.pods()
 			if len(pods) == 0 {
 				return "there are no pods"

@@ -239,7 +239,7 @@ func TestDependentComponent(t *testing.T) {
 	if err != nil || !strings.Contains(plan.Consequence, "needs containerInsights, which is switched off") {
 		t.Errorf("%v %q", err, plan.Consequence)
 	}
-	if _, err = engine().Toggle(t.Context(), install.ToggleRequest{Component: "containerRightsizing", Enabled: true}); err == nil || class(err) != install.ClassUsage {
+	if _, err = engine().Toggle(t.Context(), install.ToggleRequest{Component: "dataFetcher", Enabled: true}); err == nil || class(err) != install.ClassUsage {
 		t.Errorf("not yet part of this release: %v", err)
 	}
 	r.Values = values(t, "{containerInsights: {centralized: false, env_variables: {APP_AWS_S3_BUCKET: b}}}")
@@ -295,7 +295,7 @@ func TestImagesOfWorkloadsThatRunNowhere(t *testing.T) {
 		{name: "no nodes at all", reason: "says nothing about those that come", missing: []string{"dcgm-exporter"}, want: event.Failed, says: []string{"dcgm-exporter"}},
 		{name: "nodes cannot be listed", reason: "what is not known does not count as good", nodes: []map[string]string{linux}, blind: true, missing: []string{"dcgm-exporter"}, want: event.Failed, says: []string{"whether a node would run it now is not known", "nodes cannot be listed"}},
 		{name: "somebody else's build", reason: "which is another fault", nodes: []map[string]string{linux}, foreign: "k8s-heartbeat-agent", missing: []string{"dcgm-exporter"}, want: event.Failed, says: []string{"is not a build of this project"}},
-		{name: "all there", reason: "the nodes are not asked for", blind: true, want: event.OK, says: []string{"5 images resolved"}},
+		{name: "all there", reason: "the nodes are not asked for", blind: true, want: event.OK, says: []string{"6 images resolved"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w, engine := embedded(t)
@@ -488,7 +488,7 @@ func TestSelectorsOfOtherCharts(t *testing.T) {
 			kept++
 		}
 	}
-	if kept != 4 || len(now) != 5 { // and the DCGM exporter
+	if kept != 4 || len(now) != 9 { // and the DCGM exporter, and the four parts of the VPA
 		t.Errorf("upgraded in place: %d of %v", kept, now)
 	}
 	// What a Service selects are the pods that the templates make, under either label.

@@ -55,7 +55,7 @@ func TestEmbeddedChart(t *testing.T) {
 	for _, c := range result.Components {
 		components[c.Component] = true
 	}
-	if diff := cmp.Diff(map[string]bool{"heartbeat": true, "vmagent": true, "node-exporter": true, "kube-state-metrics": true, "dcgm-exporter": true}, components); diff != "" {
+	if diff := cmp.Diff(map[string]bool{"heartbeat": true, "vmagent": true, "node-exporter": true, "kube-state-metrics": true, "dcgm-exporter": true, "vpa-recommender": true, "vpa-updater": true, "vpa-policy": true, "vpa-admission-controller": true}, components); diff != "" {
 		t.Errorf("components (-want +got):\n%s", diff)
 	}
 	if again, err := engine().Plan(t.Context(), r); err != nil || !again.NoOp {
@@ -70,7 +70,7 @@ func TestEmbeddedChart(t *testing.T) {
 		states[c.Name] = string(c.State)
 	}
 	none := string(install.ComponentUnavailable)
-	if diff := cmp.Diff(map[string]string{"containerInsights": "ready", "heartbeat": "ready", "karpenops": "disabled", "containerRightsizing": none, "dataFetcher": none, "autoUpdater": none, "dcgmExporter": "ready", "datadog": "disabled"}, states); diff != "" {
+	if diff := cmp.Diff(map[string]string{"containerInsights": "ready", "heartbeat": "ready", "karpenops": "disabled", "containerRightsizing": "ready", "dataFetcher": none, "autoUpdater": none, "dcgmExporter": "ready", "datadog": "disabled"}, states); diff != "" {
 		t.Errorf("status (-want +got):\n%s", diff)
 	}
 	for _, c := range install.Components() {

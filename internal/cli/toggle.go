@@ -185,10 +185,14 @@ func (o *toggleOptions) carryOut(ctx context.Context, op *operation, s *session,
 
 // consequence is what the switch leads to: with --revert not what the engine knows, which leaves things as they are.
 func (o *toggleOptions) consequence(otherwise string) string {
-	if o.enable || !o.keeper.revert || !strings.EqualFold(o.component, karpenops) {
-		return otherwise
+	switch {
+	case o.enable || !o.keeper.revert:
+	case strings.EqualFold(o.component, karpenops):
+		return "what karpenops made and changed is taken back first: its NodePools are drained within their disruption budgets and deleted; NodePools are not changed any more then"
+	case strings.EqualFold(o.component, rightsizingComponent):
+		return "pods get back what their templates request first, in place; requests are not recommended or changed any more then"
 	}
-	return "what karpenops made and changed is taken back first: its NodePools are drained within their disruption budgets and deleted; NodePools are not changed any more then"
+	return otherwise
 }
 
 // say tells what is about to be done, before the question.

@@ -267,7 +267,7 @@ func TestDisableRightsizing(t *testing.T) {
 		{name: "no revert", reason: "said, not silent", sized: true, args: []string{"--yes", "--no-revert"}, says: []string{"NOPS-CLI-003", "nobody sizes any more", "nopsctl vpa revert --all"}, disabled: true},
 		{name: "asked, yes by default", reason: "the careful answer; the marks go with the component, so that policies hold when it is switched on again", sized: true, in: "\ny\n", jobs: 1, disabled: true},
 		{name: "revert fails", reason: "the component stays, and leaves its workloads alone", sized: true, args: []string{"--yes", "--revert"}, run: agentRun{code: 1, lines: []string{"nops-vpa: no permission"}}, jobs: 1, code: CodeFailed, marked: true, says: []string{"containerRightsizing stays", "no permission", "kubectl annotate rightsizingpolicies"}},
-		{name: "some cannot be", reason: "that is no reason to go on sizing them; the command that replaces them is there", sized: true, args: []string{"--yes", "--revert"}, stubborn: []string{"web"}, jobs: 1, disabled: true, says: []string{"2 pods of " + "SHOP/Deployment/web cannot be changed while they run", "kubectl rollout restart deployment/web -n SHOP"}},
+		{name: "some cannot be", reason: "that is no reason to go on sizing them; the command that replaces them is there", sized: true, args: []string{"--yes", "--revert"}, stubborn: []string{"web"}, jobs: 1, disabled: true, says: []string{"pods get back what their templates request first", "2 pods of " + "SHOP/Deployment/web cannot be changed while they run", "kubectl rollout restart deployment/web -n SHOP"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			v.t = t

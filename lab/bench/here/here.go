@@ -67,3 +67,14 @@ func Programs(ctx context.Context, checkout string, say func(format string, args
 	}
 	return dir, nil
 }
+
+// Load is how busy the machine is, the load average of the last minute: what else runs makes every figure worse, those with much to compute
+// most.
+func Load() string {
+	text, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return "unknown"
+	}
+	first, _, _ := strings.Cut(string(text), " ")
+	return first
+}

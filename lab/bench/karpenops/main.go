@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -60,7 +59,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 		*days = s.Days
 	}
 	say(progress, "planning %d times for %d nodes", planRounds, largeNodes)
-	r := report{when: time.Now().UTC(), machine: here.Machine(), load: load(), scenario: s, days: *days, speed: measure(plan.Make)}
+	r := report{when: time.Now().UTC(), machine: here.Machine(), load: here.Load(), scenario: s, days: *days, speed: measure(plan.Make)}
 	say(progress, "replaying %d days under %d policies", *days, len(policies()))
 	if r.results, err = replays(ctx, s, *days, *trace); err != nil {
 		return err
@@ -78,16 +77,6 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 		}
 	}
 	return r.check()
-}
-
-// load is how busy the machine was before.
-func load() string {
-	text, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		return "unknown"
-	}
-	first, _, _ := strings.Cut(string(text), " ")
-	return first
 }
 
 func say(w io.Writer, format string, args ...any) {

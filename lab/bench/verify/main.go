@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -80,7 +79,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) (err error
 	if err := b.refusals(ctx); err != nil {
 		return err
 	}
-	figures := report{when: time.Now().UTC(), machine: here.Machine(), load: load()}
+	figures := report{when: time.Now().UTC(), machine: here.Machine(), load: here.Load()}
 	if figures.cosign, err = b.cosignVersion(ctx); err != nil {
 		return err
 	}
@@ -102,16 +101,6 @@ func run(ctx context.Context, args []string, out, progress io.Writer) (err error
 		}
 	}
 	return figures.check()
-}
-
-// load is how busy the machine was before: what else runs makes every figure worse, those with much to compute most.
-func load() string {
-	text, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		return "unknown"
-	}
-	first, _, _ := strings.Cut(string(text), " ")
-	return first
 }
 
 func (b *bench) say(format string, args ...any) {

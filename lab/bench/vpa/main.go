@@ -291,7 +291,7 @@ func (b *bench) measure(ctx context.Context, p profile, only string, again bool)
 				return got, err
 			}
 		}
-		c := &cell{Fingerprint: b.fingerprint, Profile: p.Name, Program: program, Round: i, When: time.Now().UTC(), Machine: here.Machine(), Pinned: b.pinned, Load: load()}
+		c := &cell{Fingerprint: b.fingerprint, Profile: p.Name, Program: program, Round: i, When: time.Now().UTC(), Machine: here.Machine(), Pinned: b.pinned, Load: here.Load()}
 		b.say("%s, round %d: %s", p.Name, i+1, program)
 		if err := w.measure(ctx, c); err != nil {
 			return got, fmt.Errorf("round %d, %s: %w", i+1, program, err)
@@ -317,16 +317,6 @@ func (w *world) measure(ctx context.Context, c *cell) (err error) {
 	}
 	c.Admission, err = w.admission(ctx, s)
 	return err
-}
-
-// load is how busy the machine was.
-func load() string {
-	text, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		return "unknown"
-	}
-	first, _, _ := strings.Cut(string(text), " ")
-	return first
 }
 
 func (b *bench) say(format string, args ...any) {

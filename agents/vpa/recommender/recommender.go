@@ -3,7 +3,6 @@ package recommender
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"hash/maphash"
 	"log/slog"
@@ -24,6 +23,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
 	vpaclient "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/client/clientset/versioned"
@@ -39,6 +39,7 @@ import (
 	recommendermetrics "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/metrics/recommender"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/informers"
+	coreinformers "k8s.io/client-go/informers/core/v1"
 	"k8s.io/client-go/kubernetes"
 	listersv1 "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/rest"
@@ -297,24 +298,20 @@ type leader struct {
 	indexers  struct{ vpas, pods, nodes cache.Indexer }
 }
 
-// watch lists and watches objects until the context ends.
-func watch(ctx context.Context, from rest.Interface, resource string, kind cache.InformerOptions, selector fields.Selector) (cache.Indexer, cache.InformerSynced, error) {
-	kind.ListerWatcher = cache.NewListWatchFromClient(from, resource, metav1.NamespaceAll, selector)
-	kind.ResyncPeriod = time.Hour
-	kind.Indexers = cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc}
-	if kind.Transform == nil {
-		kind.Transform = client.StripManagedFields
-	}
-	if kind.Handler == nil {
-		kind.Handler = cache.ResourceEventHandlerFuncs{}
-	}
-	store, controller := cache.NewInformerWithOptions(kind)
-	indexer, is := store.(cache.Indexer)
-	if !is {
-		return nil, nil, fmt.Errorf("watching %s: the store has no index", resource)
-	}
-	go controller.RunWithContext(ctx)
-	return indexer, controller.HasSynced, nil
+// watch lists and watches objects of our group until the context ends.
+func watch(ctx context.Context, from rest.Interface, resource string, object runtime.Object) cache.SharedIndexInformer {
+	return begin(ctx, cache.NewSharedIndexInformer(cache.NewListWatchFromClient(from, resource, metav1.NamespaceAll, fields.Everything()), object, 0, byNamespace()), client.StripManagedFields)
+}
+
+func byNamespace() cache.Indexers {
+	return cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc}
+}
+
+// begin keeps of objects what the transform leaves of them, and lists and watches until the context ends.
+func begin(ctx context.Context, informer cache.SharedIndexInformer, keep cache.TransformFunc) cache.SharedIndexInformer {
+	_ = informer.SetTransform(keep) // it fails of an informer that runs
+	go informer.RunWithContext(ctx)
+	return informer
 }
 
 // slim keeps of a pod what sizes it. At tens of thousands of pods the rest would be most of this process.
@@ -370,18 +367,18 @@ func (l *leader) assemble(ctx context.Context) error {
 	selectors := target.NewVpaTargetSelectorFetcher(l.config, l.kube, factory, stop)
 	fetcher := controllerfetcher.NewControllerFetcher(l.config, l.kube, factory, scaleFresh, scaleLifetime, scaleJitter, stop)
 	l.fetcher, l.workload = fetcher, foreign.Workloads(factory)
-	vpas, vpasKnown, errV := watch(ctx, api.RESTClient(), rightsizing.Autoscalers().Resource, cache.InformerOptions{ObjectType: &vpav1.VerticalPodAutoscaler{}}, fields.Everything())
-	checkpoints, checkpointsKnown, errC := watch(ctx, api.RESTClient(), rightsizing.Checkpoints().Resource, cache.InformerOptions{ObjectType: &vpav1.VerticalPodAutoscalerCheckpoint{}}, fields.Everything())
+	autoscalers := watch(ctx, api.RESTClient(), rightsizing.Autoscalers().Resource, &vpav1.VerticalPodAutoscaler{})
+	checkpoints := watch(ctx, api.RESTClient(), rightsizing.Checkpoints().Resource, &vpav1.VerticalPodAutoscalerCheckpoint{})
 	// As upstream: a pod that is pending uses nothing.
-	running := fields.OneTermNotEqualSelector("status.phase", string(corev1.PodPending))
-	pods, podsKnown, errP := watch(ctx, l.kube.CoreV1().RESTClient(), "pods", cache.InformerOptions{ObjectType: &corev1.Pod{}, Handler: seen, Transform: slim}, running)
-	if err := errors.Join(errV, errC, errP); err != nil {
-		return err
+	running := coreinformers.NewFilteredPodInformer(l.kube, metav1.NamespaceAll, 0, byNamespace(), func(o *metav1.ListOptions) {
+		o.FieldSelector = fields.OneTermNotEqualSelector("status.phase", string(corev1.PodPending)).String()
+	})
+	if _, err := running.AddEventHandler(seen); err != nil {
+		return fmt.Errorf("watching pods: %w", err)
 	}
-	nodes, nodesKnown, err := watch(ctx, l.kube.CoreV1().RESTClient(), "nodes", cache.InformerOptions{ObjectType: &corev1.Node{}, Transform: slimNode}, fields.Everything())
-	if err != nil {
-		return err
-	}
+	begin(ctx, running, slim)
+	machines := begin(ctx, coreinformers.NewNodeInformer(l.kube, 0, byNamespace()), slimNode)
+	vpas, pods, nodes := autoscalers.GetIndexer(), running.GetIndexer(), machines.GetIndexer()
 	source, err := l.usage(nodes)
 	if err != nil {
 		return err
@@ -392,7 +389,7 @@ func (l *leader) assemble(ctx context.Context) error {
 			return fmt.Errorf("waiting for the cache of %s: %w", kind, ctx.Err())
 		}
 	}
-	if !cache.WaitForCacheSync(stop, vpasKnown, checkpointsKnown, podsKnown, nodesKnown) {
+	if !cache.WaitForCacheSync(stop, autoscalers.HasSynced, checkpoints.HasSynced, running.HasSynced, machines.HasSynced) {
 		return fmt.Errorf("waiting for the caches: %w", ctx.Err())
 	}
 	input.WatchEvictionEventsWithRetries(ctx, l.kube, seen, metav1.NamespaceAll)
@@ -405,7 +402,7 @@ func (l *leader) assemble(ctx context.Context) error {
 	l.client.Store(c)
 	every := l.opts.CheckpointEvery
 	l.writer.Store(checkpoint.NewWriter(l.cluster, api, checkpoint.Options{Interval: every, Now: l.deps.Now, Rand: l.deps.Rand, Log: l.deps.Log}))
-	all, stored := vpalisters.NewVerticalPodAutoscalerLister(vpas), vpalisters.NewVerticalPodAutoscalerCheckpointLister(checkpoints)
+	all, stored := vpalisters.NewVerticalPodAutoscalerLister(vpas), vpalisters.NewVerticalPodAutoscalerCheckpointLister(checkpoints.GetIndexer())
 	upstream := input.ClusterStateFeederFactory{
 		ClusterState: l.cluster, MetricsClient: c, VpaCheckpointClient: api, VpaCheckpointLister: stored, VpaLister: addressed{all},
 		PodLister: l.podLister, OOMObserver: observer, SelectorFetcher: selectors, ControllerFetcher: fetcher,
@@ -507,13 +504,15 @@ func (l *leader) wanted(id model.ContainerID, at time.Time) bool {
 
 // run makes rounds until the context ends, and stores at the end what was learnt.
 func (l *leader) run(ctx context.Context) error {
+	recalled := make(chan error, 1) // a restart of a large cluster's is mostly reading
+	go func() { recalled <- recall(ctx, l.vpas.AutoscalingV1().RESTClient(), l.remember) }()
 	if err := l.assemble(ctx); err != nil {
 		if ctx.Err() != nil {
 			return nil
 		}
 		return err
 	}
-	if err := recall(ctx, l.vpas.AutoscalingV1().RESTClient(), l.remember); err != nil {
+	if err := <-recalled; err != nil {
 		l.deps.Log.Warn("what was said of memory that ran out is lost; it is learnt anew", "error", err)
 	}
 	l.feeder.InitFromCheckpoints(ctx)

@@ -54,8 +54,6 @@ type Provider struct {
 	known       func(*vpav1.VerticalPodAutoscaler) Known
 }
 
-var _ recommendation.Provider = (*Provider)(nil)
-
 // NewProvider makes one.
 func NewProvider(o Options) *Provider {
 	p := &Provider{limitRanges: o.LimitRanges, quotas: o.Quotas, keeps: o.KeepMemoryLimits, now: o.Now, known: o.Known}
@@ -76,12 +74,6 @@ func NewProvider(o Options) *Provider {
 	}
 	p.capping = vpautil.NewCappingRecommendationProcessor(p.limitRanges)
 	return p
-}
-
-// Held says whether the autoscaler's pods, new ones included, are left alone. The admission controller asks before it sizes a new pod.
-func (p *Provider) Held(vpa *vpav1.VerticalPodAutoscaler) Hold {
-	s, err := Effective(vpa)
-	return Held(vpa, s, err, p.known(vpa), p.now())
 }
 
 // Size says what a pod's containers should get. It does not ask whether they may.
@@ -145,18 +137,77 @@ func isSidecar(c *corev1.Container) bool {
 	return c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
 }
 
-// GetContainersResourcesForPod implements recommendation.Provider, for upstream's calculators: one for each container of the pod, in order,
-// and empty where nothing is sized. A pod that is held, or runs and cannot be changed, gets nothing.
-func (p *Provider) GetContainersResourcesForPod(pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler) ([]vpautil.ContainerResources, vpautil.ContainerToAnnotationsMap, error) {
-	if pod == nil || vpa == nil {
-		return nil, nil, nil
+// sized is what is written: nothing for what is held or refused.
+func (p *Provider) sized(pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler) (Sizing, error) {
+	settings, err := Effective(vpa)
+	if Held(vpa, settings, err, p.known(vpa), p.now()).Is() {
+		return Sizing{}, nil
 	}
-	sized, notes := make([]vpautil.ContainerResources, len(pod.Spec.Containers)), vpautil.ContainerToAnnotationsMap{}
-	s, err := p.sized(pod, vpa)
+	s, err := p.SizeBy(pod, vpa, settings)
+	if err != nil || s.Quota != "" || s.Refused != "" && !Creating(pod) {
+		return Sizing{}, err
+	}
+	return s, nil
+}
+
+// Calculators make the patches of a pod: target patch.Pod when it is created, patch.Resize when it runs.
+func (p *Provider) Calculators(target patch.PatchResourceTarget) []patch.Calculator {
+	if target == patch.Pod {
+		return []patch.Calculator{calculator{p, target}}
+	}
+	return []patch.Calculator{calculator{p, target}, inplace.NewInPlaceUpdatedCalculator()}
+}
+
+// calculator sizes a pod once, and writes that down as upstream's does for the containers, and itself for what upstream's does not know: native
+// sidecars, and limits that are taken away.
+type calculator struct {
+	*Provider
+	target patch.PatchResourceTarget
+}
+
+// PatchResourceTarget implements patch.Calculator.
+func (c calculator) PatchResourceTarget() patch.PatchResourceTarget { return c.target }
+
+// CalculatePatches implements patch.Calculator.
+func (c calculator) CalculatePatches(pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler) ([]resourceadmission.PatchRecord, error) {
+	s, err := c.sized(pod, vpa)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	for _, c := range s.Containers {
+	upstream := patch.NewResourceUpdatesCalculator(decided{s}, resource.QuantityValue{})
+	if c.target != patch.Pod {
+		upstream = inplace.NewResourceInPlaceUpdatesCalculator(decided{s})
+	}
+	patches, err := upstream.CalculatePatches(pod, vpa)
+	if err != nil {
+		return nil, err //nolint:wrapcheck // upstream asks what it is
+	}
+	for _, one := range s.Containers {
+		path := fmt.Sprintf("/spec/containers/%d/resources", one.Index)
+		if one.Sidecar {
+			path = fmt.Sprintf("/spec/initContainers/%d/resources", one.Index)
+			if one.Changed() {
+				// The whole of it: sidecars are few, and one value needs no care about what is there already.
+				patches = append(patches, resourceadmission.PatchRecord{Op: "add", Path: path, Value: one.resources(pod.Spec.InitContainers[one.Index].Resources)})
+			}
+			continue
+		}
+		for _, r := range one.Unlimited {
+			patches = append(patches, resourceadmission.PatchRecord{Op: "remove", Path: path + "/limits/" + strings.ReplaceAll(string(r), "/", "~1")})
+		}
+	}
+	return patches, nil
+}
+
+// decided is what upstream's calculators ask for, of a pod that was sized.
+type decided struct{ Sizing }
+
+var _ recommendation.Provider = decided{}
+
+// GetContainersResourcesForPod implements recommendation.Provider: one for each container of the pod, in order, and empty where nothing is sized.
+func (d decided) GetContainersResourcesForPod(pod *corev1.Pod, _ *vpav1.VerticalPodAutoscaler) ([]vpautil.ContainerResources, vpautil.ContainerToAnnotationsMap, error) {
+	sized, notes := make([]vpautil.ContainerResources, len(pod.Spec.Containers)), vpautil.ContainerToAnnotationsMap{}
+	for _, c := range d.Containers {
 		if c.Sidecar {
 			continue
 		}
@@ -166,58 +217,4 @@ func (p *Provider) GetContainersResourcesForPod(pod *corev1.Pod, vpa *vpav1.Vert
 		}
 	}
 	return sized, notes, nil
-}
-
-// sized is what is written: nothing for what is held or refused.
-func (p *Provider) sized(pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler) (Sizing, error) {
-	if p.Held(vpa).Is() {
-		return Sizing{}, nil
-	}
-	s, err := p.Size(pod, vpa)
-	if err != nil || s.Quota != "" || s.Refused != "" && !Creating(pod) {
-		return Sizing{}, err
-	}
-	return s, nil
-}
-
-// Calculators make the patches of a pod: target patch.Pod when it is created, patch.Resize when it runs. They are upstream's for the
-// containers, and one for native sidecars and for limits that are taken away.
-func (p *Provider) Calculators(target patch.PatchResourceTarget) []patch.Calculator {
-	if target == patch.Pod {
-		return []patch.Calculator{patch.NewResourceUpdatesCalculator(p, resource.QuantityValue{}), others{p, patch.Pod}}
-	}
-	return []patch.Calculator{inplace.NewResourceInPlaceUpdatesCalculator(p), others{p, target}, inplace.NewInPlaceUpdatedCalculator()}
-}
-
-// others patches what upstream's calculators do not know.
-type others struct {
-	*Provider
-	target patch.PatchResourceTarget
-}
-
-// PatchResourceTarget implements patch.Calculator.
-func (o others) PatchResourceTarget() patch.PatchResourceTarget { return o.target }
-
-// CalculatePatches implements patch.Calculator.
-func (o others) CalculatePatches(pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler) ([]resourceadmission.PatchRecord, error) {
-	s, err := o.sized(pod, vpa)
-	if err != nil || vpautil.GetUpdateMode(vpa) == vpav1.UpdateModeOff {
-		return nil, err
-	}
-	var patches []resourceadmission.PatchRecord
-	for _, c := range s.Containers {
-		path := fmt.Sprintf("/spec/containers/%d/resources", c.Index)
-		if c.Sidecar {
-			path = fmt.Sprintf("/spec/initContainers/%d/resources", c.Index)
-			if c.Changed() {
-				// The whole of it: sidecars are few, and one value needs no care about what is there already.
-				patches = append(patches, resourceadmission.PatchRecord{Op: "add", Path: path, Value: c.resources(pod.Spec.InitContainers[c.Index].Resources)})
-			}
-			continue
-		}
-		for _, r := range c.Unlimited {
-			patches = append(patches, resourceadmission.PatchRecord{Op: "remove", Path: path + "/limits/" + strings.ReplaceAll(string(r), "/", "~1")})
-		}
-	}
-	return patches, nil
 }

@@ -1,6 +1,7 @@
 package rules_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -8,6 +9,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	resourceadmission "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/admission-controller/resource"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/admission-controller/resource/pod/patch"
 
 	"github.com/nopsctl/nopsctl/agents/vpa/rules"
 )
@@ -52,9 +55,14 @@ func TestQuota(t *testing.T) {
 		if err != nil || (s.Quota != "") != c.over || c.over && !strings.Contains(s.Quota, "ResourceQuota team") {
 			t.Errorf("%s: %q, %v; %s", c.name, s.Quota, err, c.reason)
 		}
-		written, _, err := p.GetContainersResourcesForPod(c.pod, v)
-		if err != nil || len(written) != 1 || (len(written[0].Requests) == 0) != c.over {
-			t.Errorf("%s: written is %v, %v; %s", c.name, written, err, c.reason)
+		target := patch.Resize
+		if rules.Creating(c.pod) {
+			target = patch.Pod
+		}
+		patches, err := p.Calculators(target)[0].CalculatePatches(c.pod, v)
+		written := slices.ContainsFunc(patches, func(p resourceadmission.PatchRecord) bool { return strings.Contains(p.Path, "/resources") })
+		if err != nil || written == c.over {
+			t.Errorf("%s: written is %v, %v; %s", c.name, patches, err, c.reason)
 		}
 	}
 }

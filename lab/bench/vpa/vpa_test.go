@@ -334,7 +334,7 @@ func example(p profile) cells {
 		r.Recommended, r.Restart, r.Loop = duration{Took: time.Second}, duration{Took: 2 * time.Second}, duration{Took: time.Second}
 		r.Steps = map[string]time.Duration{"total": time.Second, "MaintainCheckpoints": time.Millisecond}
 		r.Loops, r.Steady, r.Writes, r.Heaps = 6, time.Minute, map[string]int{autoscalers: p.Autoscalers / 200, "leases": 1000}, []int64{100, 101, 102, 103}
-		one.Admission.Direct = latencies{P50: []time.Duration{1e6, 1e6, 1e6}, P99: []time.Duration{3e6, 2e6, 90e6}, Count: 3}
+		one.Admission.Direct = latencies{P50: []time.Duration{1e6, 1e6, 1e6}, P99: []time.Duration{3e6, 2e6, 90e6, 25e5, 35e5, 31e5, 21e5, 26e5}, Count: 8}
 		one.Admission.Through, one.Admission.Bare = one.Admission.Direct, one.Admission.Direct
 		r.Targets, r.Bounds = map[string]string{}, map[string]string{}
 		for w := range p.Autoscalers {
@@ -374,8 +374,9 @@ func TestGoals(t *testing.T) {
 		{"live heap", mine(func(c *cell) { c.Recommender.Heaps = []int64{100, 100, 120, 120} })},
 		{"live heap", mine(func(c *cell) { c.Recommender.Heaps = nil })},
 		{"restart", mine(func(c *cell) { c.Recommender.Restart.Took = 11 * time.Second })},
-		{"webhook, p99", mine(func(c *cell) { c.Admission.Direct.P99 = []time.Duration{4e6, 4e6, 4e6} })},
-		{"pod through the API server", mine(func(c *cell) { c.Admission.Through.P99 = []time.Duration{4e6, 4e6, 4e6} })},
+		{"webhook, p99", mine(func(c *cell) { c.Admission.Direct.P99 = []time.Duration{4e6, 41e5, 42e5, 5e6, 39e5, 91e6, 6e6, 37e5} })},
+		{"webhook, p99", mine(func(c *cell) { c.Admission.Direct.P99 = nil })},
+		{"pod through the API server", mine(func(c *cell) { c.Admission.Through.P99 = []time.Duration{4e6, 41e5, 42e5, 5e6, 39e5, 91e6, 6e6, 37e5} })},
 		{"targets", func(c *cells) { c.of(upstream)[0].Recommender.Targets["app-00003/app"] = "{}" }},
 		{"targets", func(c *cells) { c.of(ours)[1].Recommender.Targets["another"] = "{}" }},
 		{"targets", func(c *cells) { c.of(ours)[0].Recommender.Targets = nil }},
@@ -387,6 +388,13 @@ func TestGoals(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Count(err.Error(), "\n") > 0 {
 			t.Errorf("spoilt %q: %v", tt.want, err)
 		}
+	}
+	chancy := example(p)
+	for _, c := range chancy.of(ours) {
+		c.Admission.Direct.P99 = []time.Duration{2e6, 21e5, 25e5, 26e5, 36e5, 4e6, 5e6, 90e6} // the middle is higher, and most that is low is as low
+	}
+	if err := (report{profiles: []cells{chancy}}).check(); err != nil {
+		t.Errorf("what chance does is told as missed: %v", err)
 	}
 	late := example(p)
 	for _, c := range late.of(upstream) {

@@ -322,8 +322,13 @@ func (v *vpaSession) policies(ctx context.Context, problems *[]string) ([]rights
 	return all, err
 }
 
-// amounts are millicores of CPU and bytes of memory; below 0: not known, or not said.
+// amounts are millicores of CPU and bytes of memory; below 0 they are none, or could not be read.
 type amounts [2]int64
+
+const (
+	none   = -1
+	unread = -2
+)
 
 var vpaResources = [2]corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory}
 
@@ -333,7 +338,7 @@ func amountsOf(get func(corev1.ResourceName) (resource.Quantity, bool)) amounts 
 		q, is := get(name)
 		switch {
 		case !is:
-			a[i] = -1
+			a[i] = none
 		case i == 0:
 			a[i] = q.MilliValue()
 		default:

@@ -43,6 +43,8 @@ type vpaExplained struct {
 	Upper *resource.Quantity `json:"upper,omitempty"`
 	// Made says that the recommender has recorded how it came to be; otherwise only the result is known.
 	Made bool `json:"made"`
+
+	unread bool // what it requests could not be read
 }
 
 // vpaSchedule is when and how a recommendation is applied.
@@ -209,7 +211,11 @@ func explained(it *autoscaler, w vpaWorkload) []vpaExplained {
 				x.Upper = &q
 			}
 			for _, c := range w.Containers {
-				if q, is := c.Now[string(name)]; is && c.Name == r.ContainerName && c.now[i] >= 0 {
+				if c.Name != r.ContainerName {
+					continue
+				}
+				x.unread = c.now[i] == unread
+				if q, is := c.Now[string(name)]; is {
 					x.Now = &q
 				}
 			}
@@ -352,6 +358,9 @@ func (x vpaExplained) print(t sheet) {
 		head = text(*x.Now) + " → " + head
 	} else if x.Now == nil {
 		head = "none → " + head
+		if x.unread {
+			head = "? → " + text(x.Result)
+		}
 	}
 	const label = 12
 	fmt.Fprintf(t.w, "%s\n", t.s.Bold(x.Container+", "+x.Resource+": "+head))
@@ -359,7 +368,7 @@ func (x vpaExplained) print(t sheet) {
 		t.para(2, "", 0, "How it came to be is not recorded.")
 	} else {
 		usage := "median " + text(x.Median) + ", peak " + text(x.Peak)
-		if !x.Since.IsZero() {
+		if !x.Since.IsZero() && i == 0 { // samples are counted of CPU alone
 			usage += fmt.Sprintf("; %d samples since %s", x.Samples, moment(x.Since))
 		}
 		t.para(2, "usage", label, usage)
@@ -368,7 +377,11 @@ func (x vpaExplained) print(t sheet) {
 			of = "as the Kubernetes VPA has it"
 		}
 		percent := func(f float64) string { return strconv.FormatFloat(f*100, 'f', -1, 64) + " %" }
-		t.para(2, "percentile", label, text(x.AtPercent)+": "+percent(x.Percentile)+" of the time it uses no more, "+of)
+		which := " of the time it uses no more, "
+		if i == 1 {
+			which = " of the days its peak is no higher, "
+		}
+		t.para(2, "percentile", label, text(x.AtPercent)+": "+percent(x.Percentile)+which+of)
 		t.para(2, "margin", label, text(x.Local)+": "+percent(x.Margin)+" more")
 		for _, s := range x.Steps {
 			t.para(2, s.Rule, label, text(s.To)+": "+s.Why)

@@ -2,7 +2,9 @@ package cli
 
 import (
 	"context"
+	"maps"
 	"regexp"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -12,7 +14,8 @@ import (
 
 // requests are what the pods of a workload request, and what its template does.
 type requests struct {
-	template   *corev1.PodSpec // nil: there is no such workload, or its kind has no template that is read here
+	template   *corev1.PodSpec // nil: there is no such workload, or its template was not read
+	missing    bool            // its kind was read, and it is not there
 	seen       bool            // its pods could be read
 	pods       int
 	sized      int // of them: with other requests or limits than their template's
@@ -41,11 +44,18 @@ func (v *vpaSession) usage(ctx context.Context, namespace string, autoscalers []
 			*problems = append(*problems, "what "+what+" request is not known: "+oneLine(unreachable("list them", err)))
 		}
 	}
-	note("templates", v.templates(ctx, namespace, func(t target, spec *corev1.PodSpec) {
+	read := v.templates(ctx, namespace, func(t target, spec *corev1.PodSpec) {
 		if r := all[t]; r != nil {
 			r.template = spec
 		}
-	}))
+	})
+	for _, kind := range slices.Sorted(maps.Keys(read)) {
+		note("templates of "+kind+"s", read[kind])
+	}
+	for t, r := range all {
+		err, is := read[t.Kind]
+		r.missing = is && err == nil && r.template == nil
+	}
 	options := metav1.ListOptions{Limit: page}
 	for {
 		pods, err := v.client.CoreV1().Pods(namespace).List(ctx, options)
@@ -68,11 +78,12 @@ func (v *vpaSession) usage(ctx context.Context, namespace string, autoscalers []
 	return all
 }
 
-// templates reads what pods are made from.
-func (v *vpaSession) templates(ctx context.Context, namespace string, each func(target, *corev1.PodSpec)) error {
+// templates reads what pods are made from, and says of each kind whether it could be read: people may be allowed to read some.
+func (v *vpaSession) templates(ctx context.Context, namespace string, each func(target, *corev1.PodSpec)) map[string]error {
 	apps := v.client.AppsV1()
-	for _, kind := range []func(metav1.ListOptions) (string, error){
-		func(o metav1.ListOptions) (string, error) {
+	read := map[string]error{}
+	for kind, list := range map[string]func(metav1.ListOptions) (string, error){
+		"Deployment": func(o metav1.ListOptions) (string, error) {
 			list, err := apps.Deployments(namespace).List(ctx, o)
 			if err != nil {
 				return "", err
@@ -82,7 +93,7 @@ func (v *vpaSession) templates(ctx context.Context, namespace string, each func(
 			}
 			return list.Continue, nil
 		},
-		func(o metav1.ListOptions) (string, error) {
+		"StatefulSet": func(o metav1.ListOptions) (string, error) {
 			list, err := apps.StatefulSets(namespace).List(ctx, o)
 			if err != nil {
 				return "", err
@@ -92,7 +103,7 @@ func (v *vpaSession) templates(ctx context.Context, namespace string, each func(
 			}
 			return list.Continue, nil
 		},
-		func(o metav1.ListOptions) (string, error) {
+		"DaemonSet": func(o metav1.ListOptions) (string, error) {
 			list, err := apps.DaemonSets(namespace).List(ctx, o)
 			if err != nil {
 				return "", err
@@ -102,7 +113,7 @@ func (v *vpaSession) templates(ctx context.Context, namespace string, each func(
 			}
 			return list.Continue, nil
 		},
-		func(o metav1.ListOptions) (string, error) {
+		"CronJob": func(o metav1.ListOptions) (string, error) {
 			list, err := v.client.BatchV1().CronJobs(namespace).List(ctx, o)
 			if err != nil {
 				return "", err
@@ -115,16 +126,17 @@ func (v *vpaSession) templates(ctx context.Context, namespace string, each func(
 	} {
 		options := metav1.ListOptions{Limit: page}
 		for {
-			next, err := kind(options)
-			if err != nil && !apierrors.IsNotFound(err) {
-				return err
+			next, err := list(options)
+			if apierrors.IsNotFound(err) {
+				err = nil
 			}
+			read[kind] = err
 			if options.Continue = next; next == "" {
 				break
 			}
 		}
 	}
-	return nil
+	return read
 }
 
 // scheduled is the name of a CronJob's Job: the minute is at its end.

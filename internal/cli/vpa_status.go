@@ -281,11 +281,14 @@ func (r vpaRecord) workload(a *autoscaler, totals *vpaTotals) vpaWorkload {
 		use = &requests{}
 	}
 	w.Pods, w.Sized = use.pods, use.sized
-	if use.seen && use.template == nil && slices.Contains([]string{"Deployment", "StatefulSet", "DaemonSet", "CronJob"}, a.Spec.TargetRef.Kind) {
+	if use.missing {
 		w.Message = "there is no such workload"
 	}
 	totals.Pods += use.pods
-	unknown := amounts{-1, -1}
+	unknown := amounts{none, none}
+	if !use.seen {
+		unknown = amounts{unread, unread}
+	}
 	recommended := map[string]amounts{}
 	for _, c := range a.Status.Recommendation.ContainerRecommendations {
 		recommended[c.ContainerName] = amountsIn(c.Target)
@@ -307,7 +310,7 @@ func (r vpaRecord) workload(a *autoscaler, totals *vpaTotals) vpaWorkload {
 		names[name] = true
 	}
 	for _, name := range slices.Sorted(maps.Keys(names)) {
-		c := vpaContainer{Name: name, template: unknown, now: unknown, recommended: unknown}
+		c := vpaContainer{Name: name, template: amounts{unread, unread}, now: unknown, recommended: amounts{none, none}}
 		if t, is := templates[name]; is {
 			c.template, c.now = t, t // what new pods have
 		}
@@ -317,10 +320,10 @@ func (r vpaRecord) workload(a *autoscaler, totals *vpaTotals) vpaWorkload {
 		if have := use.containers[name]; have != nil {
 			c.now, c.Uneven = have.most, have.least != have.most
 			for i := range c.now {
-				if use.sized > 0 && c.template[i] >= 0 {
-					totals.Done.count(i, c.template[i]*int64(have.pods), have.sums[i])
+				if use.sized > 0 && c.template[i] != unread {
+					totals.Done.count(i, max(0, c.template[i])*int64(have.pods), have.sums[i])
 				}
-				if c.recommended[i] >= 0 && c.now[i] >= 0 && app.State != rightsizing.StateElsewhere {
+				if c.recommended[i] >= 0 && app.State != rightsizing.StateElsewhere {
 					totals.Open.count(i, have.sums[i], c.recommended[i]*int64(have.pods))
 				}
 			}
@@ -482,7 +485,7 @@ func (c vpaContainer) arrows() []string {
 			out[i] = "-"
 		case to < 0 || shown(i, now) == shown(i, to):
 			out[i] = shown(i, now)
-		case now < 0:
+		case now == none:
 			out[i] = "none → " + shown(i, to)
 		default:
 			out[i] = shown(i, now) + " → " + shown(i, to)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -340,7 +341,7 @@ func TestVPAStatus(t *testing.T) {
 		})
 	}
 	v.t = t
-	// Sums, by hand: web has 2 pods (1 → 0.4 CPU, 1Gi → 1.5Gi), api 2 of which one is sized (2 → 1.5, 4Gi → 3Gi).
+	// Sums, by hand: web has 2 pods (1 → 0.4 CPU, 1Gi → 1.5Gi), api 2 of which one is sized (2 → 1.5, 4Gi → 3Gi), and one without requests would get 10m and 32Mi.
 	v.fill()
 	v.want(CodeOK, v.in("vpa", "status", "-o", "json")...)
 	var a vpaStatusAnswer
@@ -355,7 +356,7 @@ func TestVPAStatus(t *testing.T) {
 	}
 	if diff := cmp.Diff(map[string]string{
 		"done saved cpu": "1700m", "done saved memory": "1Gi", "done added cpu": "0", "done added memory": "1Gi",
-		"open saved cpu": "800m", "open saved memory": "1Gi", "open added cpu": "0", "open added memory": "348Mi",
+		"open saved cpu": "800m", "open saved memory": "1Gi", "open added cpu": "10m", "open added memory": "380Mi",
 	}, have); diff != "" || a.Totals.Pods != 7 {
 		t.Errorf("%d pods (-want +got):\n%s", a.Totals.Pods, diff)
 	}
@@ -363,9 +364,45 @@ func TestVPAStatus(t *testing.T) {
 	v.grant("half", []string{"vpa.nops.io"}, "list")
 	v.want(CodeOK, v.in("vpa", "status", "--as", "half")...)
 	v.contains(v.out, "not known", "pods", "Deployment/web")
+	text := v.out.String()
+	if !strings.Contains(text, "? →") || strings.Contains(text, "none →") || strings.Contains(text, "no such workload") {
+		t.Errorf("what may not be read is told as none:\n%s", text)
+	}
+	v.want(CodeOK, v.in("vpa", "explain", v.shop+"/Deployment/web", "--as", "half")...)
+	v.contains(v.out, "web, cpu: ? →")
+	// A kind that may not be read: its workloads are not told to be gone, others are.
+	v.autoscaler("CronJob", "nightly", "", "Initial", "", map[string]string{"main": "10m/32Mi"}, nil, rightsizing.Application{State: rightsizing.StateWaiting, Message: "waits for a window"})
+	v.grant("most", []string{"vpa.nops.io", "apps", ""}, "list")
+	v.want(CodeOK, v.in("vpa", "status", "-o", "json", "--as", "most")...)
+	must(t, json.Unmarshal([]byte(v.out.String()), &a))
+	messages := map[string]string{}
+	for _, w := range a.Workloads {
+		messages[w.Workload] = w.Message
+	}
+	if got := messages[v.shop+"/CronJob/nightly"]; got != "waits for a window" {
+		t.Errorf("of a CronJob that may not be read: %q", got)
+	}
+	if got := messages[v.shop+"/StatefulSet/own"]; got != "there is no such workload" {
+		t.Errorf("of a StatefulSet that is not there: %q", got)
+	}
+	if !slices.ContainsFunc(a.Problems, func(p string) bool { return strings.Contains(p, "CronJobs") }) || len(a.Problems) != 1 {
+		t.Errorf("problems: %q", a.Problems)
+	}
 	v.want(CodeAuth, v.in("vpa", "status", "--as", "nobody")...)
 	v.contains(v.errOut, "list on verticalpodautoscalers.vpa.nops.io")
 	v.want(CodeUsage, v.in("vpa", "status", "--all", "-n", v.shop)...)
+
+	// What had no request gets one: that is added.
+	v.empty()
+	v.deployment("best-effort", podOf("main", ""), podOf("main", ""), podOf("main", ""))
+	v.autoscaler("Deployment", "best-effort", "", "InPlace", "", map[string]string{"main": "500m/64Mi"}, nil, rightsizing.Application{})
+	v.want(CodeOK, v.in("vpa", "status", "-o", "json")...)
+	a = vpaStatusAnswer{}
+	must(t, json.Unmarshal([]byte(v.out.String()), &a))
+	cpu, memory := a.Totals.Open.Added["cpu"], a.Totals.Open.Added["memory"]
+	if cpu.String() != "1" || memory.String() != "128Mi" {
+		t.Errorf("two pods without requests get 500m and 64Mi each: added %s and %s", cpu.String(), memory.String())
+	}
 }
 
 func TestVPAExplain(t *testing.T) {

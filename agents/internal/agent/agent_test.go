@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -480,5 +482,26 @@ func TestSparing(t *testing.T) {
 	}
 	if !s.Allow(Note{Topic: "c", Reason: "Failed", Why: "y"}, now.Add(time.Minute)) {
 		t.Error("what had to wait is lost")
+	}
+}
+
+// TestHeadroom leaves some of the container's limit alone, and what nobody limited unlimited.
+func TestHeadroom(t *testing.T) {
+	was := debug.SetMemoryLimit(-1)
+	defer debug.SetMemoryLimit(was)
+	for _, c := range []struct {
+		said       string
+		limit, now int64
+	}{{"1000", 1000, 900}, {"", 1000, 1000}, {"off", math.MaxInt64, math.MaxInt64}} {
+		debug.SetMemoryLimit(c.limit)
+		Headroom(func(name string) string {
+			if name != "GOMEMLIMIT" {
+				t.Errorf("%s was read", name)
+			}
+			return c.said
+		})
+		if got := debug.SetMemoryLimit(-1); got != c.now {
+			t.Errorf("GOMEMLIMIT=%q: %d, want %d", c.said, got, c.now)
+		}
 	}
 }

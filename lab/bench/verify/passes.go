@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -277,6 +278,9 @@ func (b *bench) pass(ctx context.Context, w *way) (p pass, err error) {
 		return p, fmt.Errorf("a new home: %w", err)
 	}
 	b.world.trace.take()
+	// The servers are in this process and share the processors with what is measured; what they leave behind can wait.
+	debug.FreeOSMemory()
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	opened := b.world.opened.Load()
 	began := time.Now()
 	p.inside, err = w.run(ctx)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"strings"
 	"sync"
 	"time"
 
@@ -70,29 +71,54 @@ type Intake struct {
 	deps Deps
 	etag string
 
-	mu      sync.Mutex
-	seen    nopsapi.FactHeader // of the last one taken, this process's or one before
-	taken   bool               // by this process
-	byRef   map[nopsapi.WorkloadRef]nopsapi.WorkloadRecommendation
-	reason  string // why there are none
-	problem string
-	counts  Counts
+	first sync.Once
+	asked chan struct{} // closed by the first answer, whatever it is
+
+	mu       sync.Mutex
+	seen     nopsapi.FactHeader // of the last one taken, this process's or one before
+	taken    bool               // by this process
+	byRef    map[nopsapi.WorkloadRef]nopsapi.WorkloadRecommendation
+	recalled map[nopsapi.WorkloadRef]recalled // until something is taken
+	reason   string                           // why there are none
+	problem  string
+	counts   Counts
+}
+
+// recalled is what a process before this one took for a workload.
+type recalled struct {
+	nopsapi.WorkloadRecommendation
+	header nopsapi.FactHeader
 }
 
 // Counts are of documents, by what became of them.
 type Counts struct{ Accepted, Refused, Failed int }
 
 // NewIntake makes one that knows nothing.
-func NewIntake(d Deps) *Intake { return &Intake{deps: d.filled(), reason: ReasonWaiting} }
+func NewIntake(d Deps) *Intake {
+	return &Intake{deps: d.filled(), reason: ReasonWaiting, asked: make(chan struct{}), recalled: map[nopsapi.WorkloadRef]recalled{}}
+}
 
-// Recall tells the highest number that a process before this one took, so that a restart opens no door to a replay.
-func (i *Intake) Recall(seq uint64) {
+// Recall tells what a process before this one took for a workload, with the message of the condition that said so; it is told before the first
+// question. The highest number keeps a restart from opening a door to a replay, and what was in force stays so until something is taken or its
+// end has come: it is as valid as it was, and a platform that cannot be asked just now would otherwise change all pods.
+func (i *Intake) Recall(message string, w nopsapi.WorkloadRecommendation) {
+	h := headerOf(message)
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if !i.taken && seq > i.seen.Seq {
-		i.seen = nopsapi.FactHeader{Seq: seq}
+	if i.taken || h.Seq == 0 {
+		return
+	}
+	if h.Seq > i.seen.Seq {
+		i.seen = h
+	}
+	// Two autoscalers of one workload say the same, but one may have been written later.
+	if len(w.Containers) > 0 && h.Seq >= i.recalled[w.WorkloadRef].header.Seq {
+		i.recalled[w.WorkloadRef] = recalled{w, h}
 	}
 }
+
+// Asked is closed by the first answer of the platform, whatever it is.
+func (i *Intake) Asked() <-chan struct{} { return i.asked }
 
 // Counts are of documents, by what became of them.
 func (i *Intake) Counts() Counts {
@@ -114,19 +140,23 @@ type Answer struct {
 func (i *Intake) For(ref nopsapi.WorkloadRef, level string, now time.Time) Answer {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	a := Answer{Seq: i.seen.Seq, ValidUntil: i.seen.ValidUntil}
+	header := i.seen
+	one, is := i.byRef[ref]
 	if !i.taken {
-		a.Reason, a.Message = i.reason, i.problem
-		return a
+		before, known := i.recalled[ref]
+		if !known {
+			return Answer{Seq: header.Seq, Reason: i.reason, Message: i.problem}
+		}
+		header, one, is = before.header, before.WorkloadRecommendation, true
 	}
-	if err := i.seen.CheckAt(now); err != nil {
+	a := Answer{Seq: header.Seq, ValidUntil: header.ValidUntil}
+	if err := header.CheckAt(now); err != nil {
 		a.Reason, a.Message = ReasonExpired, "the local model alone holds: "+err.Error()
 		if i.problem != "" {
 			a.Message += "; " + i.problem
 		}
 		return a
 	}
-	one, is := i.byRef[ref]
 	switch {
 	case !is:
 		a.Reason, a.Message = ReasonUnknown, "the platform has too little of its usage, or does not know it yet"
@@ -134,18 +164,25 @@ func (i *Intake) For(ref nopsapi.WorkloadRef, level string, now time.Time) Answe
 		a.Reason, a.Message = ReasonLevel, fmt.Sprintf("the platform recommends for %s, and %s is wanted", one.Level, level)
 	default:
 		a.Recommendation, a.Reason = &one, ReasonInForce
-		a.Message = fmt.Sprintf("recommendations %d of %s, valid until %s", i.seen.Seq, stamp(i.seen.AsOf), stamp(i.seen.ValidUntil))
+		a.Message = fmt.Sprintf("recommendations %d of %s, valid until %s", header.Seq, stamp(header.AsOf), stamp(header.ValidUntil))
 	}
 	return a
 }
 
 // SeqOf reads the number of the recommendations from the message of the condition that says that they are in force.
-func SeqOf(message string) uint64 {
-	var seq uint64
-	if _, err := fmt.Sscanf(message, "recommendations %d of ", &seq); err != nil {
-		return 0
-	}
-	return seq
+func SeqOf(message string) uint64 { return headerOf(message).Seq }
+
+// ValidUntilOf reads from it until when they are.
+func ValidUntilOf(message string) time.Time { return headerOf(message).ValidUntil }
+
+// headerOf reads what the message says; what it does not say is zero.
+func headerOf(message string) nopsapi.FactHeader {
+	var h nopsapi.FactHeader
+	var asOf, until string
+	_, _ = fmt.Sscanf(message, "recommendations %d of %s valid until %s", &h.Seq, &asOf, &until)
+	h.AsOf, _ = time.Parse(time.RFC3339, strings.TrimSuffix(asOf, ","))
+	h.ValidUntil, _ = time.Parse(time.RFC3339, until)
+	return h
 }
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
@@ -192,6 +229,7 @@ func (i *Intake) Run(ctx context.Context, loop *agent.Loop, changed func()) erro
 func (i *Intake) Ask(ctx context.Context) (wait time.Duration, fresh bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
+	defer i.first.Do(func() { close(i.asked) })
 	got, err := i.deps.Platform.Recommendations(ctx, i.deps.ARN, i.etag)
 	now := i.deps.Now()
 	var refused *nopsclient.Error
@@ -271,7 +309,7 @@ func (i *Intake) offer(doc nopsapi.Recommendations, now time.Time) (fresh bool, 
 		return false, fmt.Errorf("seq %d is as of %s, before that of seq %d", h.Seq, stamp(h.AsOf), i.seen.Seq)
 	}
 	fresh = !i.taken || h.Seq > i.seen.Seq
-	i.seen, i.taken, i.byRef, i.problem = h, true, byRef, ""
+	i.seen, i.taken, i.byRef, i.recalled, i.problem = h, true, byRef, nil, ""
 	if fresh {
 		i.counts.Accepted++
 	}
@@ -285,7 +323,7 @@ func BoundsOf(w *nopsapi.WorkloadRecommendation, container string) (cpu, memory 
 	}
 	for _, c := range w.Containers {
 		if c.Name == container {
-			milli := func(v float64) int64 { return int64(math.Ceil(v * 1000)) }
+			milli := func(v float64) int64 { return int64(math.Ceil(v*1000 - 1e-6)) } // 0.07 cores are 70, and what a float adds to them is no 71st
 			whole := func(v float64) int64 { return int64(math.Ceil(v)) }
 			return Bounds{milli(c.CPU.Lower), milli(c.CPU.Target), milli(c.CPU.Upper)}, Bounds{whole(c.Memory.Lower), whole(c.Memory.Target), whole(c.Memory.Upper)}
 		}

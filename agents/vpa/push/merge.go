@@ -9,6 +9,9 @@ import (
 // Bounds are a request and what is close enough to it: CPU in millicores, memory in bytes.
 type Bounds struct{ Lower, Target, Upper int64 }
 
+// RulePlatform is the rule of the steps that the platform's recommendation makes: what it recommends first, then what that was raised to.
+const RulePlatform = "platform"
+
 // Inputs are what is known of one resource of one container.
 type Inputs struct {
 	Resource string // cpu, memory
@@ -37,10 +40,10 @@ func Merge(in Inputs) (Bounds, []rightsizing.Adjustment) {
 			b.Upper = max(in.Local.Upper, b.Target)
 		}
 		local := Quantity(in.Resource, in.Local.Target)
-		note("platform", "the platform recommends it from weeks of usage; the local model says "+local.String(), b.Target)
+		note(RulePlatform, "the platform recommends it from weeks of usage; the local model says "+local.String(), b.Target)
 		if in.Local.Lower > b.Target {
 			b.Target = in.Local.Lower
-			note("platform", "the local model holds less for unsafe: its lower bound", b.Target)
+			note(RulePlatform, "the local model holds less for unsafe: its lower bound", b.Target)
 		}
 		// What the local model holds for too little is too little whatever the platform says.
 		b.Lower = max(b.Lower, min(in.Local.Lower, b.Target))

@@ -244,7 +244,7 @@ func TestIntakeRecalls(t *testing.T) {
 			return polled(document(seq, start, 0.5))
 		}}
 		i := NewIntake(Deps{Platform: p, Now: func() time.Time { return start }})
-		i.Recall(SeqOf("recommendations 9 of 2026-11-28T00:00:00Z, valid until 2026-11-28T06:00:00Z"))
+		i.Recall("recommendations 9 of 2026-11-28T00:00:00Z, valid until 2026-11-28T06:00:00Z", nopsapi.WorkloadRecommendation{})
 		if _, fresh, err := i.Ask(t.Context()); err != nil || fresh != want {
 			t.Errorf("%d: taken %v, want %v: %v", seq, fresh, want, err)
 		}
@@ -320,6 +320,66 @@ func TestOutcomes(t *testing.T) {
 	p.nextErr = &nopsclient.Error{Kind: nopsclient.KindRefused}
 	if err := o.Deliver(t.Context()); err != nil || o.Waiting() != 0 {
 		t.Errorf("what will never be taken is kept: %v, %d wait", err, o.Waiting())
+	}
+}
+
+// TestIntakeRecallsWhatWasInForce: to its end and for its level, until something is taken.
+func TestIntakeRecallsWhatWasInForce(t *testing.T) {
+	down := func(string) (nopsclient.Polled[nopsapi.Recommendations], error) {
+		return nopsclient.Polled[nopsapi.Recommendations]{}, &nopsclient.Error{Kind: nopsclient.KindUnreachable}
+	}
+	p := &fake{answer: down}
+	i := NewIntake(Deps{Platform: p, Now: func() time.Time { return start }})
+	before := document(9, start.Add(-time.Hour), 0.07) // the six hours of which one has gone
+	i.Recall("recommendations 9 of 2026-11-28T00:00:00Z, valid until 2026-11-28T06:00:00Z", before.Workloads[0])
+	older := document(8, start, 3).Workloads[0] // another autoscaler of the workload, written earlier
+	i.Recall("recommendations 8 of 2026-11-27T23:00:00Z, valid until 2026-11-28T05:00:00Z", older)
+	i.Recall("the local model alone holds", older)
+	end := start.Add(5 * time.Hour)
+	check := func(level string, at time.Time, reason string, milli int64) {
+		t.Helper()
+		a := i.For(web, level, at)
+		cpu, _ := BoundsOf(a.Recommendation, "app")
+		if a.Reason != reason || cpu.Target != milli || a.Seq != 9 || !a.ValidUntil.Equal(end) || reason == ReasonInForce && (SeqOf(a.Message) != 9 || !ValidUntilOf(a.Message).Equal(end)) {
+			t.Errorf("%+v, %d; want %s, %d", a, cpu.Target, reason, milli)
+		}
+	}
+	asked := func() bool {
+		select {
+		case <-i.Asked():
+			return true
+		default:
+			return false
+		}
+	}
+	check("BalancedSavings", start, ReasonInForce, 70)
+	if asked() {
+		t.Error("it was asked already")
+	}
+	if _, _, err := i.Ask(t.Context()); err == nil {
+		t.Fatal("a platform that is down answers")
+	}
+	if !asked() {
+		t.Error("an answer is one, whatever it is")
+	}
+	check("BalancedSavings", end.Add(-time.Second), ReasonInForce, 70)
+	check("MaximumSavings", start, ReasonLevel, 0)
+	check("BalancedSavings", end, ReasonExpired, 0)
+	// What is taken is all there is, even if it does not know the workload.
+	p.answer = func(string) (nopsclient.Polled[nopsapi.Recommendations], error) {
+		d := document(10, start, 0.5)
+		d.Workloads = nil
+		return polled(d)
+	}
+	if _, fresh, err := i.Ask(t.Context()); err != nil || !fresh {
+		t.Fatalf("fresh %v, %v", fresh, err)
+	}
+	if a := i.For(web, "BalancedSavings", start); a.Recommendation != nil || a.Reason != ReasonUnknown {
+		t.Errorf("%+v", a)
+	}
+	i.Recall("recommendations 11 of 2026-11-28T00:00:00Z, valid until 2026-11-28T06:00:00Z", before.Workloads[0])
+	if a := i.For(web, "BalancedSavings", start); a.Recommendation != nil || a.Seq != 10 {
+		t.Errorf("too late: %+v", a)
 	}
 }
 

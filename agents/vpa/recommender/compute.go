@@ -60,6 +60,7 @@ type given struct {
 	settings *rules.Settings // nil: upstream's defaults hold
 	states   model.ContainerNameToAggregateStateMap
 	platform *nopsapi.WorkloadRecommendation // nil: none in force
+	until    time.Time                       // of the platform's
 	holds    map[string]hold                 // by container
 	most     corev1.ResourceList             // of any container, of all autoscalers
 	room     corev1.ResourceList             // of its containers together: what the largest node has that they may run on; nil is not known
@@ -374,6 +375,17 @@ func sameConditions(a, b []vpav1.VerticalPodAutoscalerCondition) bool {
 		return w
 	}
 	return slices.Equal(words(a), words(b))
+}
+
+// outlived says whether what a status says of the platform's validity is less than half of what is left of it. Each list has another one, and to
+// write them all would be a write for each autoscaler and list; but a process after this one goes by what is written.
+func outlived(written []vpav1.VerticalPodAutoscalerCondition, until, now time.Time) bool {
+	for _, c := range written {
+		if c.Type == rightsizing.ConditionPlatform {
+			return push.ValidUntilOf(c.Message).Sub(now) < until.Sub(now)/2
+		}
+	}
+	return false
 }
 
 // crossed says whether one of the requests lies within the bounds of before and outside of those of now, or the other way round: that is what

@@ -305,7 +305,7 @@ func TestOutOfMemoryOnce(t *testing.T) {
 	// A restart: the same from what is written.
 	again := newStage(t, nil)
 	again.now = s.now
-	again.remember(rememberedOf("shop", "web", s.why["web"]))
+	again.remember(s.remembered("web"))
 	again.autoscaler("web", balanced)
 	again.replicas("web", 30, 100, 600*mi)
 	again.use("web", 0, 50, 200*mi)
@@ -326,9 +326,12 @@ func TestOutOfMemoryOnce(t *testing.T) {
 	}
 }
 
-func rememberedOf(namespace, name string, why []rightsizing.Explanation) remembered {
+// remembered is what another process finds of an autoscaler.
+func (s *stage) remembered(name string) remembered {
 	var r remembered
-	r.Metadata.Namespace, r.Metadata.Name, r.Status.Explanations = namespace, name, why
+	vpa := s.vpas[name]
+	r.Metadata.Namespace, r.Metadata.Name, r.Spec.TargetRef = vpa.Namespace, vpa.Name, vpa.Spec.TargetRef
+	r.Status.Recommendation, r.Status.Conditions, r.Status.Explanations = vpa.Status.Recommendation, vpa.Status.Conditions, s.why[name]
 	return r
 }
 
@@ -437,6 +440,136 @@ func TestPlatform(t *testing.T) {
 	if err := s.workloads.Tell(t.Context()); err != nil || len(p.lists) != 1 || len(p.lists[0].Workloads) != 1 || p.lists[0].Workloads[0].WorkloadRef != ref || p.lists[0].Workloads[0].Level != "BalancedSavings" {
 		t.Errorf("%+v, %v", p.lists, err)
 	}
+}
+
+// TestARestartKeepsWhatThePlatformSaid: what was in force before a restart is until its end, whether the platform can be asked or not, and
+// whatever the local model says; after that, and on another level, the local model holds.
+func TestARestartKeepsWhatThePlatformSaid(t *testing.T) {
+	for _, c := range []struct {
+		name, reason string
+		cpu          float64
+		memory       float64
+		wantCPU      int64
+		wantMemory   int64
+	}{
+		{"above the local model", "it has seen weeks", 2, 4 << 30, 2000, 4 << 30},
+		{"below it", "all pods would be raised, and lowered with the first answer", 0.551, 0, 551, -1},
+		{"CPU alone", "", 1.07, 0, 1070, -1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := &platform{}
+			next := func(before *stage, level string) *stage {
+				s := newStage(t, p)
+				s.autoscaler("web", `{"policy":"p","level":"`+level+`"}`)
+				s.replicas("web", 1, 100, 400*mi)
+				if before != nil {
+					s.now = before.now
+					s.remember(before.remembered("web"))
+					s.vpas["web"].Status, s.why["web"] = before.vpas["web"].Status, before.why["web"]
+				}
+				return s
+			}
+			minute := func(s *stage) {
+				s.now = s.now.Add(time.Minute)
+				s.use("web", 0, 500, 300*mi)
+				s.turn()
+			}
+			first := next(nil, "BalancedSavings")
+			for range 60 {
+				minute(first)
+			}
+			local := [2]int64{first.target("web", corev1.ResourceCPU), first.target("web", corev1.ResourceMemory)}
+			ref := nopsapi.WorkloadRef{APIVersion: "apps/v1", Kind: "Deployment", Namespace: "shop", Name: "web"}
+			until := first.now.Add(20 * time.Hour).Truncate(time.Second)
+			p.doc = &nopsapi.Recommendations{FactHeader: nopsapi.FactHeader{SchemaVersion: 1, Seq: 7, AsOf: first.now, ValidUntil: until}, Workloads: []nopsapi.WorkloadRecommendation{{
+				WorkloadRef: ref, Level: "BalancedSavings",
+				Containers: []nopsapi.ContainerRecommendation{{Name: "app", CPU: nopsapi.Recommended{Target: c.cpu}, Memory: nopsapi.Recommended{Target: c.memory}}},
+			}}}
+			if _, fresh, err := first.intake.Ask(t.Context()); err != nil || !fresh {
+				t.Fatalf("fresh %v, %v", fresh, err)
+			}
+			minute(first)
+			holds := func(s *stage, when string) {
+				t.Helper()
+				cpu, memory := s.target("web", corev1.ResourceCPU), s.target("web", corev1.ResourceMemory)
+				if cpu != c.wantCPU || c.wantMemory >= 0 && memory != c.wantMemory {
+					t.Errorf("%s: %dm and %d Mi, want %dm and %d Mi; %s", when, cpu, memory/mi, c.wantCPU, c.wantMemory/mi, c.reason)
+				}
+				if status, reason, message := s.condition("web", rightsizing.ConditionPlatform); status != corev1.ConditionTrue || reason != push.ReasonInForce || push.SeqOf(message) != 7 || !push.ValidUntilOf(message).Equal(until) {
+					t.Errorf("%s: %s %s %q", when, status, reason, message)
+				}
+			}
+			holds(first, "before")
+			if c.wantCPU == local[0] || c.wantMemory == local[1] {
+				t.Fatalf("the local model says the same, %dm and %d Mi: this shows nothing", local[0], local[1]/mi)
+			}
+			p.doc = nil // down
+			second := next(first, "BalancedSavings")
+			minute(second)
+			holds(second, "before the first answer")
+			if _, _, err := second.intake.Ask(t.Context()); err == nil {
+				t.Fatal("a platform that is down answers")
+			}
+			minute(second)
+			holds(second, "the platform is down")
+			third := next(second, "BalancedSavings")
+			minute(third)
+			holds(third, "after another restart")
+			other := next(second, "MaximumPerformance")
+			minute(other)
+			if status, reason, _ := other.condition("web", rightsizing.ConditionPlatform); status != corev1.ConditionFalse || reason != push.ReasonLevel {
+				t.Errorf("for another level: %s %s", status, reason)
+			}
+			third.now = until
+			minute(third)
+			if status, reason, _ := third.condition("web", rightsizing.ConditionPlatform); status != corev1.ConditionFalse || reason != push.ReasonExpired {
+				t.Errorf("after its end: %s %s", status, reason)
+			}
+			if got := third.target("web", corev1.ResourceCPU); got == c.wantCPU {
+				t.Errorf("%dm after its end: it froze", got)
+			}
+			// A replay is refused as by the process before.
+			p.doc = &nopsapi.Recommendations{FactHeader: nopsapi.FactHeader{SchemaVersion: 1, Seq: 6, AsOf: third.now, ValidUntil: third.now.Add(time.Hour)}}
+			if _, fresh, _ := third.intake.Ask(t.Context()); fresh || third.intake.Counts().Refused != 1 {
+				t.Errorf("an older number is taken: %v, %+v", fresh, third.intake.Counts())
+			}
+		})
+	}
+}
+
+// TestWhatIsSaidOfTheValidityLasts: lists come by the hour and change nothing. That is not written each time, and yet a process that is started
+// at any moment finds what is in force.
+func TestWhatIsSaidOfTheValidityLasts(t *testing.T) {
+	p := &platform{}
+	s := newStage(t, p)
+	s.autoscaler("web", balanced)
+	s.replicas("web", 1, 100, 400*mi)
+	ref := nopsapi.WorkloadRef{APIVersion: "apps/v1", Kind: "Deployment", Namespace: "shop", Name: "web"}
+	const hours, valid = 48, 6 * time.Hour
+	written := 0
+	for ten := range hours * 6 {
+		s.now = start.Add(time.Duration(ten+1) * 10 * time.Minute)
+		if ten%6 == 0 {
+			p.doc = &nopsapi.Recommendations{FactHeader: nopsapi.FactHeader{SchemaVersion: 1, Seq: uint64(ten + 1), AsOf: s.now, ValidUntil: s.now.Add(valid)}, Workloads: []nopsapi.WorkloadRecommendation{{
+				WorkloadRef: ref, Level: "BalancedSavings", Containers: []nopsapi.ContainerRecommendation{{
+					Name: "app", CPU: nopsapi.Recommended{Target: 2, Lower: 1.9, Upper: 2.1}, Memory: nopsapi.Recommended{Target: 4 << 30, Lower: 3 << 30, Upper: 5 << 30},
+				}},
+			}}}
+			if _, fresh, err := s.intake.Ask(t.Context()); err != nil || !fresh {
+				t.Fatalf("fresh %v, %v", fresh, err)
+			}
+		}
+		s.use("web", 0, 500, 300*mi)
+		written += s.turn()
+		_, _, message := s.condition("web", rightsizing.ConditionPlatform)
+		if left := push.ValidUntilOf(message).Sub(s.now); left < (valid-time.Hour)/2 {
+			t.Fatalf("after %s the status says %q at %s", s.now.Sub(start), message, s.now)
+		}
+	}
+	if most := hours/2 + 2; written > most { // the others are those of confidence
+		t.Errorf("%d writes for %d lists, want at most %d", written, hours, most)
+	}
+	t.Logf("%d writes for %d lists", written, hours)
 }
 
 // TestSettingsThatCannotBeRead say so, and nothing else changes: what a person wanted is not guessed.

@@ -21,7 +21,7 @@ func (c *counters) register(m *agent.Metrics, r *Recommender) {
 	c.round = m.Gauge("nops_vpa_recommender_round_seconds", "How long the last round took, waiting for writes included.")
 	c.written, c.failed, c.unchanged = m.Counter(statuses, statusesHelp, "result", "written"), m.Counter(statuses, statusesHelp, "result", "failed"), m.Counter(statuses, statusesHelp, "result", "unchanged")
 	c.reasons = map[string]*agent.Value{}
-	for _, why := range []string{"conditions", "generation", "containers", "resources", "target", "bounds", "oom"} {
+	for _, why := range []string{"conditions", "generation", "containers", "resources", "target", "bounds", "oom", "validity"} {
 		c.reasons[why] = m.Counter("nops_vpa_recommender_changes_total", "Statuses that were worth writing, by the first reason.", "because", why)
 	}
 	c.autoscalers = m.Gauge("nops_vpa_recommender_autoscalers", "Autoscalers that recommendations are made for.")

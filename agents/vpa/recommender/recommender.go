@@ -73,6 +73,8 @@ const (
 	// roundsMissed is for how many rounds the loop may not turn before it is taken for dead; one may have thousands of writes to make.
 	roundsMissed = 5
 	turnLimit    = 5 * time.Minute
+	// answerWithin is how long the first round waits for the platform's first answer.
+	answerWithin = 5 * time.Second
 	// How upstream's caches of scale subresources live: its own values.
 	resync        = 10 * time.Minute
 	scaleFresh    = 10 * time.Minute
@@ -214,7 +216,7 @@ func (r *Recommender) lead(ctx context.Context) error {
 	}
 	l := &leader{
 		Recommender: r, loop: loop, estimators: newEstimators(), holds: newHolds(), finder: finder,
-		written: map[types.UID]time.Time{}, began: began, collected: began, seed: maphash.MakeSeed(),
+		written: map[types.UID]time.Time{}, recalled: make(chan struct{}), began: began, collected: began, seed: maphash.MakeSeed(),
 	}
 	history, err := r.history()
 	if err != nil {
@@ -236,7 +238,12 @@ func (r *Recommender) lead(ctx context.Context) error {
 		}
 		asking, telling, reporting := r.health.Loop("asking for recommendations", turnLimit), r.health.Loop("telling workloads", turnLimit), r.health.Loop("telling outcomes", turnLimit)
 		tasks = append(tasks,
-			agent.Task{Name: "asking for recommendations", Run: func(ctx context.Context) error { return r.intake.Run(ctx, asking, nil) }},
+			agent.Task{Name: "asking for recommendations", Run: func(ctx context.Context) error {
+				if asking.Await(ctx, l.recalled) != nil {
+					return nil
+				}
+				return r.intake.Run(ctx, asking, nil)
+			}},
 			agent.Task{Name: "telling workloads", Run: func(ctx context.Context) error { return r.workloads.Run(ctx, telling) }},
 			agent.Task{Name: "telling outcomes", Run: func(ctx context.Context) error { return r.outcomes.Run(ctx, reporting) }},
 			agent.Task{Name: "looking for outcomes", Run: func(ctx context.Context) error { return watchOutcomes(ctx, autoscalers, r.deps.Now, r.outcomes.Add) }})
@@ -291,6 +298,7 @@ type leader struct {
 	podLister listersv1.PodLister
 	ooms      oom.Observer
 
+	recalled  chan struct{}           // closed when it is known what a process before this one said
 	written   map[types.UID]time.Time // when a status was written
 	began     time.Time
 	collected time.Time
@@ -515,7 +523,9 @@ func (l *leader) run(ctx context.Context) error {
 	if err := <-recalled; err != nil {
 		l.deps.Log.Warn("what was said of memory that ran out is lost; it is learnt anew", "error", err)
 	}
+	close(l.recalled)
 	l.feeder.InitFromCheckpoints(ctx)
+	l.awaitAnswer(ctx)
 	defer l.flush(ctx)
 	for {
 		start := time.Now()
@@ -527,13 +537,22 @@ func (l *leader) run(ctx context.Context) error {
 	}
 }
 
+// awaitAnswer waits for the platform's first answer, but not for long. Of a workload whose recommendation ended while nobody asked the local
+// model's would be written in the first round, and another one moments later.
+func (l *leader) awaitAnswer(ctx context.Context) {
+	if l.intake == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	_ = l.loop.Await(ctx, l.intake.Asked()) // without one the round goes by what is known
+}
+
 // remember takes over what a process before this one said.
 func (l *leader) remember(one remembered) {
 	l.holds.recall(model.VpaID{Namespace: one.Metadata.Namespace, VpaName: one.Metadata.Name}, one.Status.Explanations, l.deps.Now())
-	for _, c := range one.Status.Conditions {
-		if c.Type == rightsizing.ConditionPlatform && l.intake != nil {
-			l.intake.Recall(push.SeqOf(c.Message))
-		}
+	if l.intake != nil {
+		l.intake.Recall(one.platform())
 	}
 }
 
@@ -718,6 +737,9 @@ func (l *leader) compute(did *Round) []write {
 		if why == "" && g.settings != nil && l.holds.unwritten[vpa.ID] {
 			why = "oom"
 		}
+		if why == "" && g.platform != nil && outlived(observed.Status.Conditions, g.until, now) {
+			why = "validity"
+		}
 		if why == "" {
 			did.Unchanged++
 			l.counters.unchanged.Add(1)
@@ -763,9 +785,9 @@ func (l *leader) ask(vpa *model.Vpa, g *given, now time.Time) (nopsapi.Rightsize
 		return nopsapi.RightsizedWorkload{}, false
 	}
 	answer := l.intake.For(ref, string(g.settings.Level), now)
-	// Whether it is in force is not known before the platform was asked once, or could not be: what was said before stays until then.
+	// Whether it is in force is not known before the platform was asked once: what was said before stays until then.
 	if answer.Reason != push.ReasonWaiting {
-		g.platform = answer.Recommendation
+		g.platform, g.until = answer.Recommendation, answer.ValidUntil
 		vpa.SetCondition(rightsizing.ConditionPlatform, answer.Recommendation != nil, answer.Reason, answer.Message)
 	}
 	return nopsapi.RightsizedWorkload{WorkloadRef: ref, Level: string(g.settings.Level), Containers: slices.Sorted(maps.Keys(g.states))}, len(g.states) > 0

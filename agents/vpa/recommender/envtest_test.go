@@ -3,6 +3,7 @@ package recommender
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -21,6 +22,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	vpaclient "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/client/clientset/versioned"
+	"k8s.io/client-go/rest"
 	"k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"github.com/nopsctl/nopsctl/agents/internal/agent"
@@ -181,7 +183,7 @@ type running struct {
 	url    string
 }
 
-func (p *place) start(m *meter, platform push.Platform, candidate string) *running {
+func (p *place) start(m *meter, platform push.Platform, candidate string, edits ...func(*rest.Config)) *running {
 	p.t.Helper()
 	ctx, cancel := context.WithCancel(p.t.Context())
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -200,6 +202,9 @@ func (p *place) start(m *meter, platform push.Platform, candidate string) *runni
 	}
 	if m != nil {
 		deps.Metrics = m
+	}
+	for _, edit := range edits {
+		edit(deps.Kube)
 	}
 	r, err := New(Options{
 		PlatformOptions: agent.PlatformOptions{ClusterARN: agenttest.ClusterARN}, ProcessOptions: agent.ProcessOptions{Namespace: agenttest.Namespace, Release: agenttest.Release},
@@ -232,6 +237,34 @@ func (r *running) end(t *testing.T) {
 	if r.err != nil {
 		t.Errorf("it ended with: %v", r.err)
 	}
+}
+
+// refusal refuses to say what autoscalers say, a few times.
+type refusal struct {
+	next http.RoundTripper
+	mu   sync.Mutex
+	left int
+}
+
+func (r *refusal) into(c *rest.Config) {
+	c.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		r.next = next
+		return r
+	})
+}
+
+// RoundTrip implements http.RoundTripper. Informers ask for a version, or to watch.
+func (r *refusal) RoundTrip(q *http.Request) (*http.Response, error) {
+	asks := q.URL.Query()
+	if strings.HasSuffix(q.URL.Path, "/"+rightsizing.Autoscalers().Resource) && asks.Has("continue") && !asks.Has("resourceVersion") && !asks.Has("watch") {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.left > 0 {
+			r.left--
+			return nil, errors.New("the API server is busy")
+		}
+	}
+	return r.next.RoundTrip(q)
 }
 
 // next waits for rounds that began after now.
@@ -518,7 +551,9 @@ func testRestart(t *testing.T, p *place, client, admin *nopsclient.Client, first
 		t.Fatal(err)
 	}
 	began := time.Now()
-	second := p.start(nil, client, "second") // asks kubelets, of which there is none
+	// Who asks for what autoscalers say is refused at first. Without it what is held would be gone for ever: the first round writes.
+	busy := &refusal{left: 2}
+	second := p.start(nil, client, "second", busy.into) // asks kubelets, of which there is none
 	select {
 	case <-second.rounds:
 	case <-time.After(time.Minute):
@@ -526,6 +561,9 @@ func testRestart(t *testing.T, p *place, client, admin *nopsclient.Client, first
 	}
 	if took := time.Since(began); took > 10*time.Second {
 		t.Errorf("the first round after a restart took %s", took)
+	}
+	if busy.left != 0 || strings.Count(second.log.String(), "the API server is busy") != 2 {
+		t.Errorf("%d refusals are left, and the log is\n%s", busy.left, second.log.String())
 	}
 	second.next(t, 2)
 	if got := p.see("plain"); got.target("cpu") != before["plain"].target("cpu") || got.target("memory") != before["plain"].target("memory") {

@@ -512,18 +512,16 @@ func (l *leader) wanted(id model.ContainerID, at time.Time) bool {
 
 // run makes rounds until the context ends, and stores at the end what was learnt.
 func (l *leader) run(ctx context.Context) error {
-	recalled := make(chan error, 1) // a restart of a large cluster's is mostly reading
-	go func() { recalled <- recall(ctx, l.vpas.AutoscalingV1().RESTClient(), l.remember) }()
+	go l.recollect(ctx) // meanwhile: a restart of a large cluster's is mostly reading
 	if err := l.assemble(ctx); err != nil {
 		if ctx.Err() != nil {
 			return nil
 		}
 		return err
 	}
-	if err := <-recalled; err != nil {
-		l.deps.Log.Warn("what was said of memory that ran out is lost; it is learnt anew", "error", err)
+	if l.loop.Await(ctx, l.recalled) != nil {
+		return nil
 	}
-	close(l.recalled)
 	l.feeder.InitFromCheckpoints(ctx)
 	l.awaitAnswer(ctx)
 	defer l.flush(ctx)
@@ -533,6 +531,29 @@ func (l *leader) run(ctx context.Context) error {
 		l.round(ctx)
 		if l.loop.Sleep(ctx, l.opts.Interval-time.Since(start)) != nil {
 			return nil
+		}
+	}
+}
+
+// recollect reads what a process before this one said, as often as it takes: the first round writes over it, and what is held of memory that ran
+// out would be gone with it, as would the number that keeps replays out.
+func (l *leader) recollect(ctx context.Context) {
+	backoff := agent.Backoff{Base: time.Second, Max: time.Minute, Rand: l.deps.Rand}
+	for {
+		err := recall(ctx, l.vpas.AutoscalingV1().RESTClient(), l.remember)
+		if err == nil {
+			close(l.recalled)
+			return
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		wait := backoff.Next(0)
+		l.deps.Log.Warn("nothing is recommended until it is known what was", "retry_in", wait.Round(time.Millisecond).String(), "error", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
 		}
 	}
 }

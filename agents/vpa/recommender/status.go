@@ -46,8 +46,11 @@ func patch(uid types.UID, status *vpav1.VerticalPodAutoscalerStatus, why []right
 	return text, nil
 }
 
-// pageSize of lists.
-const pageSize = "500"
+const (
+	pageSize = "500" // of lists
+	// pageWithin is how long one page may take.
+	pageWithin = time.Minute
+)
 
 // remembered is what an autoscaler says, with what upstream's types do not know of its status.
 type remembered struct {
@@ -103,12 +106,11 @@ func (r remembered) platform() (message string, w nopsapi.WorkloadRecommendation
 	return message, w
 }
 
-// recall reads all autoscalers once, for what a process before this one left in them.
+// recall reads all autoscalers once, for what a process before this one left in them. After an error it is to be called again from the
+// beginning; each may be told of one twice.
 func recall(ctx context.Context, client rest.Interface, each func(remembered)) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
 	for next := ""; ; {
-		text, err := client.Get().Resource(rightsizing.Autoscalers().Resource).Param("limit", pageSize).Param("continue", next).SetHeader("Accept", "application/json").Do(ctx).Raw()
+		text, err := client.Get().Timeout(pageWithin).Resource(rightsizing.Autoscalers().Resource).Param("limit", pageSize).Param("continue", next).SetHeader("Accept", "application/json").Do(ctx).Raw()
 		if err != nil {
 			return fmt.Errorf("reading what autoscalers say: %w", err)
 		}

@@ -21,13 +21,19 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
 	vpaclient "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/client/clientset/versioned"
+	vpalisters "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/client/listers/autoscaling.k8s.io/v1"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender/input/oom"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender/model"
+	controllerfetcher "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/target/controller_fetcher"
+	listersv1 "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"github.com/nopsctl/nopsctl/agents/internal/agent"
 	"github.com/nopsctl/nopsctl/agents/internal/agenttest"
 	"github.com/nopsctl/nopsctl/agents/vpa/clusterstate"
+	"github.com/nopsctl/nopsctl/agents/vpa/feed"
 	"github.com/nopsctl/nopsctl/agents/vpa/foreign"
 	"github.com/nopsctl/nopsctl/agents/vpa/push"
 	"github.com/nopsctl/nopsctl/agents/vpa/sources"
@@ -327,6 +333,116 @@ func TestOutOfMemoryOnce(t *testing.T) {
 	minute(0)
 	if got := s.target("web", corev1.ResourceMemory); got == 600*mi {
 		t.Error("it is held for ever")
+	}
+}
+
+// crowd is what the feeder of a stage reads, with something that happens while usage is asked for.
+type crowd struct {
+	pods, vpas, checkpoints cache.Indexer
+	meanwhile               func()
+}
+
+// Fetch implements target.VpaTargetSelectorFetcher.
+func (*crowd) Fetch(_ context.Context, vpa *vpav1.VerticalPodAutoscaler) (labels.Selector, error) {
+	return labels.SelectorFromSet(labels.Set{"app": vpa.Name}), nil
+}
+
+// List implements metrics.PodMetricsLister.
+func (c *crowd) List(context.Context, string, metav1.ListOptions) (*v1beta1.PodMetricsList, error) {
+	if c.meanwhile != nil {
+		c.meanwhile()
+		c.meanwhile = nil
+	}
+	return &v1beta1.PodMetricsList{}, nil
+}
+
+// TestEveryOutOfMemoryIsHeld: whenever the pod was born and has gone, and whoever tells of it. The model's first look at pods is before usage is
+// asked for, which takes time, and pods that start with too little die within it.
+func TestEveryOutOfMemoryIsHeld(t *testing.T) {
+	pod := func(state corev1.ContainerState) *corev1.Pod {
+		return &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web-1", Labels: map[string]string{"app": "web"}},
+			Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "app", Resources: corev1.ResourceRequirements{Requests: resources("100m", "400Mi")}}}},
+			Status:     corev1.PodStatus{Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{{Name: "app", State: state}}},
+		}
+	}
+	alive := pod(corev1.ContainerState{Running: &corev1.ContainerStateRunning{}})
+	killed := pod(corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: "OOMKilled", FinishedAt: metav1.NewTime(start)}})
+	evicted := &corev1.Event{
+		ObjectMeta: metav1.ObjectMeta{CreationTimestamp: metav1.NewTime(start), Annotations: map[string]string{"offending_containers": "app", "offending_containers_usage": "400Mi", "starved_resource": "memory"}},
+		Reason:     "Evicted", InvolvedObject: corev1.ObjectReference{Kind: "Pod", Namespace: "shop", Name: "web-1"},
+	}
+	for _, c := range []struct {
+		name, reason string
+		run          func(s *stage, c *crowd, seen *feed.Observer)
+		want         int64
+	}{
+		{"of one that is known", "", func(s *stage, c *crowd, seen *feed.Observer) {
+			_ = c.pods.Add(alive)
+			s.round(t.Context())
+			seen.OnUpdate(alive, killed)
+			s.round(t.Context())
+		}, 500 * mi},
+		{"of one born while usage is asked for", "the next round knows it", func(s *stage, c *crowd, seen *feed.Observer) {
+			c.meanwhile = func() {
+				_ = c.pods.Add(alive)
+				seen.OnUpdate(alive, killed)
+			}
+			s.round(t.Context())
+			s.round(t.Context())
+		}, 500 * mi},
+		{"of one that lived within that", "no round sees it", func(s *stage, c *crowd, seen *feed.Observer) {
+			c.meanwhile = func() { seen.OnUpdate(alive, killed) }
+			s.round(t.Context())
+			s.round(t.Context())
+		}, 500 * mi},
+		{"of one that has gone", "news of its end may come first", func(s *stage, c *crowd, seen *feed.Observer) {
+			_ = c.pods.Add(alive)
+			s.round(t.Context())
+			_ = c.pods.Delete(alive)
+			s.round(t.Context())
+			seen.OnUpdate(alive, killed)
+			s.round(t.Context())
+		}, 500 * mi},
+		{"an eviction of one that is not listed yet", "Events are another watch", func(s *stage, c *crowd, seen *feed.Observer) {
+			seen.OnEvent(evicted)
+			s.round(t.Context())
+			_ = c.pods.Add(killed)
+			s.round(t.Context())
+		}, 500 * mi},
+		{"an eviction of one that is never listed", "its workload is not known; it is kept for a round", func(s *stage, c *crowd, seen *feed.Observer) {
+			seen.OnEvent(evicted)
+			s.round(t.Context())
+			s.round(t.Context())
+			_ = c.pods.Add(killed)
+			s.round(t.Context())
+		}, 0},
+		{"of another's", "no autoscaler of ours selects it", func(s *stage, c *crowd, seen *feed.Observer) {
+			was, is := alive.DeepCopy(), killed.DeepCopy()
+			was.Labels["app"], is.Labels["app"] = "api", "api"
+			seen.OnUpdate(was, is)
+			s.round(t.Context())
+			s.round(t.Context())
+		}, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newStage(t, &platform{})
+			index := func() cache.Indexer {
+				return cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
+			}
+			crowd := &crowd{pods: index(), vpas: index(), checkpoints: index()}
+			_ = crowd.vpas.Add(s.autoscaler("web", balanced))
+			seen := feed.NewObserver()
+			s.join(seams{
+				autoscalers: vpalisters.NewVerticalPodAutoscalerLister(crowd.vpas), checkpoints: vpalisters.NewVerticalPodAutoscalerCheckpointLister(crowd.checkpoints), pods: listersv1.NewPodLister(crowd.pods),
+				source: crowd, selectors: crowd, fetcher: controllerfetcher.FakeControllerFetcher{}, observer: seen,
+			})
+			c.run(s, crowd, seen)
+			held, outcomes := s.holds.of(model.VpaID{Namespace: "shop", VpaName: "web"}, start)["app"].bytes, s.outcomes.Waiting()
+			if held != c.want || (outcomes == 1) != (c.want > 0) || outcomes > 1 {
+				t.Errorf("%d Mi are held, want %d, and %d outcomes wait; %s", held/mi, c.want/mi, outcomes, c.reason)
+			}
+		})
 	}
 }
 

@@ -6,11 +6,10 @@ import (
 	"fmt"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender/input/oom"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender/model"
-	"k8s.io/client-go/tools/cache"
 
+	"github.com/nopsctl/nopsctl/agents/vpa/clusterstate"
 	"github.com/nopsctl/nopsctl/internal/rightsizing"
 )
 
@@ -82,36 +81,40 @@ func (h *holds) recall(vpa model.VpaID, all []rightsizing.Explanation, now time.
 	}
 }
 
-// both hands events to two observers: upstream's, which feeds the model, and one that this loop reads.
-type both struct{ model, loop oom.Observer }
+// earlyMost is how many OOMs of pods that are not listed yet are kept.
+const earlyMost = 1000
 
-var _ cache.ResourceEventHandler = both{}
+// recorded is the model as it is given to upstream's feeder. What is recorded of memory that ran out is told at that moment, for the feeder sees
+// to it that the pod is known then, even one that is gone already; a second look at the pods would find others.
+type recorded struct {
+	*clusterstate.Cluster
 
-// OnEvent is for Events of evictions.
-func (b both) OnEvent(e *corev1.Event) {
-	b.model.OnEvent(e)
-	b.loop.OnEvent(e)
+	tell  func(oom.OomInfo)
+	early []oom.OomInfo // of pods that nobody has listed
 }
 
-// GetObservedOomsChannel implements oom.Observer, for what watches evictions.
-func (b both) GetObservedOomsChannel() chan oom.OomInfo { return b.model.GetObservedOomsChannel() }
-
-// OnAdd implements cache.ResourceEventHandler.
-func (b both) OnAdd(obj any, initial bool) {
-	b.model.OnAdd(obj, initial)
-	b.loop.OnAdd(obj, initial)
+// RecordOOM implements model.ClusterState.
+func (r *recorded) RecordOOM(id model.ContainerID, at time.Time, requested model.ResourceAmount) error {
+	one := oom.OomInfo{ContainerID: id, Timestamp: at, Memory: requested}
+	if !r.Knows(id.PodID) {
+		if len(r.early) < earlyMost {
+			r.early = append(r.early, one)
+		}
+		return fmt.Errorf("the pod is not listed yet: %w", model.NewKeyError(id.PodID))
+	}
+	r.tell(one)
+	return r.Cluster.RecordOOM(id, at, requested)
 }
 
-// OnUpdate implements cache.ResourceEventHandler.
-func (b both) OnUpdate(was, is any) {
-	b.model.OnUpdate(was, is)
-	b.loop.OnUpdate(was, is)
-}
-
-// OnDelete implements cache.ResourceEventHandler.
-func (b both) OnDelete(obj any) {
-	b.model.OnDelete(obj)
-	b.loop.OnDelete(obj)
+// late records what came before its pod was listed, once. The pods are to be loaded before.
+func (r *recorded) late() {
+	early := r.early
+	r.early = nil
+	for _, one := range early {
+		if r.Knows(one.ContainerID.PodID) {
+			_ = r.RecordOOM(one.ContainerID, one.Timestamp, one.Memory) // what the model holds for too old is held all the same
+		}
+	}
 }
 
 // oomID names one OOM, however often it is told.

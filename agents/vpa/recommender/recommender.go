@@ -296,7 +296,7 @@ type leader struct {
 	feeder    input.ClusterStateFeeder
 	fetcher   controllerfetcher.ControllerFetcher
 	podLister listersv1.PodLister
-	ooms      oom.Observer
+	recorded  *recorded
 
 	recalled  chan struct{}           // closed when it is known what a process before this one said
 	written   map[types.UID]time.Time // when a status was written
@@ -369,19 +369,17 @@ func (l *leader) assemble(ctx context.Context) error {
 	stop := ctx.Done()
 	api := l.vpas.AutoscalingV1()
 	observer := feed.NewObserver()
-	l.ooms = oom.NewObserver()
-	seen := both{observer, l.ooms}
 	factory := informers.NewSharedInformerFactoryWithOptions(l.kube, resync, informers.WithTransform(bare))
 	selectors := target.NewVpaTargetSelectorFetcher(l.config, l.kube, factory, stop)
 	fetcher := controllerfetcher.NewControllerFetcher(l.config, l.kube, factory, scaleFresh, scaleLifetime, scaleJitter, stop)
-	l.fetcher, l.workload = fetcher, foreign.Workloads(factory)
+	l.workload = foreign.Workloads(factory)
 	autoscalers := watch(ctx, api.RESTClient(), rightsizing.Autoscalers().Resource, &vpav1.VerticalPodAutoscaler{})
 	checkpoints := watch(ctx, api.RESTClient(), rightsizing.Checkpoints().Resource, &vpav1.VerticalPodAutoscalerCheckpoint{})
 	// As upstream: a pod that is pending uses nothing.
 	running := coreinformers.NewFilteredPodInformer(l.kube, metav1.NamespaceAll, 0, byNamespace(), func(o *metav1.ListOptions) {
 		o.FieldSelector = fields.OneTermNotEqualSelector("status.phase", string(corev1.PodPending)).String()
 	})
-	if _, err := running.AddEventHandler(seen); err != nil {
+	if _, err := running.AddEventHandler(observer); err != nil {
 		return fmt.Errorf("watching pods: %w", err)
 	}
 	begin(ctx, running, slim)
@@ -400,24 +398,43 @@ func (l *leader) assemble(ctx context.Context) error {
 	if !cache.WaitForCacheSync(stop, autoscalers.HasSynced, checkpoints.HasSynced, running.HasSynced, machines.HasSynced) {
 		return fmt.Errorf("waiting for the caches: %w", ctx.Err())
 	}
-	input.WatchEvictionEventsWithRetries(ctx, l.kube, seen, metav1.NamespaceAll)
+	input.WatchEvictionEventsWithRetries(ctx, l.kube, observer, metav1.NamespaceAll)
 	fetcher.Start(ctx, scaleLoop)
 
 	l.indexers.vpas, l.indexers.pods, l.indexers.nodes = vpas, pods, nodes
-	l.podLister = listersv1.NewPodLister(pods)
+	l.join(seams{
+		autoscalers: vpalisters.NewVerticalPodAutoscalerLister(vpas), checkpoints: vpalisters.NewVerticalPodAutoscalerCheckpointLister(checkpoints.GetIndexer()), pods: listersv1.NewPodLister(pods),
+		source: source, selectors: selectors, fetcher: fetcher, observer: observer,
+	})
+	return nil
+}
+
+// seams are where upstream's feeder reads the cluster.
+type seams struct {
+	autoscalers vpalisters.VerticalPodAutoscalerLister
+	checkpoints vpalisters.VerticalPodAutoscalerCheckpointLister
+	pods        listersv1.PodLister
+	source      metrics.PodMetricsLister
+	selectors   target.VpaTargetSelectorFetcher
+	fetcher     controllerfetcher.ControllerFetcher
+	observer    *feed.Observer
+}
+
+// join makes the model, and what fills it.
+func (l *leader) join(s seams) {
+	api := l.vpas.AutoscalingV1()
+	l.podLister, l.fetcher = s.pods, s.fetcher
 	l.cluster = clusterstate.New(collectEvery)
-	c := &sources.Client{Source: source, Name: l.opts.Source, Wanted: l.wanted}
+	l.recorded = &recorded{Cluster: l.cluster, tell: l.ranOut}
+	c := &sources.Client{Source: s.source, Name: l.opts.Source, Wanted: l.wanted}
 	l.client.Store(c)
-	every := l.opts.CheckpointEvery
-	l.writer.Store(checkpoint.NewWriter(l.cluster, api, checkpoint.Options{Interval: every, Now: l.deps.Now, Rand: l.deps.Rand, Log: l.deps.Log}))
-	all, stored := vpalisters.NewVerticalPodAutoscalerLister(vpas), vpalisters.NewVerticalPodAutoscalerCheckpointLister(checkpoints.GetIndexer())
+	l.writer.Store(checkpoint.NewWriter(l.cluster, api, checkpoint.Options{Interval: l.opts.CheckpointEvery, Now: l.deps.Now, Rand: l.deps.Rand, Log: l.deps.Log}))
 	upstream := input.ClusterStateFeederFactory{
-		ClusterState: l.cluster, MetricsClient: c, VpaCheckpointClient: api, VpaCheckpointLister: stored, VpaLister: addressed{all},
-		PodLister: l.podLister, OOMObserver: observer, SelectorFetcher: selectors, ControllerFetcher: fetcher,
+		ClusterState: l.recorded, MetricsClient: c, VpaCheckpointClient: api, VpaCheckpointLister: s.checkpoints, VpaLister: addressed{s.autoscalers},
+		PodLister: s.pods, OOMObserver: s.observer, SelectorFetcher: s.selectors, ControllerFetcher: s.fetcher,
 		RecommenderName: input.DefaultRecommenderName, IgnoredNamespaces: l.opts.IgnoreNamespaces,
 	}.Make()
-	l.feeder = feed.New(upstream, feed.Options{Cluster: l.cluster, Observer: observer, Checkpoints: stored, VPAs: all, Client: api, Skip: l.skip, Log: l.deps.Log})
-	return nil
+	l.feeder = feed.New(upstream, feed.Options{Cluster: l.cluster, Observer: s.observer, Checkpoints: s.checkpoints, VPAs: s.autoscalers, Client: api, Skip: l.skip, Log: l.deps.Log})
 }
 
 func (l *leader) skip(namespace string) bool {
@@ -595,12 +612,12 @@ func (l *leader) round(ctx context.Context) {
 	l.feeder.LoadVPAs(ctx)
 	timer.ObserveStep("LoadVPAs")
 	l.feeder.LoadPods()
+	l.recorded.late()
 	timer.ObserveStep("LoadPods")
 	l.loop.Turn()
 	asked := time.Now()
 	l.feeder.LoadRealTimeMetrics(ctx)
 	waited += time.Since(asked)
-	l.memoryRanOut()
 	timer.ObserveStep("LoadMetrics")
 	l.feeder.DeleteRemovedPods()
 	timer.ObserveStep("DeleteRemovedPods")
@@ -642,24 +659,9 @@ func (l *leader) keep(ctx context.Context) {
 	}
 }
 
-// memoryRanOut takes what the pods' watch saw.
-func (l *leader) memoryRanOut() {
-	for {
-		select {
-		case o := <-l.ooms.GetObservedOomsChannel():
-			l.ranOut(o)
-		default:
-			return
-		}
-	}
-}
-
+// ranOut takes what the feeder recorded.
 func (l *leader) ranOut(o oom.OomInfo) {
-	pod := l.cluster.Pods()[o.ContainerID.PodID]
-	if pod == nil {
-		return
-	}
-	vpa := l.cluster.GetControllingVPA(pod)
+	vpa := l.cluster.GetControllingVPA(&model.PodState{ID: o.ContainerID.PodID}) // that of a pod that is gone, too
 	if vpa == nil {
 		return
 	}

@@ -203,7 +203,8 @@ func (m *made) cap(g given) {
 	})
 }
 
-// fit bounds the containers together by the largest node that they may run on, each by the same share: what fits none is never applied.
+// fit bounds the containers together by the largest node that they may run on, each by the same share: what fits none is never applied. What one
+// is held at since it ran out of memory is not shared, if there is so much.
 func (m *made) fit(g given) {
 	if g.settings == nil || m.recommendation == nil {
 		return
@@ -213,20 +214,29 @@ func (m *made) fit(g given) {
 		if !known || room.Sign() <= 0 {
 			continue
 		}
-		sum := resource.Quantity{}
+		sum, kept, all := resource.Quantity{}, map[string]int64{}, int64(0)
 		for _, c := range m.recommendation.ContainerRecommendations {
-			sum.Add(c.Target[name])
+			target := c.Target[name]
+			sum.Add(target)
+			if held := g.holds[c.ContainerName].bytes; held > 0 && name == corev1.ResourceMemory {
+				kept[c.ContainerName] = min(held, target.Value())
+				all += kept[c.ContainerName]
+			}
 		}
 		if sum.Cmp(room) <= 0 {
 			continue
 		}
-		part := room.AsApproximateFloat64() / sum.AsApproximateFloat64()
+		if all >= room.Value() {
+			clear(kept)
+			all = 0
+		}
+		part := (room.AsApproximateFloat64() - float64(all)) / (sum.AsApproximateFloat64() - float64(all))
 		for _, c := range m.recommendation.ContainerRecommendations {
 			q, is := c.Target[name]
 			if !is {
 				continue
 			}
-			to := share(name, q, part)
+			to := share(name, q, kept[c.ContainerName], part)
 			for _, bounds := range []corev1.ResourceList{c.Target, c.LowerBound} {
 				if was, is := bounds[name]; is && was.Cmp(to) > 0 {
 					bounds[name] = to
@@ -236,7 +246,7 @@ func (m *made) fit(g given) {
 				c.UpperBound[name] = room
 			}
 			for i := range m.parts {
-				if p := &m.parts[i]; p.container == c.ContainerName && p.resource == name {
+				if p := &m.parts[i]; p.container == c.ContainerName && p.resource == name && to.Cmp(q) != 0 {
 					p.steps = append(p.steps, rightsizing.Adjustment{Rule: "node", Why: fmt.Sprintf("the largest node that it may run on has %s for the containers of a pod, besides its DaemonSets", room.String()), To: to})
 					p.result = to
 				}

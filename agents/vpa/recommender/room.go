@@ -1,6 +1,7 @@
 package recommender
 
 import (
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -17,37 +18,69 @@ const labelNodePool = "karpenter.sh/nodepool"
 // rooms are what nodes have for pods besides those of DaemonSets. What fits none of them would never be applied, or leave a pod pending; but
 // where nodes are made to fit pods, the largest that is there now says nothing: it was made for what pods request now.
 type rooms struct {
-	nodes []node
-	known map[string]corev1.ResourceList // by selector
+	nodes   []node
+	daemons map[string][]*corev1.Pod                  // pods of DaemonSets
+	known   map[string]map[string]corev1.ResourceList // by the DaemonSet that asks, "" for all others, and selector
 }
 
 type node struct {
+	name   string
 	labels labels.Set
 	room   corev1.ResourceList
 	made   bool // on demand
 }
 
 func newRooms(nodes []*corev1.Node, pods []*corev1.Pod) *rooms {
+	r := &rooms{daemons: map[string][]*corev1.Pod{}, known: map[string]map[string]corev1.ResourceList{}}
 	taken := map[string]corev1.ResourceList{}
 	for _, p := range pods {
-		if owner := metav1.GetControllerOf(p); owner == nil || owner.Kind != "DaemonSet" || p.Spec.NodeName == "" {
-			continue
-		}
-		if taken[p.Spec.NodeName] == nil {
-			taken[p.Spec.NodeName] = corev1.ResourceList{}
-		}
-		for i := range p.Spec.Containers {
-			add(taken[p.Spec.NodeName], p.Spec.Containers[i].Resources.Requests, 1)
+		if set := daemonSet(p); set != "" && p.Spec.NodeName != "" {
+			r.daemons[set] = append(r.daemons[set], p)
+			take(taken, p)
 		}
 	}
-	r := &rooms{known: map[string]corev1.ResourceList{}}
 	for _, n := range nodes {
 		room := corev1.ResourceList{}
 		add(room, n.Status.Allocatable, 1)
 		add(room, taken[n.Name], -1)
-		r.nodes = append(r.nodes, node{labels.Set(n.Labels), room, n.Labels[labelNodePool] != ""})
+		r.nodes = append(r.nodes, node{n.Name, labels.Set(n.Labels), room, n.Labels[labelNodePool] != ""})
 	}
 	return r
+}
+
+// daemonSet is the pod's; "" where another kind of workload or nobody made it.
+func daemonSet(p *corev1.Pod) string {
+	if owner := metav1.GetControllerOf(p); owner != nil && owner.Kind == "DaemonSet" {
+		return p.Namespace + "/" + owner.Name
+	}
+	return ""
+}
+
+// take adds what a pod has of its node.
+func take(taken map[string]corev1.ResourceList, p *corev1.Pod) {
+	if taken[p.Spec.NodeName] == nil {
+		taken[p.Spec.NodeName] = corev1.ResourceList{}
+	}
+	for c := range lasting(p) {
+		add(taken[p.Spec.NodeName], c.Resources.Requests, 1)
+	}
+}
+
+// lasting are the containers that run as long as the pod does.
+func lasting(p *corev1.Pod) iter.Seq[*corev1.Container] {
+	return func(yield func(*corev1.Container) bool) {
+		for i := range p.Spec.Containers {
+			if !yield(&p.Spec.Containers[i]) {
+				return
+			}
+		}
+		for i := range p.Spec.InitContainers {
+			c := &p.Spec.InitContainers[i]
+			if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways && !yield(c) {
+				return
+			}
+		}
+	}
 }
 
 // add adds CPU and memory, or takes them away.
@@ -67,16 +100,23 @@ func add(to, of corev1.ResourceList, sign int) {
 	}
 }
 
-// largest is the most of each resource that a node with these labels has; nil where no such node is there, or some are made on demand: nothing is
-// known of the one that will be.
-func (r *rooms) largest(selector map[string]string) corev1.ResourceList {
+// largest is the most of each resource that a node with these labels has for pods of a DaemonSet, or for those of none; nil where no such node is
+// there, or some are made on demand: nothing is known of the one that will be.
+func (r *rooms) largest(set string, selector map[string]string) corev1.ResourceList {
 	var words []string
 	for _, name := range slices.Sorted(maps.Keys(selector)) {
 		words = append(words, name+"="+selector[name])
 	}
 	key := strings.Join(words, ",")
-	if most, is := r.known[key]; is {
+	if most, is := r.known[set][key]; is {
 		return most
+	}
+	// What its own pods have is theirs: each raise would lower the next recommendation.
+	own := map[string]corev1.ResourceList{}
+	if set != "" {
+		for _, p := range r.daemons[set] {
+			take(own, p)
+		}
 	}
 	var most corev1.ResourceList
 	chosen := labels.SelectorFromSet(selector)
@@ -91,13 +131,22 @@ func (r *rooms) largest(selector map[string]string) corev1.ResourceList {
 		if most == nil {
 			most = corev1.ResourceList{}
 		}
-		for name, q := range n.room {
+		room := n.room
+		if had := own[n.name]; had != nil {
+			room = corev1.ResourceList{}
+			add(room, n.room, 1)
+			add(room, had, 1)
+		}
+		for name, q := range room {
 			if is, there := most[name]; !there || q.Cmp(is) > 0 {
 				most[name] = q
 			}
 		}
 	}
-	r.known[key] = most
+	if r.known[set] == nil {
+		r.known[set] = map[string]corev1.ResourceList{}
+	}
+	r.known[set][key] = most
 	return most
 }
 
@@ -106,34 +155,27 @@ func (r *rooms) of(pod *corev1.Pod, recommended func(container string) bool) cor
 	if r == nil {
 		return nil
 	}
-	var selector map[string]string
-	if pod != nil {
-		selector = pod.Spec.NodeSelector
+	if pod == nil {
+		return r.largest("", nil)
 	}
-	most := r.largest(selector)
-	if most == nil || pod == nil {
-		return most
+	most := r.largest(daemonSet(pod), pod.Spec.NodeSelector)
+	if most == nil {
+		return nil
 	}
 	room := corev1.ResourceList{}
 	add(room, most, 1)
-	always := corev1.ContainerRestartPolicyAlways
-	for i := range pod.Spec.Containers {
-		if c := &pod.Spec.Containers[i]; !recommended(c.Name) {
-			add(room, c.Resources.Requests, -1)
-		}
-	}
-	for i := range pod.Spec.InitContainers {
-		if c := &pod.Spec.InitContainers[i]; c.RestartPolicy != nil && *c.RestartPolicy == always && !recommended(c.Name) {
+	for c := range lasting(pod) {
+		if !recommended(c.Name) {
 			add(room, c.Resources.Requests, -1)
 		}
 	}
 	return room
 }
 
-// share is a part of a quantity, rounded down.
-func share(name corev1.ResourceName, q resource.Quantity, part float64) resource.Quantity {
+// share is what is kept of a quantity, in bytes, and a part of the rest, rounded down.
+func share(name corev1.ResourceName, q resource.Quantity, kept int64, part float64) resource.Quantity {
 	if name == corev1.ResourceCPU {
 		return *resource.NewMilliQuantity(int64(float64(q.MilliValue())*part), resource.DecimalSI)
 	}
-	return *resource.NewQuantity(int64(float64(q.Value())*part), resource.BinarySI)
+	return *resource.NewQuantity(kept+int64(float64(q.Value()-kept)*part), resource.BinarySI)
 }

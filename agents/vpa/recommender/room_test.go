@@ -1,6 +1,7 @@
 package recommender
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -82,6 +83,91 @@ func TestNoMoreThanANodeHas(t *testing.T) {
 		if said != c.bounded {
 			t.Errorf("%s: the explanation says so: %t", c.name, said)
 		}
+	}
+}
+
+// What a DaemonSet's pods have themselves is room of theirs: taken away from it, each raise would lower the next recommendation. What is not
+// recommended of them is taken away once.
+func TestRoomOfADaemonSet(t *testing.T) {
+	yes, always := true, corev1.ContainerRestartPolicyAlways
+	nodes := []*corev1.Node{
+		{ObjectMeta: metav1.ObjectMeta{Name: "small", Labels: map[string]string{"pool": "a"}}, Status: corev1.NodeStatus{Allocatable: resources("4", "8Gi")}},
+		{ObjectMeta: metav1.ObjectMeta{Name: "large", Labels: map[string]string{"pool": "a"}}, Status: corev1.NodeStatus{Allocatable: resources("5", "9Gi")}},
+	}
+	container := func(name, cpu, memory string) corev1.Container {
+		return corev1.Container{Name: name, Resources: corev1.ResourceRequirements{Requests: resources(cpu, memory)}}
+	}
+	pod := func(daemon, on string, containers ...corev1.Container) *corev1.Pod {
+		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: daemon + "-" + on}, Spec: corev1.PodSpec{NodeName: on, Containers: containers, NodeSelector: map[string]string{"pool": "a"}}}
+		if daemon != "" {
+			p.OwnerReferences = []metav1.OwnerReference{{Kind: "DaemonSet", Name: daemon, Controller: &yes}}
+		}
+		return p
+	}
+	proxy := container("proxy", "250m", "256Mi")
+	proxy.RestartPolicy = &always
+	web := pod("", "", container("app", "1", "1Gi"))
+	logs, mesh, bare := pod("logs", "small", container("app", "2", "3Gi"), container("shipper", "500m", "512Mi")), pod("logs", "large", container("app", "1", "1Gi"), container("shipper", "500m", "512Mi")), pod("mesh", "large", container("app", "2", "1Gi"))
+	bare.Spec.InitContainers = []corev1.Container{proxy}
+	pods := []*corev1.Pod{logs, mesh, bare, web}
+	app := func(name string) bool { return name == "app" }
+	for _, c := range []struct {
+		name, reason string
+		of           *corev1.Pod
+		recommended  func(string) bool
+		want         corev1.ResourceList
+	}{
+		{"another's", "on small 2.5 are taken, on large 3.75", web, app, resources("1500m", "6400Mi")},
+		{"its own", "small has 4 without it, large 2.75, and 8 Gi, and 7.75; its shipper's are none of it", logs, app, resources("3500m", "7680Mi")},
+		{"all of its own", "", logs, func(string) bool { return true }, resources("4", "8Gi")},
+		{"the other's own", "on small 2.5 are taken, on large 1.5; its proxy's are none of it", bare, app, resources("3250m", "7424Mi")},
+	} {
+		for range 2 { // it is asked for each autoscaler of a round
+			room := newRooms(nodes, pods).of(c.of, c.recommended)
+			if room.Cpu().Cmp(*c.want.Cpu()) != 0 || room.Memory().Cmp(*c.want.Memory()) != 0 {
+				t.Errorf("%s: %s and %s, want %s and %s; %s", c.name, room.Cpu(), room.Memory(), c.want.Cpu(), c.want.Memory(), c.reason)
+			}
+		}
+	}
+	// One look at the nodes serves all.
+	r := newRooms(nodes, pods)
+	for _, p := range []*corev1.Pod{web, logs, web, bare, logs} {
+		once, alone := r.of(p, app), newRooms(nodes, pods).of(p, app)
+		if once.Cpu().Cmp(*alone.Cpu()) != 0 {
+			t.Errorf("%s: %s after others, %s alone", p.Name, once.Cpu(), alone.Cpu())
+		}
+	}
+}
+
+// What a container needed when it ran out of memory is not shared with its neighbours, as long as there is room for it.
+func TestRoomForWhatRanOut(t *testing.T) {
+	s := rules.Settings{Owned: true}
+	s.Level = rightsizing.BalancedSavings
+	platform := &nopsapi.WorkloadRecommendation{Containers: []nopsapi.ContainerRecommendation{{Name: "a", Memory: nopsapi.Recommended{Target: 3 << 30}}, {Name: "b", Memory: nopsapi.Recommended{Target: 9 << 30}}}}
+	states := model.ContainerNameToAggregateStateMap{"a": model.NewAggregateContainerState(), "b": model.NewAggregateContainerState()}
+	for _, c := range []struct {
+		name, reason string
+		held         int64
+		room, a, b   string
+	}{
+		{"nothing is held", "half of it is there", 0, "6Gi", "1536Mi", "4608Mi"},
+		{"held", "b has what is left", 3 << 30, "6Gi", "3Gi", "3Gi"},
+		{"held in part", "what is above it is shared", 1 << 30, "6656Mi", "2Gi", "4608Mi"},
+		{"no room for what is held", "no share helps", 3 << 30, "2Gi", "512Mi", "1536Mi"},
+	} {
+		room := resource.MustParse(c.room)
+		g := given{vpa: &vpav1.VerticalPodAutoscaler{}, settings: &s, states: states, platform: platform, holds: map[string]hold{"a": {c.held, start}}, room: corev1.ResourceList{corev1.ResourceMemory: room}}
+		m := newEstimators().recommend(g)
+		sum, got := resource.Quantity{}, map[string]string{}
+		for _, one := range m.recommendation.ContainerRecommendations {
+			sum.Add(*one.Target.Memory())
+			got[one.ContainerName] = fmt.Sprintf("%dMi", one.Target.Memory().Value()/mi)
+		}
+		a, b := resource.MustParse(c.a), resource.MustParse(c.b)
+		if got["a"] != fmt.Sprintf("%dMi", a.Value()/mi) || got["b"] != fmt.Sprintf("%dMi", b.Value()/mi) || sum.Cmp(room) > 0 || sum.Value() < room.Value()-2 {
+			t.Errorf("%s: %v, %s together, want %s and %s; %s", c.name, got, sum.String(), c.a, c.b, c.reason)
+		}
+		explained(t, m, g)
 	}
 }
 

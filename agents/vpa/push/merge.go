@@ -19,12 +19,15 @@ type Inputs struct {
 	Local Bounds
 	// Platform is what the platform recommends; a Target of 0 is nothing. Lower and Upper of 0 are not known.
 	Platform Bounds
+	// Peak is the most memory that was used here; 0 of CPU, of which less makes slow and kills nobody.
+	Peak int64
 	// OOM is what the container needs at least since it ran out of memory; 0 is that it did not.
 	OOM int64
 }
 
-// Merge is max(platform, local lower bound, OOM) where the platform recommends something, and max(local, OOM) where it does not. The steps
-// say what made the target another than the local one, in order.
+// Merge is max(platform, local lower bound, peak, OOM) where the platform recommends something, and max(local, OOM) where it does not. The peak
+// counts as far as the local target: a level may leave the highest out, and the platform no more than the level. The steps say what made the target
+// another than the local one, in order.
 func Merge(in Inputs) (Bounds, []rightsizing.Adjustment) {
 	var steps []rightsizing.Adjustment
 	note := func(rule, why string, to int64) {
@@ -41,9 +44,13 @@ func Merge(in Inputs) (Bounds, []rightsizing.Adjustment) {
 		}
 		local := Quantity(in.Resource, in.Local.Target)
 		note(RulePlatform, "the platform recommends it from weeks of usage; the local model says "+local.String(), b.Target)
-		if in.Local.Lower > b.Target {
-			b.Target = in.Local.Lower
-			note(RulePlatform, "the local model holds less for unsafe: its lower bound", b.Target)
+		least, why := in.Local.Lower, "the local model holds less for unsafe: its lower bound"
+		if peak := min(in.Peak, in.Local.Target); peak > least {
+			least, why = peak, "pods needed more here of late"
+		}
+		if least > b.Target {
+			b.Target = least
+			note(RulePlatform, why, b.Target)
 		}
 		// What the local model holds for too little is too little whatever the platform says.
 		b.Lower = max(b.Lower, min(in.Local.Lower, b.Target))

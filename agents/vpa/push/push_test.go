@@ -33,6 +33,10 @@ func TestMerge(t *testing.T) {
 		{"out of memory", "a percentile may leave one replica out, the kernel did not", Inputs{Resource: "memory", Local: local, OOM: 600 * mi}, Bounds{600 * mi, 600 * mi, 600 * mi}, "oom"},
 		{"out of memory with less than is given", "nothing is to be done", Inputs{Resource: "memory", Local: local, OOM: 150 * mi}, Bounds{150 * mi, 200 * mi, 400 * mi}, ""},
 		{"all three", "the largest holds", Inputs{Resource: "memory", Local: local, Platform: Bounds{250 * mi, 300 * mi, 350 * mi}, OOM: 320 * mi}, Bounds{320 * mi, 320 * mi, 350 * mi}, "platform,oom"},
+		{"platform below what was used", "weeks of less do not help a pod that needs it now", Inputs{Resource: "memory", Local: local, Platform: Bounds{120 * mi, 150 * mi, 180 * mi}, Peak: 190 * mi}, Bounds{120 * mi, 190 * mi, 190 * mi}, "platform,platform"},
+		{"platform below what was used once", "what the level leaves out it may leave out", Inputs{Resource: "memory", Local: local, Platform: Bounds{120 * mi, 150 * mi, 180 * mi}, Peak: 900 * mi}, Bounds{120 * mi, 200 * mi, 200 * mi}, "platform,platform"},
+		{"platform above what was used", "the margin is what it saves", Inputs{Resource: "memory", Local: local, Platform: Bounds{120 * mi, 150 * mi, 180 * mi}, Peak: 150 * mi}, Bounds{120 * mi, 150 * mi, 180 * mi}, "platform"},
+		{"what was used without a platform", "the level is all there is", Inputs{Resource: "memory", Local: local, Peak: 900 * mi}, local, ""},
 		{"cpu", "in millicores", Inputs{Resource: "cpu", Local: Bounds{50, 100, 200}, Platform: Bounds{Target: 60}}, Bounds{50, 60, 200}, "platform"},
 	}
 	for _, c := range cases {
@@ -61,7 +65,7 @@ func TestMergeIsTheMaximum(t *testing.T) {
 			target := l + number.Draw(t, name+" target")
 			return Bounds{l, target, target + number.Draw(t, name+" upper")}
 		}
-		in := Inputs{Resource: "memory", Local: bounds("local"), OOM: number.Draw(t, "oom")}
+		in := Inputs{Resource: "memory", Local: bounds("local"), OOM: number.Draw(t, "oom"), Peak: number.Draw(t, "peak")}
 		want := max(in.Local.Target, in.OOM)
 		if rapid.Bool().Draw(t, "platform") {
 			in.Platform = bounds("platform")
@@ -69,7 +73,7 @@ func TestMergeIsTheMaximum(t *testing.T) {
 				in.Platform.Lower, in.Platform.Upper = 0, 0
 			}
 			if in.Platform.Target > 0 {
-				want = max(in.Platform.Target, in.Local.Lower, in.OOM)
+				want = max(in.Platform.Target, in.Local.Lower, min(in.Peak, in.Local.Target), in.OOM)
 			}
 		}
 		got, steps := Merge(in)

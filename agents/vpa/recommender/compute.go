@@ -114,7 +114,7 @@ func (e estimators) recommend(g given) made {
 			}
 			in := push.Inputs{Resource: string(res), Local: push.Bounds{Lower: int64(r.LowerBound[res]), Target: int64(r.Target[res]), Upper: int64(r.UpperBound[res])}, Platform: platform[i]}
 			if res == model.ResourceMemory {
-				in.OOM = g.holds[name].bytes
+				in.OOM, in.Peak = g.holds[name].bytes, int64(g.states[name].AggregateMemoryPeaks.Percentile(1))
 			}
 			b, steps := push.Merge(in)
 			b, steps = floor(b, steps, res, g.settings.Floors)

@@ -638,6 +638,53 @@ func TestPlatform(t *testing.T) {
 	}
 }
 
+// TestThePlatformStaysAboveWhatIsUsed: what some of the replicas need since yesterday is no outlier, and was not in the weeks before. Memory is not
+// lowered below it, CPU not below its median.
+func TestThePlatformStaysAboveWhatIsUsed(t *testing.T) {
+	for _, level := range rightsizing.Levels() {
+		p := &platform{}
+		s := newStage(t, p)
+		s.autoscaler("web", `{"policy":"p","level":"`+string(level)+`"}`)
+		s.replicas("web", 10, 100, 400*mi)
+		const less, more = 300 * mi, 900 * mi
+		hour := func(needing int) { // as many pods more
+			s.now = s.now.Add(time.Hour)
+			for pod := range 10 {
+				memory := int64(less)
+				if pod < needing {
+					memory = more
+				}
+				s.use("web", pod, 300, memory)
+			}
+			s.turn()
+		}
+		for range 7 * 24 {
+			hour(0)
+		}
+		for range 30 {
+			hour(4)
+		}
+		local := s.target("web", corev1.ResourceMemory)
+		ref := nopsapi.WorkloadRef{APIVersion: "apps/v1", Kind: "Deployment", Namespace: "shop", Name: "web"}
+		p.doc = &nopsapi.Recommendations{FactHeader: nopsapi.FactHeader{SchemaVersion: 1, Seq: 1, AsOf: s.now, ValidUntil: s.now.Add(20 * time.Hour)}, Workloads: []nopsapi.WorkloadRecommendation{{
+			WorkloadRef: ref, Level: string(level), Containers: []nopsapi.ContainerRecommendation{{Name: "app", CPU: nopsapi.Recommended{Target: 0.01}, Memory: nopsapi.Recommended{Target: less}}},
+		}}}
+		if _, fresh, err := s.intake.Ask(t.Context()); err != nil || !fresh {
+			t.Fatalf("fresh %v, %v", fresh, err)
+		}
+		hour(4)
+		if got := s.target("web", corev1.ResourceMemory); got < more || got > local {
+			t.Errorf("%s: %d Mi are recommended of what needs %d, and the local model says %d", level, got/mi, int64(more)/mi, local/mi)
+		}
+		if got := s.target("web", corev1.ResourceCPU); got < 300 {
+			t.Errorf("%s: %dm are recommended of what uses 300m", level, got)
+		}
+		if steps := s.steps("web", "memory"); len(steps) != 2 || steps[0].To.Value() != less || steps[1].Rule != push.RulePlatform {
+			t.Errorf("%s: it is explained by %+v", level, steps)
+		}
+	}
+}
+
 // TestARestartKeepsWhatThePlatformSaid: what was in force before a restart is until its end, whether the platform can be asked or not, and
 // whatever the local model says; after that, and on another level, the local model holds.
 func TestARestartKeepsWhatThePlatformSaid(t *testing.T) {

@@ -183,7 +183,7 @@ type running struct {
 	url    string
 }
 
-func (p *place) start(m *meter, platform push.Platform, candidate string, edits ...func(*rest.Config)) *running {
+func (p *place) start(m *meter, platform push.Platform, candidate string, edits ...func(*Deps)) *running {
 	p.t.Helper()
 	ctx, cancel := context.WithCancel(p.t.Context())
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -204,7 +204,7 @@ func (p *place) start(m *meter, platform push.Platform, candidate string, edits 
 		deps.Metrics = m
 	}
 	for _, edit := range edits {
-		edit(deps.Kube)
+		edit(&deps)
 	}
 	r, err := New(Options{
 		PlatformOptions: agent.PlatformOptions{ClusterARN: agenttest.ClusterARN}, ProcessOptions: agent.ProcessOptions{Namespace: agenttest.Namespace, Release: agenttest.Release},
@@ -552,8 +552,11 @@ func testRestart(t *testing.T, p *place, client, admin *nopsclient.Client, first
 	}
 	began := time.Now()
 	// Who asks for what autoscalers say is refused at first. Without it what is held would be gone for ever: the first round writes.
-	busy := &refusal{left: 2}
-	second := p.start(nil, client, "second", busy.into) // asks kubelets, of which there is none
+	busy := &refusal{left: 4}
+	second := p.start(nil, client, "second", func(d *Deps) { // asks kubelets, of which there is none
+		busy.into(d.Kube)
+		d.Rand = func() float64 { return 0.1 }
+	})
 	select {
 	case <-second.rounds:
 	case <-time.After(time.Minute):
@@ -562,8 +565,12 @@ func testRestart(t *testing.T, p *place, client, admin *nopsclient.Client, first
 	if took := time.Since(began); took > 10*time.Second {
 		t.Errorf("the first round after a restart took %s", took)
 	}
-	if busy.left != 0 || strings.Count(second.log.String(), "the API server is busy") != 2 {
-		t.Errorf("%d refusals are left, and the log is\n%s", busy.left, second.log.String())
+	log := second.log.String()
+	if busy.left != 0 || strings.Count(log, "the API server is busy") != 4 {
+		t.Errorf("%d refusals are left, and the log is\n%s", busy.left, log)
+	}
+	if taken := strings.Index(log, "recommendations taken"); taken >= 0 && taken < strings.LastIndex(log, "the API server is busy") {
+		t.Errorf("the platform was asked before it was known which number was taken last\n%s", log)
 	}
 	second.next(t, 2)
 	if got := p.see("plain"); got.target("cpu") != before["plain"].target("cpu") || got.target("memory") != before["plain"].target("memory") {

@@ -780,6 +780,43 @@ func TestARestartKeepsWhatThePlatformSaid(t *testing.T) {
 	}
 }
 
+// TestTheFirstRoundAwaitsAnAnswer: whichever it is, or the end of patience, or nothing where there is no platform.
+func TestTheFirstRoundAwaitsAnAnswer(t *testing.T) {
+	s := newStage(t, &platform{})
+	waits := func(ctx context.Context, s *stage, patience time.Duration) <-chan struct{} {
+		s.patience = patience
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			s.awaitAnswer(ctx)
+		}()
+		return done
+	}
+	ends := func(done <-chan struct{}, when string) {
+		t.Helper()
+		select {
+		case <-done:
+		case <-time.After(time.Minute):
+			t.Fatalf("it waits for ever: %s", when)
+		}
+	}
+	ends(waits(t.Context(), s, time.Millisecond), "no answer comes")
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	ends(waits(over, s, time.Hour), "the process ends")
+	done := waits(t.Context(), s, time.Hour)
+	select {
+	case <-done:
+		t.Error("nobody answered, and it does not wait")
+	case <-time.After(50 * time.Millisecond):
+	}
+	if _, _, err := s.intake.Ask(t.Context()); err == nil {
+		t.Fatal("a platform that is down answers")
+	}
+	ends(done, "the answer is that it is down")
+	ends(waits(t.Context(), newStage(t, nil), time.Hour), "there is no platform")
+}
+
 // TestWhatIsSaidOfTheValidityLasts: lists come by the hour and change nothing. That is not written each time, and yet a process that is started
 // at any moment finds what is in force.
 func TestWhatIsSaidOfTheValidityLasts(t *testing.T) {

@@ -216,7 +216,7 @@ func (r *Recommender) lead(ctx context.Context) error {
 	}
 	l := &leader{
 		Recommender: r, loop: loop, estimators: newEstimators(), holds: newHolds(), finder: finder,
-		written: map[types.UID]time.Time{}, recalled: make(chan struct{}), began: began, collected: began, seed: maphash.MakeSeed(),
+		written: map[types.UID]time.Time{}, recalled: make(chan struct{}), patience: answerWithin, began: began, collected: began, seed: maphash.MakeSeed(),
 	}
 	history, err := r.history()
 	if err != nil {
@@ -298,6 +298,7 @@ type leader struct {
 	podLister listersv1.PodLister
 	recorded  *recorded
 
+	patience  time.Duration           // for the platform's first answer
 	recalled  chan struct{}           // closed when it is known what a process before this one said
 	written   map[types.UID]time.Time // when a status was written
 	began     time.Time
@@ -581,7 +582,7 @@ func (l *leader) awaitAnswer(ctx context.Context) {
 	if l.intake == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	ctx, cancel := context.WithTimeout(ctx, l.patience)
 	defer cancel()
 	_ = l.loop.Await(ctx, l.intake.Asked()) // without one the round goes by what is known
 }

@@ -1,7 +1,7 @@
 // Package clusterstate is the recommender's model of a cluster: upstream's interface and upstream's answers, found through indexes.
 //
-// Upstream compares every pod with every autoscaler wherever the two meet. Here pods of one namespace that have the same labels share one
-// label set, which knows the autoscalers that select it; autoscalers are found by a label that they require, and label sets by their
+// Upstream compares every pod with every autoscaler wherever the two meet. Here pods of one namespace that have the same labels, those apart
+// that tell one run of a workload from the next, share one label set, which knows the autoscalers that select it; autoscalers are found by a label that they require, and label sets by their
 // labels, so that a cluster with all its pods in one namespace is no worse than one with many namespaces.
 //
 // Answers differ from upstream's only where upstream loses what it was told:
@@ -9,6 +9,8 @@
 //   - an autoscaler whose target cannot be read keeps its pods and history until it can be read again, or names another target;
 //   - an OOM counts although its pod was deleted of late;
 //   - the container of a pod that got other labels still adds to an aggregation after that was collected and made again;
+//   - the runs of a CronJob, and whatever else differs in nothing but labels of its run (ofOneRun), are one aggregation, which is kept while
+//     there are new ones; an autoscaler whose selector asks for such a label, as that of a single Job, begins with what is used from then on;
 //   - of several autoscalers that select a pod, the controlling one is the one that updater and admission would choose, not any.
 //
 // Like upstream's, the model belongs to one goroutine; only RecordRecommendation and what does not change the model may run beside each other.
@@ -59,7 +61,8 @@ var _ model.ClusterState = (*Cluster)(nil)
 // pod is what is known of a pod. Its set is nil when nobody may add to it any more.
 type pod struct {
 	model.PodState
-	set *labelSet
+	labels labels.Set // all of them
+	set    *labelSet
 }
 
 type departed struct {
@@ -102,19 +105,26 @@ func (c *Cluster) AddOrUpdatePod(id model.PodID, newLabels labels.Set, phase cor
 		if old := c.departed[id]; old != nil {
 			c.forget(id, old)
 		}
-	case !maps.Equal(p.set.labels, newLabels):
-		c.leave(p)
-		c.join(p, newLabels)
-		for name := range p.Containers {
-			c.aggregation(p.set, name)
-		}
+	case !maps.Equal(p.labels, newLabels):
+		c.rejoin(p, newLabels)
+	default:
+		p.labels = newLabels // those of the newest object: the older one need not be kept for them
 	}
 	p.Phase = phase
 }
 
+// rejoin gives a pod other labels.
+func (c *Cluster) rejoin(p *pod, l labels.Set) {
+	c.leave(p)
+	c.join(p, l)
+	for name := range p.Containers {
+		c.aggregation(p.set, name)
+	}
+}
+
 // join lets the pod count for the autoscalers that select these labels.
 func (c *Cluster) join(p *pod, l labels.Set) {
-	p.set = c.intern(p.ID.Namespace, l)
+	p.labels, p.set = l, c.intern(p.ID.Namespace, l)
 	p.set.pods[p.ID] = p
 	for _, a := range p.set.autoscalers {
 		a.vpa.PodCount++

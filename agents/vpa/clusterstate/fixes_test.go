@@ -257,6 +257,120 @@ func TestRelabelledPodStillCounts(t *testing.T) {
 	}
 }
 
+// run is a pod of the i-th Job of a CronJob, as Kubernetes labels it.
+func run(i int) (model.ContainerID, labels.Set) {
+	job, uid := fmt.Sprint("cart-", i), fmt.Sprintf("00000000-0000-0000-0000-%012d", i)
+	return model.ContainerID{PodID: model.PodID{Namespace: "shop", PodName: job + "-x"}, ContainerName: "app"}, labels.Set{
+		"app": "cart", "controller-uid": uid, "batch.kubernetes.io/controller-uid": uid, "job-name": job, "batch.kubernetes.io/job-name": job, "batch.kubernetes.io/job-completion-index": "0",
+	}
+}
+
+// Jobs that were measured leave one aggregation together, not one each for eight days: of a CronJob every five minutes that would be 2,300.
+func TestRunsOfACronJobAreOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := New(0)
+		v := vpa(t, c, "cart", cartOnly)
+		const runs = 500
+		for i := range runs {
+			id, l := run(i)
+			add(t, c, id, l)
+			sample(t, c, id, model.ResourceCPU, 100)
+			sample(t, c, id, model.ResourceMemory, model.ResourceAmount(1e9+1e6*i))
+			c.AddOrUpdatePod(id.PodID, l, corev1.PodSucceeded)
+			c.DeletePod(id.PodID)
+			time.Sleep(5 * time.Minute)
+			c.RateLimitedGarbageCollectAggregateCollectionStates(t.Context(), time.Now(), everything())
+			if n := c.namespaces["shop"]; len(n.sets) != 1 || len(n.byLabel) != 1 || c.StateMapSize() != 1 {
+				t.Fatalf("after %d runs: %d label sets, %d labels, %d aggregations; want one of each", i+1, len(n.sets), len(n.byLabel), c.StateMapSize())
+			}
+		}
+		if state := v.AggregateStateByContainerName()["app"]; state.TotalSamplesCount != runs || memory(v) < 1.4e9 {
+			t.Errorf("%d samples are known and a peak of %v, want all %d and the last", state.TotalSamplesCount, memory(v), runs)
+		}
+		time.Sleep(9 * 24 * time.Hour)
+		c.RateLimitedGarbageCollectAggregateCollectionStates(t.Context(), time.Now(), everything())
+		if len(c.namespaces["shop"].sets) != 0 || c.StateMapSize() != 0 {
+			t.Error("what nobody added to for eight days is kept")
+		}
+	})
+}
+
+// A label that an autoscaler asks for tells pods apart, also those that were there before it; another Job's are one all the same.
+func TestLabelsThatAreAskedFor(t *testing.T) {
+	uid := func(i int) string { _, l := run(i); return l["controller-uid"] }
+	parse := func(text string) labels.Selector {
+		s, err := labels.Parse(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	for _, tc := range []struct {
+		name, reason string
+		selector     labels.Selector
+		pods, sets   int
+	}{
+		{"one Job", "that is what a Job's own selector says", parse("controller-uid=" + uid(1)), 1, 2},
+		{"several", "each value is named", parse("app=cart,job-name in (cart-1,cart-2,other)"), 2, 3},
+		{"all but one", "who has another value is as one who has none", parse("app=cart,job-name notin (cart-1)"), 3, 2},
+		{"any Job", "every value counts", parse("job-name"), 4, 4},
+		{"none", "every value counts", parse("app=cart,!job-name"), 0, 4},
+		{"compared", "every value counts", parse("batch.kubernetes.io/job-completion-index>0"), 0, 1},
+		{"another label", "none is named", cartOnly, 4, 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			for order, before := range map[string]bool{"pods before": false, "autoscaler before": true} {
+				synctest.Test(t, func(t *testing.T) {
+					c, up := New(0), model.NewClusterState(0)
+					if before {
+						vpa(t, c, "cart", tc.selector)
+					}
+					for i := range 4 {
+						id, l := run(i)
+						add(t, c, id, l)
+						add(t, up, id, l)
+					}
+					if !before {
+						vpa(t, c, "cart", tc.selector)
+					}
+					v := c.VPAs()[cartVPA]
+					if want := vpa(t, up, "cart", tc.selector).PodCount; v.PodCount != tc.pods || want != tc.pods || len(c.GetMatchingPods(v)) != tc.pods {
+						t.Errorf("%s: it selects %d pods and %d, upstream %d, want %d (%s)", order, v.PodCount, len(c.GetMatchingPods(v)), want, tc.pods, tc.reason)
+					}
+					c.RateLimitedGarbageCollectAggregateCollectionStates(t.Context(), time.Now(), nothing())
+					if n := len(c.namespaces["shop"].sets); n != tc.sets {
+						t.Errorf("%s: %d label sets, want %d (%s)", order, n, tc.sets, tc.reason)
+					}
+					for i := range 4 {
+						id, _ := run(i)
+						sample(t, c, id, model.ResourceCPU, 100)
+					}
+					if state := v.AggregateStateByContainerName()["app"]; tc.pods > 0 && (state == nil || state.TotalSamplesCount != tc.pods) {
+						t.Errorf("%s: samples of other than %d pods count: %+v", order, tc.pods, state)
+					}
+					if err := c.check(); err != nil {
+						t.Errorf("%s: %v", order, err)
+					}
+					_ = c.DeleteVpa(cartVPA)
+					if err := c.check(); err != nil {
+						t.Errorf("%s: %v", order, err)
+					}
+					for i := range 4 {
+						id, l := run(i)
+						c.AddOrUpdatePod(id.PodID, l, corev1.PodRunning)
+						c.DeletePod(id.PodID)
+					}
+					time.Sleep(9 * 24 * time.Hour)
+					c.RateLimitedGarbageCollectAggregateCollectionStates(t.Context(), time.Now(), nothing())
+					if len(c.namespaces) != 0 {
+						t.Errorf("%s: something is left of all that is gone", order)
+					}
+				})
+			}
+		})
+	}
+}
+
 // Pods that come and go with labels of their own, as those of Jobs do, must leave nothing (kubernetes/autoscaler#6368).
 func TestLabelSetsAreNotKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -291,10 +405,18 @@ func TestHeapIsFlatUnderChurn(t *testing.T) {
 		now := time.Now()
 		before := heap()
 		for i := range 20_000 {
-			id := model.ContainerID{PodID: model.PodID{Namespace: "shop", PodName: fmt.Sprint("job-", i)}, ContainerName: "app"}
-			c.AddOrUpdatePod(id.PodID, labels.Set{"app": "cart", "job": fmt.Sprint(i)}, corev1.PodRunning)
+			id, l := run(i)
+			if i%2 == 0 { // a label that the model knows nothing about, of a pod that never was measured
+				l = labels.Set{"app": "cart", "job": fmt.Sprint(i)}
+			}
+			c.AddOrUpdatePod(id.PodID, l, corev1.PodRunning)
 			if err := c.AddOrUpdateContainer(id, nil); err != nil {
 				t.Fatal(err)
+			}
+			for _, r := range []model.ResourceName{model.ResourceCPU, model.ResourceMemory}[:i%2*2] {
+				if err := c.AddSample(&model.ContainerUsageSampleWithKey{Container: id, ContainerUsageSample: model.ContainerUsageSample{MeasureStart: now, Resource: r, Usage: 1e9}}); err != nil {
+					t.Fatal(err)
+				}
 			}
 			c.DeletePod(id.PodID)
 			if i%1000 == 999 {
@@ -309,7 +431,7 @@ func TestHeapIsFlatUnderChurn(t *testing.T) {
 		return grown
 	}
 	upstream, ours := churn(model.NewClusterState(time.Hour)), churn(New(time.Hour))
-	t.Logf("heap after 20,000 pods came and went: upstream +%d KiB, ours +%d KiB", upstream>>10, ours>>10)
+	t.Logf("heap after 20,000 pods came and went, half of them measured: upstream +%d KiB, ours +%d KiB", upstream>>10, ours>>10)
 	if ours > 1<<20 || upstream < 4<<20 {
 		t.Errorf("upstream grew by %d bytes, ours by %d", upstream, ours)
 	}

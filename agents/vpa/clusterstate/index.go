@@ -21,10 +21,12 @@ type namespace struct {
 	byLabel map[label]map[*labelSet]struct{}   // by each of their labels
 	require map[label]map[*autoscaler]struct{} // by one label that they require, or one of several of which they require one
 	rest    map[*autoscaler]struct{}           // that require no label with a value
+	named   map[label]int                      // of the labels that Kubernetes gives each run, those that selectors ask for; without a value: whatever it is
 	count   int                                // autoscalers, those that select nothing included
 }
 
-// labelSet is what pods of one namespace with the same labels have in common. It lives while a pod, an aggregation or the memory of a pod
+// labelSet is what pods of one namespace with the same labels have in common, but for the labels that tell runs apart and that no selector
+// asks for. It lives while a pod, an aggregation or the memory of a pod
 // needs it.
 type labelSet struct {
 	namespace    *namespace
@@ -110,6 +112,7 @@ func (c *Cluster) namespace(name string) *namespace {
 	if n == nil {
 		n = &namespace{
 			name: name, sets: map[string]*labelSet{}, byLabel: map[label]map[*labelSet]struct{}{}, require: map[label]map[*autoscaler]struct{}{}, rest: map[*autoscaler]struct{}{},
+			named: map[label]int{},
 		}
 		c.namespaces[name] = n
 	}
@@ -167,9 +170,91 @@ func (n *namespace) selecting(l labels.Set) []*autoscaler {
 	return found
 }
 
+// ofOneRun says whether Kubernetes gives a label to tell the pods of one Job, one rollout or one replica from those of the next.
+func ofOneRun(key string) bool {
+	switch key {
+	case "controller-uid", "batch.kubernetes.io/controller-uid", "job-name", "batch.kubernetes.io/job-name", "batch.kubernetes.io/job-completion-index",
+		"statefulset.kubernetes.io/pod-name", "apps.kubernetes.io/pod-index", "pod-template-hash", "controller-revision-hash", "pod-template-generation":
+		return true
+	}
+	return false
+}
+
+// askedFor are the labels of one run that a selector tells from others, without a value where it tells all apart. To a selector that names
+// values, a pod with another one is as a pod without the label.
+func askedFor(s labels.Selector) []label {
+	requirements, _ := s.Requirements()
+	var all []label
+	for _, r := range requirements {
+		if !ofOneRun(r.Key()) {
+			continue
+		}
+		switch r.Operator() {
+		case selection.Equals, selection.DoubleEquals, selection.In, selection.NotEquals, selection.NotIn:
+			for _, value := range r.ValuesUnsorted() {
+				all = append(all, label{r.Key(), value})
+			}
+		default:
+			all = append(all, label{key: r.Key()})
+		}
+	}
+	return all
+}
+
+// kept are the labels of a pod without those of its run that nobody asks for. With them a CronJob would leave an aggregation per run, for
+// as long as samples are kept.
+func (n *namespace) kept(l labels.Set) labels.Set {
+	idle := func(k, v string) bool {
+		return ofOneRun(k) && n.named[label{k, v}] == 0 && n.named[label{key: k}] == 0
+	}
+	for k, v := range l {
+		if idle(k, v) {
+			l = maps.Clone(l)
+			maps.DeleteFunc(l, idle)
+			return l
+		}
+	}
+	return l
+}
+
+// name takes note of what a selector asks for, and tells the pods apart that were one so far. What they used as one stays so: the
+// autoscaler knows of them what comes from now on.
+func (c *Cluster) name(n *namespace, s labels.Selector) {
+	var all []label
+	for _, l := range askedFor(s) {
+		if n.named[l]++; n.named[l] == 1 {
+			all = append(all, l)
+		}
+	}
+	if len(all) == 0 {
+		return
+	}
+	for _, set := range slices.Collect(maps.Values(n.sets)) {
+		for _, p := range slices.Collect(maps.Values(set.pods)) {
+			for _, l := range all {
+				v, has := p.labels[l.key]
+				if _, known := set.labels[l.key]; has && !known && (l.value == "" || l.value == v) {
+					c.rejoin(p, p.labels)
+					break
+				}
+			}
+		}
+	}
+}
+
+func (n *namespace) unname(s labels.Selector) {
+	for _, l := range askedFor(s) {
+		if n.named[l]--; n.named[l] == 0 {
+			delete(n.named, l)
+		}
+	}
+}
+
 // intern returns the one label set for these labels.
 func (c *Cluster) intern(ns string, l labels.Set) *labelSet {
-	n, text := c.namespace(ns), l.String()
+	n := c.namespace(ns)
+	l = n.kept(l)
+	text := l.String()
 	if set := n.sets[text]; set != nil {
 		return set
 	}
@@ -218,6 +303,7 @@ func remove[T comparable](index map[label]map[T]struct{}, l label, of T) {
 func (c *Cluster) link(a *autoscaler) {
 	n := c.namespace(a.vpa.ID.Namespace)
 	n.count++
+	c.name(n, a.vpa.PodSelector)
 	c.vpas[a.vpa.ID], c.linked[a.vpa.ID] = a.vpa, a
 	if !selectsNothing(a.vpa.PodSelector) {
 		if a.under = narrowest(a.vpa.PodSelector, n.require); a.under == nil {
@@ -241,6 +327,7 @@ func (c *Cluster) link(a *autoscaler) {
 func (c *Cluster) unlink(a *autoscaler) {
 	n := c.namespace(a.vpa.ID.Namespace)
 	n.count--
+	n.unname(a.vpa.PodSelector)
 	delete(c.vpas, a.vpa.ID)
 	delete(c.linked, a.vpa.ID)
 	delete(c.oomed, a.vpa.ID)

@@ -114,6 +114,91 @@ func TestEachDifferenceShows(t *testing.T) {
 	}
 }
 
+// TestRunsSameAsUpstream lets Jobs come and go, with the labels that Kubernetes gives each: upstream has an aggregation for each of them, we
+// have one, and yet they recommend and store the same. A week, as upstream drops what is older while the aggregation goes on here.
+func TestRunsSameAsUpstream(t *testing.T) {
+	compared := stats{}
+	const runs, weeks = 60, 16
+	for seed := range uint64(weeks) {
+		// As in sequence: with the usual half-life the histograms that upstream merges begin at another time than ours, and say the same.
+		long := seed%2 == 0
+		if long {
+			const halfLife = 2 * 365 * 24 * time.Hour
+			model.InitializeAggregationsConfig(model.NewAggregationsConfig(model.DefaultMemoryAggregationInterval, model.DefaultMemoryAggregationIntervalCount, halfLife, halfLife,
+				model.DefaultOOMBumpUpRatio, model.DefaultOOMMinBumpUp))
+		}
+		synctest.Test(t, func(t *testing.T) {
+			w := &world{Rand: rand.New(rand.NewPCG(seed, 2)), upStore: newStore(), ourStore: newStore(), stats: &compared, gc: time.Hour}
+			w.reset()
+			all := func(do func(c model.ClusterState) error) {
+				for _, c := range []model.ClusterState{w.up, w.our} {
+					if err := do(c); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			_, single := run(7)
+			for name, selector := range map[string]labels.Selector{"cart": cartOnly, "job": labels.SelectorFromSet(labels.Set{"controller-uid": single["controller-uid"]})} {
+				o := object(name)
+				o.Name = name
+				all(func(c model.ClusterState) error { return c.AddOrUpdateVpa(o, selector) })
+			}
+			for i := range runs {
+				id, l := run(i)
+				all(func(c model.ClusterState) error {
+					c.AddOrUpdatePod(id.PodID, l, corev1.PodRunning)
+					return c.AddOrUpdateContainer(id, model.Resources{model.ResourceMemory: 1e9})
+				})
+				for range 1 + w.IntN(5) {
+					cpu := model.ContainerUsageSample{MeasureStart: time.Now(), Resource: model.ResourceCPU, Usage: model.ResourceAmount(w.IntN(3000))}
+					memory := model.ContainerUsageSample{MeasureStart: time.Now(), Resource: model.ResourceMemory, Usage: model.ResourceAmount(w.Int64N(3e9))}
+					all(func(c model.ClusterState) error {
+						return errors.Join(c.AddSample(&model.ContainerUsageSampleWithKey{ContainerUsageSample: cpu, Container: id}), c.AddSample(&model.ContainerUsageSampleWithKey{ContainerUsageSample: memory, Container: id}))
+					})
+					time.Sleep(time.Minute + time.Duration(w.IntN(1000))*time.Millisecond)
+				}
+				if w.IntN(4) == 0 {
+					at := time.Now()
+					all(func(c model.ClusterState) error { return c.RecordOOM(id, at, 1e9) })
+				}
+				if w.IntN(3) > 0 {
+					all(func(c model.ClusterState) error { c.DeletePod(id.PodID); return nil })
+				}
+				time.Sleep(2*time.Hour + time.Duration(w.IntN(1800))*time.Second)
+				all(func(c model.ClusterState) error {
+					c.RateLimitedGarbageCollectAggregateCollectionStates(t.Context(), time.Now(), everything())
+					return nil
+				})
+				if i%6 > 0 {
+					continue
+				}
+				for vid, up := range w.up.VPAs() {
+					if our := w.our.VPAs()[vid]; up.PodCount != our.PodCount {
+						t.Fatalf("week %d: autoscaler %v counts %d pods, upstream %d", seed, vid, our.PodCount, up.PodCount)
+					} else if err := w.sameRecommendation(up, our); err != nil {
+						t.Fatalf("week %d: %v", seed, err)
+					}
+				}
+				err := w.our.check()
+				if long {
+					err = errors.Join(err, w.sameCheckpoints(t.Context()))
+				}
+				if err != nil {
+					t.Fatalf("week %d: %v", seed, err)
+				}
+			}
+			if up, our := w.up.StateMapSize(), w.our.StateMapSize(); up != runs || our != 2 {
+				t.Errorf("week %d: upstream has %d aggregations and we %d, want %d and 2", seed, up, our, runs)
+			}
+		})
+		model.InitializeAggregationsConfig(nil)
+	}
+	t.Logf("%+v", compared)
+	if compared.recommendations < weeks*runs/6 || compared.checkpoints < weeks/2*runs/6 {
+		t.Error("too little was compared")
+	}
+}
+
 type stats struct {
 	recommendations, checkpoints, inexact, asked, restarts, collections, collected, ooms, samples, overlaps int
 }
@@ -271,7 +356,7 @@ func (w *world) settle() error {
 
 func (w *world) pod() error {
 	id, l, phase := w.podID(), w.labels(), pick(w, phases)
-	if known := w.our.pods[id]; known != nil && len(known.Containers) > 0 && !maps.Equal(known.set.labels, l) {
+	if known := w.our.pods[id]; known != nil && len(known.Containers) > 0 && !maps.Equal(known.labels, l) {
 		w.relabelled[id] = true
 	}
 	return w.both(fmt.Sprintf("pod %v %v %s", id, l, phase), func(c model.ClusterState) string { c.AddOrUpdatePod(id, l, phase); return "" })
@@ -463,7 +548,7 @@ func (w *world) prepare() error {
 	if w.allowed.relabelled {
 		for _, id := range slices.SortedFunc(maps.Keys(w.relabelled), func(a, b model.PodID) int { return cmp.Compare(a.Namespace+a.PodName, b.Namespace+b.PodName) }) {
 			old := w.our.pods[id]
-			l, phase, initial, had := old.set.labels, old.Phase, old.InitContainers, slices.Sorted(maps.Keys(old.Containers))
+			l, phase, initial, had := old.labels, old.Phase, old.InitContainers, slices.Sorted(maps.Keys(old.Containers))
 			if err := w.both(fmt.Sprintf("add %v again", id), func(c model.ClusterState) string {
 				c.DeletePod(id)
 				c.AddOrUpdatePod(id, l, phase)
@@ -559,7 +644,7 @@ func (w *world) restart() error {
 	}
 	for id, p := range pods {
 		for _, c := range []model.ClusterState{w.up, w.our} {
-			c.AddOrUpdatePod(id, p.set.labels, p.Phase)
+			c.AddOrUpdatePod(id, p.labels, p.Phase)
 			for name, container := range p.Containers {
 				if err := c.AddOrUpdateContainer(model.ContainerID{PodID: id, ContainerName: name}, container.Request); err != nil {
 					return err
@@ -825,7 +910,7 @@ func (c *Cluster) check() error {
 				return fmt.Errorf("label %v leads nowhere", l)
 			}
 		}
-		under, known := len(n.rest), 0
+		under, known, named := len(n.rest), 0, map[label]int{}
 		for _, as := range n.require {
 			under += len(as)
 		}
@@ -833,11 +918,19 @@ func (c *Cluster) check() error {
 			if a.vpa.ID.Namespace == name && !selectsNothing(a.vpa.PodSelector) {
 				known += max(len(a.under), 1)
 			}
+			if a.vpa.ID.Namespace == name {
+				for _, l := range askedFor(a.vpa.PodSelector) {
+					named[l]++
+				}
+			}
 			for set := range a.sets {
 				if n := c.namespaces[a.vpa.ID.Namespace]; n.sets[set.text] != set {
 					return fmt.Errorf("autoscaler %v keeps label set %s, which is gone", a.vpa.ID, set.text)
 				}
 			}
+		}
+		if !maps.Equal(named, n.named) {
+			return fmt.Errorf("namespace %s keeps apart %v, asked for are %v", name, n.named, named)
 		}
 		if indexed != 0 || under != known {
 			return fmt.Errorf("namespace %s: %d labels too few, %d of %d autoscalers indexed", name, indexed, under, known)

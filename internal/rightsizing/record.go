@@ -36,7 +36,7 @@ type Explanation struct {
 
 // Adjustment is one thing that changed a recommendation.
 type Adjustment struct {
-	Rule string            `json:"rule"` // "floor", "platform", "oom", "max", "min", "jvm", "node", "limitRange"
+	Rule string            `json:"rule"` // "floor", "restart", "platform", "oom", "max", "min", "jvm", "node", "limitRange"
 	Why  string            `json:"why"`  // for people
 	To   resource.Quantity `json:"to"`
 }

@@ -33,8 +33,13 @@ func (a *aggregator) find() *aggregation {
 // AddSample adds a sample.
 func (a *aggregator) AddSample(sample *model.ContainerUsageSample) {
 	to := a.find()
-	if sample.Resource == model.ResourceMemory && sample.MeasureStart.After(to.lastMemory) {
-		to.lastMemory = sample.MeasureStart
+	if sample.Resource == model.ResourceMemory {
+		if sample.MeasureStart.After(to.lastMemory) {
+			to.lastMemory = sample.MeasureStart
+		}
+		if begin := sample.MeasureStart.Add(-to.state.MemoryAggregationIntervalDuration); to.firstMemory.IsZero() || begin.Before(to.firstMemory) {
+			to.firstMemory = begin // a peak is added with the end of its interval
+		}
 	}
 	to.state.AddSample(sample)
 }

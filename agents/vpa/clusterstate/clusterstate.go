@@ -429,3 +429,19 @@ func (c *Cluster) Aggregations(vpa *model.Vpa, yield func(container string, stat
 		}
 	}
 }
+
+// MemorySince says since when the memory of an autoscaler's containers was measured here. What an aggregation says of its first sample is
+// CPU's.
+func (c *Cluster) MemorySince(vpa *model.Vpa) map[string]time.Time {
+	since := map[string]time.Time{}
+	if a := c.linked[vpa.ID]; a != nil && a.vpa == vpa {
+		for set := range a.sets {
+			for name, aggregation := range set.aggregations {
+				if known, is := since[name]; !aggregation.firstMemory.IsZero() && (!is || aggregation.firstMemory.Before(known)) {
+					since[name] = aggregation.firstMemory
+				}
+			}
+		}
+	}
+	return since
+}

@@ -343,10 +343,11 @@ func (c *Cluster) unlink(a *autoscaler) {
 
 // aggregation is upstream's, with what that does not say of itself.
 type aggregation struct {
-	key        key
-	state      *model.AggregateContainerState
-	lastMemory time.Time // end of the newest interval with a memory peak
-	gone       bool      // collected
+	key         key
+	state       *model.AggregateContainerState
+	firstMemory time.Time // beginning of the oldest interval with a memory peak
+	lastMemory  time.Time // end of the newest one
+	gone        bool      // collected
 }
 
 // aggregation returns the one for a container of pods with these labels.

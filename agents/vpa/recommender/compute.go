@@ -62,6 +62,8 @@ type given struct {
 	platform *nopsapi.WorkloadRecommendation // nil: none in force
 	until    time.Time                       // of the platform's
 	holds    map[string]hold                 // by container
+	before   map[string]before               // by container: what a process before this one said of its memory
+	since    map[string]time.Time            // by container: when its memory was known first
 	most     corev1.ResourceList             // of any container, of all autoscalers
 	room     corev1.ResourceList             // of its containers together: what the largest node has that they may run on; nil is not known
 }
@@ -113,13 +115,20 @@ func (e estimators) recommend(g given) made {
 				continue
 			}
 			in := push.Inputs{Resource: string(res), Local: push.Bounds{Lower: int64(r.LowerBound[res]), Target: int64(r.Target[res]), Upper: int64(r.UpperBound[res])}, Platform: platform[i]}
+			local := in.Local.Target
+			var kept []rightsizing.Adjustment
 			if res == model.ResourceMemory {
 				in.OOM, in.Peak = g.holds[name].bytes, int64(g.states[name].AggregateMemoryPeaks.Percentile(1))
+				if said := g.before[name].target; said > local {
+					in.Local.Target, in.Local.Upper = said, max(in.Local.Upper, said)
+					kept = []rightsizing.Adjustment{{Rule: ruleRestart, Why: "it was so much when the recommender began again, less than a day ago, and peaks of a day that has not ended are not stored", To: push.Quantity(string(res), said)}}
+				}
 			}
 			b, steps := push.Merge(in)
+			steps = append(kept, steps...)
 			b, steps = floor(b, steps, res, g.settings.Floors)
 			r.LowerBound[res], r.Target[res], r.UpperBound[res] = model.ResourceAmount(b.Lower), model.ResourceAmount(b.Target), model.ResourceAmount(b.Upper)
-			m.parts = append(m.parts, part{container: name, resource: corev1.ResourceName(res), local: in.Local.Target, steps: steps})
+			m.parts = append(m.parts, part{container: name, resource: corev1.ResourceName(res), local: local, steps: steps})
 		}
 		if len(r.Target) == 0 {
 			delete(estimated, name)
@@ -130,11 +139,11 @@ func (e estimators) recommend(g given) made {
 	return m
 }
 
-// unknown says whether nothing is known of what a container needs of a resource: no usage, and no kill for want of it.
+// unknown says whether nothing is known of what a container needs of a resource: no usage, now or before a restart, and no kill for want of it.
 func (g given) unknown(container string, res model.ResourceName) bool {
 	state := g.states[container]
 	if res == model.ResourceMemory {
-		return state.AggregateMemoryPeaks.IsEmpty() && g.holds[container].bytes == 0
+		return state.AggregateMemoryPeaks.IsEmpty() && g.holds[container].bytes == 0 && g.before[container].target == 0
 	}
 	return state.AggregateCPUUsage.IsEmpty()
 }
@@ -283,7 +292,13 @@ func (m made) explain(g given) []rightsizing.Explanation {
 		at := func(percentile float64) resource.Quantity {
 			return push.Quantity(string(p.resource), int64(usage.Percentile(percentile)*unit))
 		}
+		if p.resource == corev1.ResourceMemory && !g.since[p.container].IsZero() {
+			x.Since = g.since[p.container].UTC()
+		}
 		x.Median, x.Percentile, x.AtPercent, x.Peak = at(0.5), percentiles.Target, at(percentiles.Target), at(1)
+		if said := g.before[p.container].peak; p.resource == corev1.ResourceMemory && said > x.Peak.Value() {
+			x.Peak = push.Quantity("memory", said)
+		}
 		all = append(all, x)
 	}
 	return all
@@ -292,11 +307,11 @@ func (m made) explain(g given) []rightsizing.Explanation {
 // confident is how much usage has to be known for confidence.
 const confident = 24 * time.Hour
 
-// unsure names the containers of which less is known, in a fixed order.
-func unsure(states model.ContainerNameToAggregateStateMap) []string {
+// unsure names the containers of which less is known, in a fixed order. Where there is no memory at all, none is recommended.
+func unsure(states model.ContainerNameToAggregateStateMap, memory map[string]time.Time) []string {
 	var names []string
 	for name, s := range states {
-		if s.LastSampleStart.Sub(s.FirstSampleStart) < confident {
+		if s.LastSampleStart.Sub(s.FirstSampleStart) < confident || !s.AggregateMemoryPeaks.IsEmpty() && s.LastSampleStart.Sub(memory[name]) < confident {
 			names = append(names, name)
 		}
 	}

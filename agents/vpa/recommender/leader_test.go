@@ -66,7 +66,7 @@ func newStage(t testing.TB, platform push.Platform) *stage {
 		t.Fatal(err)
 	}
 	s.leader = &leader{
-		Recommender: r, loop: r.health.Loop("test", time.Hour), estimators: newEstimators(), holds: newHolds(), finder: finder, written: map[types.UID]time.Time{},
+		Recommender: r, loop: r.health.Loop("test", time.Hour), estimators: newEstimators(), holds: newHolds(), days: newDays(start), finder: finder, written: map[types.UID]time.Time{},
 		began: start, seed: maphash.MakeSeed(), cluster: clusterstate.New(time.Hour), past: newPast(nil, 0, start, slog.New(slog.DiscardHandler), nil),
 	}
 	return s
@@ -880,6 +880,146 @@ func TestConfidence(t *testing.T) {
 		if little := hour < 24; little != (status == corev1.ConditionTrue) || little && (reason != "ShortHistory" || !strings.Contains(message, "app")) {
 			t.Errorf("after %d hours: %s %s %q", hour, status, reason, message)
 		}
+	}
+}
+
+// restarted is another process, which knows what this one left: statuses, and checkpoints, which leave out the memory of the day that has not
+// ended.
+func (s *stage) restarted(ended *model.AggregateContainerState) *stage {
+	next := newStage(s.t, nil)
+	next.now, next.began, next.days = s.now, s.now, newDays(s.now)
+	for name, vpa := range s.vpas {
+		next.vpas[name] = vpa
+		var one remembered
+		one.Metadata.Namespace, one.Metadata.Name = vpa.Namespace, vpa.Name
+		one.Status.Conditions, one.Status.Explanations = vpa.Status.Conditions, s.why[name]
+		next.remember(one)
+		if err := next.cluster.AddOrUpdateVpa(vpa, labels.SelectorFromSet(labels.Set{"app": name})); err != nil {
+			s.t.Fatal(err)
+		}
+		state := model.NewAggregateContainerState()
+		state.MergeContainerState(s.cluster.VPAs()[model.VpaID{Namespace: "shop", VpaName: name}].AggregateStateByContainerName()["app"])
+		state.AggregateMemoryPeaks = ended.AggregateMemoryPeaks
+		next.cluster.VPAs()[model.VpaID{Namespace: "shop", VpaName: name}].ContainersInitialAggregateState["app"] = state
+		next.replicas(name, s.pods[name], 100, 4096*mi)
+	}
+	return next
+}
+
+// TestRestartKeepsAnUnfinishedDay: a peak that no checkpoint has is not forgotten before its day would have ended, however often the process
+// begins again; and not kept for ever.
+func TestRestartKeepsAnUnfinishedDay(t *testing.T) {
+	const peak, idle = 3072 * mi, 300 * mi
+	for _, tc := range []struct {
+		name, reason string
+		restarts     []int // hours after the start
+		then         int   // hours after the last of them
+		least, most  int64
+	}{
+		{"none", "the peak is one of one", nil, 6, peak, peak * 3 / 2},
+		{"one", "the night's peak is all that is known of the day", []int{23}, 0, peak, peak * 3 / 2},
+		{"half a day later", "the next night has not come", []int{23}, 12, peak, peak * 3 / 2},
+		{"many", "no process sees a whole day", []int{18, 20, 30, 40, 60, 80}, 23, peak, peak * 3 / 2},
+		{"a day later", "a day without it was seen", []int{23, 40}, 24, idle, idle * 3 / 2},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := newStage(t, nil)
+			s.autoscaler("web", balanced)
+			s.replicas("web", 1, 100, 4096*mi)
+			restarts, hour, since := tc.restarts, 0, 0
+			for ; len(restarts) > 0 || hour <= since+tc.then || hour <= 18; hour++ {
+				s.now = start.Add(time.Duration(hour) * time.Hour)
+				if len(restarts) > 0 && restarts[0] == hour {
+					s, restarts, since = s.restarted(model.NewAggregateContainerState()), restarts[1:], hour
+				}
+				use := int64(idle)
+				if hour == 17 {
+					use = peak
+				}
+				s.use("web", 0, 500+int64(hour%2)*100, use) // CPU moves, so that statuses are written
+				s.turn()
+			}
+			if got := s.target("web", corev1.ResourceMemory); got < tc.least || got > tc.most {
+				t.Errorf("%d Mi, want %d to %d (%s)", got/mi, tc.least/mi, tc.most/mi, tc.reason)
+			}
+			for _, x := range s.why["web"] {
+				last := x.Local
+				if len(x.Steps) > 0 {
+					last = x.Steps[len(x.Steps)-1].To
+				}
+				if last.Cmp(x.Result) != 0 {
+					t.Errorf("%s is %s, explained as %s", x.Resource, x.Result.String(), last.String())
+				}
+				if x.Resource == "memory" && (x.Peak.Value() < tc.least || !x.Since.Equal(start)) {
+					t.Errorf("a peak of %s since %s is told, of %d Mi since %s", x.Peak.String(), x.Since, tc.least/mi, start)
+				}
+			}
+		})
+	}
+}
+
+// TestRestartBeforeMemoryIsMeasured: until then what was said holds; the request would go otherwise.
+func TestRestartBeforeMemoryIsMeasured(t *testing.T) {
+	s := newStage(t, nil)
+	s.autoscaler("web", balanced)
+	s.replicas("web", 1, 100, 4096*mi)
+	s.use("web", 0, 500, 3072*mi)
+	s.turn()
+	before := s.target("web", corev1.ResourceMemory)
+	s = s.restarted(model.NewAggregateContainerState())
+	s.turn()
+	if after := s.target("web", corev1.ResourceMemory); after != before {
+		t.Errorf("%d Mi, before the restart %d", after/mi, before/mi)
+	}
+}
+
+// TestConfidenceInMemory: a day of CPU is none of memory, where it is not known what was there before.
+func TestConfidenceInMemory(t *testing.T) {
+	ended := model.NewAggregateContainerState()
+	ended.AggregateMemoryPeaks.AddSample(300*mi, 1, start)
+	for _, tc := range []struct {
+		name, reason string
+		said         bool // what the process before said is known
+		ended        *model.AggregateContainerState
+		unsure       int // hours
+	}{
+		{"nothing is known", "a checkpoint without memory", false, model.NewAggregateContainerState(), 24},
+		{"a day ended", "a checkpoint with memory", false, ended, 0},
+		{"it was said", "memory is known as long as it was", true, model.NewAggregateContainerState(), 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := newStage(t, nil)
+			s.autoscaler("web", balanced)
+			s.replicas("web", 1, 100, 4096*mi)
+			for hour := range 40 {
+				s.now = start.Add(time.Duration(hour) * time.Hour)
+				s.use("web", 0, 500, 300*mi)
+				s.turn()
+			}
+			if !tc.said {
+				clear(s.why)
+			}
+			began := s.now
+			s = s.restarted(tc.ended)
+			for hour := range 30 {
+				s.now = began.Add(time.Duration(hour) * time.Hour)
+				s.use("web", 0, 500+200*int64(hour%2), 300*mi)
+				s.turn()
+				status, _, _ := s.condition("web", string(vpav1.LowConfidence))
+				if little := hour < tc.unsure; little != (status == corev1.ConditionTrue) {
+					t.Errorf("after %d hours: %q (%s)", hour, status, tc.reason)
+				}
+			}
+			want := start
+			if tc.unsure > 0 {
+				want = began
+			}
+			for _, x := range s.why["web"] {
+				if x.Resource == "memory" && !x.Since.Equal(want) || x.Resource == "cpu" && !x.Since.Equal(start) {
+					t.Errorf("%s is known since %s, want %s (%s)", x.Resource, x.Since, want, tc.reason)
+				}
+			}
+		})
 	}
 }
 

@@ -215,7 +215,7 @@ func (r *Recommender) lead(ctx context.Context) error {
 		return err
 	}
 	l := &leader{
-		Recommender: r, loop: loop, estimators: newEstimators(), holds: newHolds(), finder: finder,
+		Recommender: r, loop: loop, estimators: newEstimators(), holds: newHolds(), days: newDays(began), finder: finder,
 		written: map[types.UID]time.Time{}, recalled: make(chan struct{}), patience: answerWithin, began: began, collected: began, seed: maphash.MakeSeed(),
 	}
 	history, err := r.history()
@@ -288,6 +288,7 @@ type leader struct {
 	loop       *agent.Loop
 	estimators estimators
 	holds      *holds
+	days       *days
 	past       *past
 	finder     *foreign.Finder
 	workload   func(foreign.Ref) metav1.Object
@@ -590,6 +591,7 @@ func (l *leader) awaitAnswer(ctx context.Context) {
 // remember takes over what a process before this one said.
 func (l *leader) remember(one remembered) {
 	l.holds.recall(model.VpaID{Namespace: one.Metadata.Namespace, VpaName: one.Metadata.Name}, one.Status.Explanations, l.deps.Now())
+	l.days.recall(model.VpaID{Namespace: one.Metadata.Namespace, VpaName: one.Metadata.Name}, one.Status.Explanations)
 	if l.intake != nil {
 		l.intake.Recall(one.platform())
 	}
@@ -718,7 +720,8 @@ func (l *leader) compute(did *Round) []write {
 		l.past.begin(vpa)
 		l.past.mark(vpa)
 		states := routines.GetContainerNameToAggregateStateMap(vpa)
-		g := given{vpa: observed, states: states}
+		said := l.days.of(vpa.ID, now)
+		g := given{vpa: observed, states: states, since: memorySince(l.cluster.MemorySince(vpa), vpa.ContainersInitialAggregateState, said)}
 		settings, err := rules.Effective(observed)
 		switch {
 		case err != nil:
@@ -728,7 +731,7 @@ func (l *leader) compute(did *Round) []write {
 		case settings.Owned:
 			g.settings = &settings
 			g.room = rooms.of(l.onePod(vpa), func(name string) bool { return states[name] != nil })
-			g.holds = l.holds.of(vpa.ID, now)
+			g.holds, g.before = l.holds.of(vpa.ID, now), said
 			if one, is := l.ask(vpa, &g, now); is {
 				wanted = append(wanted, one)
 			}
@@ -738,7 +741,7 @@ func (l *leader) compute(did *Round) []write {
 		if others && l.elsewhere(vpa) {
 			elsewhere++
 		}
-		if names := unsure(states); len(names) > 0 {
+		if names := unsure(states, g.since); len(names) > 0 {
 			vpa.SetCondition(vpav1.LowConfidence, true, "ShortHistory", "less than a day of usage is known of "+strings.Join(names, ", "))
 		} else {
 			vpa.DeleteCondition(vpav1.LowConfidence)
@@ -798,7 +801,9 @@ func (l *leader) forget(present map[types.UID]bool, spaces map[string]bool) {
 		}
 	}
 	l.past.forget(spaces)
-	l.holds.forget(func(id model.VpaID) bool { return l.cluster.VPAs()[id] != nil })
+	there := func(id model.VpaID) bool { return l.cluster.VPAs()[id] != nil }
+	l.holds.forget(there)
+	l.days.forget(there)
 }
 
 // ask asks what the platform recommends, says so in a condition, and says for which workload it is asked.

@@ -376,3 +376,25 @@ func TestVerdicts(t *testing.T) {
 		}
 	}
 }
+
+// TestWatched: observation counts from when both resources are known. A container that is new makes it no shorter.
+func TestWatched(t *testing.T) {
+	at := func(hour int) time.Time { return now.Add(time.Duration(hour) * time.Hour) }
+	type e = rightsizing.Explanation
+	for _, tc := range []struct {
+		name, reason string
+		explained    []rightsizing.Explanation
+		want         time.Time
+	}{
+		{"both at once", "", []e{{Container: "a", Resource: "cpu", Since: at(1)}, {Container: "a", Resource: "memory", Since: at(1)}}, at(1)},
+		{"memory later", "its peak may not have come", []e{{Container: "a", Resource: "cpu", Since: at(1)}, {Container: "a", Resource: "memory", Since: at(9)}}, at(9)},
+		{"CPU later", "", []e{{Container: "a", Resource: "cpu", Since: at(9)}, {Container: "a", Resource: "memory", Since: at(1)}}, at(9)},
+		{"one resource", "the other is not recommended", []e{{Container: "a", Resource: "cpu", Since: at(1)}}, at(1)},
+		{"a new container", "the others were watched", []e{{Container: "a", Resource: "memory", Since: at(1)}, {Container: "b", Resource: "memory", Since: at(9)}}, at(1)},
+		{"not known", "", []e{{Container: "a", Resource: "memory"}}, time.Time{}},
+	} {
+		if got := rules.KnownOf(rightsizing.Application{}, tc.explained).Watched; !got.Equal(tc.want) {
+			t.Errorf("%s: since %s, want %s (%s)", tc.name, got, tc.want, tc.reason)
+		}
+	}
+}

@@ -223,15 +223,21 @@ func KnownOf(a rightsizing.Application, explanations []rightsizing.Explanation) 
 			k.Sized[name][corev1.ResourceName(r)] = q
 		}
 	}
+	since := map[string]time.Time{} // by resource: a container that is new is not what is waited for, a peak of memory is
 	for _, e := range explanations {
-		if !e.Since.IsZero() && (k.Watched.IsZero() || e.Since.Before(k.Watched)) {
-			k.Watched = e.Since
+		if first := since[e.Resource]; !e.Since.IsZero() && (first.IsZero() || e.Since.Before(first)) {
+			since[e.Resource] = e.Since
 		}
 		if e.Resource == string(corev1.ResourceMemory) && e.Peak.Sign() > 0 {
 			if k.Peaks == nil {
 				k.Peaks = map[string]resource.Quantity{}
 			}
 			k.Peaks[e.Container] = e.Peak
+		}
+	}
+	for _, first := range since {
+		if first.After(k.Watched) {
+			k.Watched = first
 		}
 	}
 	return k

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -1109,6 +1110,62 @@ func TestHistoryComesLate(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestHistoryTakesNoPeaksAway: a store may know more of CPU and less of memory, and of what a container would have needed when it was killed
+// it knows nothing.
+func TestHistoryTakesNoPeaksAway(t *testing.T) {
+	day := func(n int) time.Time { return start.Add(-time.Duration(n) * 24 * time.Hour) }
+	of := func(cpu int, peaks ...int64) *model.AggregateContainerState {
+		s := model.NewAggregateContainerState()
+		for i := range cpu {
+			s.AddSample(&model.ContainerUsageSample{MeasureStart: start.Add(-time.Duration(i) * time.Minute), Resource: model.ResourceCPU, Usage: 100})
+		}
+		for i, peak := range peaks { // the newest first; 0 is a day that is not known
+			if peak > 0 {
+				s.AddSample(&model.ContainerUsageSample{MeasureStart: day(i), Resource: model.ResourceMemory, Usage: model.ResourceAmount(peak * mi)})
+			}
+		}
+		return s
+	}
+	for _, tc := range []struct {
+		name, reason  string
+		stored, found *model.AggregateContainerState
+		median, peak  int64
+		weight        float64 // of memory's peaks, today's being one
+		samples       int
+	}{
+		{"less of memory", "a part of the store's days", of(10, 1000, 1000, 1000, 3000), of(100, 0, 0, 300), 1000, 3000, 2.125, 100},
+		{"a kill", "an estimate that no store has", of(10, 0, 2000), of(100, 1000, 1000, 1000, 1000), 1000, 2000, 2.375, 100},
+		{"nothing of memory", "", of(10, 1000), of(100), 1000, 1000, 1, 100},
+		{"nothing before", "", of(10), of(100, 1000), 1000, 1000, 1, 100},
+		{"the same", "nothing counts twice", of(10, 1000, 1000, 300), of(100, 1000, 1000, 300), 1000, 1000, 1.75, 100},
+		{"less of CPU", "the checkpoint knows more", of(100, 1000), of(10, 2000), 1000, 1000, 1, 100},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p := newPast(&known{}, 8*24*time.Hour, start, slog.New(slog.DiscardHandler), nil)
+			p.spaces["shop"] = &space{usage: sources.Usage{{Kind: "Deployment", Name: "web"}: {"app": tc.found}}}
+			vpa := model.NewVpa(model.VpaID{Namespace: "shop", VpaName: "web"}, labels.Nothing(), start)
+			vpa.TargetRef = &autoscalingv1.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: "web"}
+			vpa.ContainersInitialAggregateState["app"] = tc.stored
+			for range 3 { // rounds
+				p.begin(vpa)
+			}
+			got := vpa.ContainersInitialAggregateState["app"]
+			near := func(bytes float64, mebi int64) bool { return bytes >= float64(mebi*mi) && bytes < 1.06*float64(mebi*mi) }
+			if m := got.AggregateMemoryPeaks; !near(m.Percentile(0.5), tc.median) || !near(m.Percentile(1), tc.peak) || got.TotalSamplesCount != tc.samples {
+				t.Errorf("median %.0f Mi, peak %.0f Mi, %d samples; want %d, %d, %d (%s)", m.Percentile(0.5)/mi, m.Percentile(1)/mi, got.TotalSamplesCount, tc.median, tc.peak, tc.samples, tc.reason)
+			}
+			saved, err := got.SaveToCheckpoint()
+			if err != nil {
+				t.Fatal(err)
+			}
+			weight := saved.MemoryHistogram.TotalWeight * math.Exp2(saved.MemoryHistogram.ReferenceTimestamp.Sub(start).Hours()/24)
+			if math.Abs(weight-tc.weight) > 0.01 {
+				t.Errorf("a weight of %.3f, want %.3f (%s)", weight, tc.weight, tc.reason)
+			}
+		})
 	}
 }
 

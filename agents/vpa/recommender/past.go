@@ -3,11 +3,14 @@ package recommender
 import (
 	"context"
 	"log/slog"
+	"math"
 	"sync"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender/model"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender/util"
 
 	"github.com/nopsctl/nopsctl/agents/internal/agent"
 	"github.com/nopsctl/nopsctl/agents/vpa/sources"
@@ -16,7 +19,7 @@ import (
 // past loads history in the background, namespace by namespace, and hands it to the loop. It ends when this process began to sample.
 //
 // What it finds becomes the state that an autoscaler's aggregations begin with, as a checkpoint does, in whose place it comes where it
-// knows more: both together would count the same usage twice.
+// knows more: both together would count the same usage twice. Peaks of memory that the checkpoint alone knows are kept.
 type past struct {
 	source sources.History // nil: there is none
 	length time.Duration
@@ -76,11 +79,68 @@ func (p *past) begin(vpa *model.Vpa) bool {
 	taken := false
 	for container, state := range s.usage[w] {
 		if known := vpa.ContainersInitialAggregateState[container]; known == nil || known.TotalSamplesCount < state.TotalSamplesCount && known != state {
+			if known != nil {
+				if err := together(state, known); err != nil {
+					p.log.Error("history is not taken: what is stored cannot be read", "namespace", vpa.ID.Namespace, "vpa", vpa.ID.VpaName, "container", container, "error", err.Error())
+					continue
+				}
+			}
 			vpa.ContainersInitialAggregateState[container] = state
 			taken = true
 		}
 	}
 	return taken
+}
+
+// together gives history the peaks of memory that a checkpoint knows besides: the store may have fewer of its days, and has none of what a
+// container would have needed when it was killed. Of each size there are as many as the one knows that knows more of them, since most of
+// them are the same.
+func together(found, stored *model.AggregateContainerState) error {
+	halfLife := model.GetAggregationsConfig().MemoryHistogramDecayHalfLife
+	if found.AggregateMemoryPeaks.IsEmpty() {
+		found.AggregateMemoryPeaks = stored.AggregateMemoryPeaks
+		return nil
+	}
+	if stored.AggregateMemoryPeaks.IsEmpty() {
+		return nil
+	}
+	var saved [2]*vpav1.HistogramCheckpoint
+	var begin time.Time // that both weigh from
+	for i, h := range []util.Histogram{found.AggregateMemoryPeaks, stored.AggregateMemoryPeaks} {
+		var err error
+		if saved[i], err = h.SaveToChekpoint(); err != nil {
+			return err
+		}
+		if at := saved[i].ReferenceTimestamp.Time; at.After(begin) {
+			begin = at
+		}
+	}
+	weights, total, most := map[int]float64{}, 0.0, 0.0
+	for _, h := range saved {
+		sum := 0.0
+		for _, w := range h.BucketWeights {
+			sum += float64(w)
+		}
+		unit := h.TotalWeight / sum * math.Exp2(-float64(begin.Sub(h.ReferenceTimestamp.Time))/float64(halfLife))
+		for bucket, w := range h.BucketWeights {
+			weights[bucket] = max(weights[bucket], float64(w)*unit)
+		}
+	}
+	for _, w := range weights {
+		total, most = total+w, max(most, w)
+	}
+	all := vpav1.HistogramCheckpoint{ReferenceTimestamp: metav1.NewTime(begin), TotalWeight: total, BucketWeights: map[int]uint32{}}
+	for bucket, w := range weights {
+		if share := uint32(math.Round(w / most * float64(util.MaxCheckpointWeight))); share > 0 {
+			all.BucketWeights[bucket] = share
+		}
+	}
+	peaks := model.NewAggregateContainerState().AggregateMemoryPeaks
+	if err := peaks.LoadFromCheckpoint(&all); err != nil {
+		return err
+	}
+	found.AggregateMemoryPeaks = peaks
+	return nil
 }
 
 // forget drops namespaces that have no autoscaler any more.

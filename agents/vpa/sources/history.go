@@ -241,7 +241,7 @@ func hash(s string) bool {
 func (p *Past) ask(ctx context.Context, what string, form url.Values) ([]series, error) {
 	backoff := p.o.Backoff
 	for attempt := 1; ; attempt++ {
-		all, err := p.store.ask(ctx, what, form)
+		all, err := p.store.ask(ctx, what, form, true)
 		var refused *StoreError
 		if err == nil || !errors.As(err, &refused) || !refused.Temporary() || attempt == askAgain || ctx.Err() != nil {
 			return all, err

@@ -155,7 +155,7 @@ func (s *Store) List(ctx context.Context, namespace string, _ metav1.ListOptions
 		{fmt.Sprintf("max by (namespace,pod,container) (rate(%s%s[%s]))", cpuMetric, s.selector(namespace), window), corev1.ResourceCPU},
 		{fmt.Sprintf("max by (namespace,pod,container) (max_over_time(%s%s[%s]))", memoryMetric, s.selector(namespace), window), corev1.ResourceMemory},
 	} {
-		all, err := s.ask(ctx, "query", url.Values{"query": {q.query}, "time": {moment(now)}})
+		all, err := s.ask(ctx, "query", url.Values{"query": {q.query}, "time": {moment(now)}}, false)
 		if err != nil {
 			return nil, fmt.Errorf("asking for the use of %s: %w", q.name, err)
 		}
@@ -219,7 +219,7 @@ func (p point) read() (time.Time, float64, bool) {
 // StoreError is a refusal of a store. One that is not temporary will be given again.
 type StoreError struct {
 	Host    string
-	Status  int // of HTTP; 0: there was no answer
+	Status  int // of HTTP; 0: there was no answer, or not all of it
 	Message string
 	Err     error
 }
@@ -243,8 +243,9 @@ func (e *StoreError) Temporary() bool {
 	return e.Status == 0 || e.Status == http.StatusTooManyRequests || e.Status/100 == 5
 }
 
-// ask asks the store once.
-func (s *Store) ask(ctx context.Context, what string, form url.Values) ([]series, error) {
+// ask asks the store once. An answer that the store says is a part of what it has, as VictoriaMetrics's cluster does while a node of it is
+// down, is none where the whole is wanted: what is missing of the past may be the peaks, and nobody asks for it again.
+func (s *Store) ask(ctx context.Context, what string, form url.Values, whole bool) ([]series, error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	res, err := s.send(ctx, what, form.Encode())
@@ -253,9 +254,10 @@ func (s *Store) ask(ctx context.Context, what string, form url.Values) ([]series
 	}
 	defer res.Body.Close()
 	var answer struct {
-		Status string `json:"status"`
-		Error  string `json:"error"`
-		Data   struct {
+		Status    string `json:"status"`
+		Error     string `json:"error"`
+		IsPartial bool   `json:"isPartial"`
+		Data      struct {
 			Result []series `json:"result"`
 		} `json:"data"`
 	}
@@ -276,6 +278,8 @@ func (s *Store) ask(ctx context.Context, what string, form url.Values) ([]series
 		return nil, &StoreError{Host: s.base.Host, Err: fmt.Errorf("reading the answer: %w", err)}
 	case answer.Status != "success":
 		return nil, &StoreError{Host: s.base.Host, Status: res.StatusCode, Message: clip(answer.Error)}
+	case answer.IsPartial && whole:
+		return nil, &StoreError{Host: s.base.Host, Err: errors.New("the answer is only a part of what there is")}
 	}
 	return answer.Data.Result, nil
 }

@@ -419,6 +419,9 @@ func TestStoresThatFail(t *testing.T) {
 		{"an error with 200", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"status":"error","error":"half of it"}`) }, "half of it", false},
 		{"no JSON", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `<html>`) }, "reading the answer", true},
 		{"cut", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"status":"success","data":{"result":[`) }, "reading the answer", true},
+		{"a part", func(w http.ResponseWriter, _ *http.Request) {
+			fmt.Fprint(w, `{"status":"success","isPartial":true,"data":{"resultType":"vector","result":[]}}`)
+		}, "only a part", true},
 		{"a redirect", func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, elsewhere.URL, http.StatusTemporaryRedirect)
 		}, "answers HTTP 307", false},
@@ -430,10 +433,23 @@ func TestStoresThatFail(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			fails := func(what string, err error) {
+				t.Helper()
+				var refused *StoreError
+				if !errors.As(err, &refused) {
+					t.Errorf("%s: %v", what, err)
+				} else if !strings.Contains(err.Error(), c.says) || refused.Temporary() != c.temporary || strings.Contains(err.Error(), "canary") {
+					t.Errorf("%s: %v, temporary %v", what, err, refused.Temporary())
+				}
+			}
+			past := NewPast(store, PastOptions{Sleep: func(context.Context, time.Duration) error { return nil }})
+			_, err = past.Usage(t.Context(), "shop", time.Now().Add(-25*time.Hour), time.Now())
+			fails("of the past", err)
 			_, err = store.List(t.Context(), "", metav1.ListOptions{})
-			var refused *StoreError
-			if !errors.As(err, &refused) || !strings.Contains(err.Error(), c.says) || refused.Temporary() != c.temporary || strings.Contains(err.Error(), "canary") {
-				t.Errorf("%v, temporary %v", err, refused.Temporary())
+			if c.name != "a part" {
+				fails("of now", err)
+			} else if err != nil {
+				t.Errorf("what is there is right, and the rest comes with the next question: %v", err)
 			}
 		})
 	}

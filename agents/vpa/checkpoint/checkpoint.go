@@ -127,7 +127,8 @@ func (w *Writer) StoreCheckpoints(ctx context.Context, concurrentWorkers int) {
 	w.store(ctx, concurrentWorkers, false)
 }
 
-// Flush writes all that changed, however young its checkpoint is; for the end of the process.
+// Flush writes all that changed, however young its checkpoint is, and although history may still be on its way: what was measured is
+// written with what the checkpoint knew, and the process after this one fetches history again. It is for the end of the process.
 func (w *Writer) Flush(ctx context.Context, concurrentWorkers int) {
 	w.store(ctx, concurrentWorkers, true)
 }
@@ -187,7 +188,7 @@ func (w *Writer) due(all bool) []*model.Vpa {
 	}
 	var due []*model.Vpa
 	for id, vpa := range vpas {
-		if r := w.stored[id]; (all || r.oomed || !now.Before(r.look)) && !vpa.ConditionActive(vpav1.FetchingHistory) {
+		if r := w.stored[id]; all || (r.oomed || !now.Before(r.look)) && !vpa.ConditionActive(vpav1.FetchingHistory) {
 			due = append(due, vpa)
 		}
 	}

@@ -484,6 +484,10 @@ func TestWhoIsNotStored(t *testing.T) {
 		if got := w.take(); !slices.Equal(got, []string{"v1-app"}) {
 			t.Errorf("written %v: history that is being fetched must not be replaced", got)
 		}
+		w.Flush(t.Context(), 1)
+		if got := w.take(); !slices.Contains(got, "v0-app") {
+			t.Errorf("written %v: at the end what was measured is stored, with what was before; another process fetches history anew", got)
+		}
 		w.vpa(0).DeleteCondition(vpav1.FetchingHistory)
 		w.DeletePod(w.id(0).PodID)
 		time.Sleep(400 * 24 * time.Hour)

@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
@@ -1111,6 +1112,62 @@ func TestHistoryComesLate(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
+}
+
+// failing is a store that lets nobody in until it is mended.
+type failing struct{ asked, mended int }
+
+func (f *failing) Usage(context.Context, string, time.Time, time.Time) (sources.Usage, error) {
+	f.asked++
+	if f.mended > 0 {
+		f.mended++
+		return sources.Usage{}, nil
+	}
+	return nil, &sources.StoreError{Host: "store", Status: 401}
+}
+
+// TestAStoreThatFails keeps nobody waiting: what is wrong with it in one namespace is wrong in all, and each waits for the first attempt
+// alone. When it is mended all get their history.
+func TestAStoreThatFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const namespaces = 100
+		f := &failing{}
+		p := newPast(f, 8*24*time.Hour, time.Now(), slog.New(slog.DiscardHandler), func() float64 { return 0.5 })
+		waiting := func() (n int) {
+			for i := range namespaces {
+				if p.fetching(fmt.Sprint("ns", i)) {
+					n++
+				}
+			}
+			return n
+		}
+		for i := range namespaces {
+			p.want(fmt.Sprint("ns", i), time.Now())
+		}
+		if n := waiting(); n != namespaces {
+			t.Fatalf("%d wait before anything was tried", n)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- p.run(ctx, agent.NewHealth(time.Now).Loop("past", time.Hour)) }()
+		synctest.Wait()
+		if n := waiting(); n != 0 || f.asked != 1 {
+			t.Errorf("after %d attempts %d of %d still wait: their checkpoints are not written", f.asked, n, namespaces)
+		}
+		time.Sleep(3 * time.Hour)
+		if f.asked < 5 || f.asked > 30 {
+			t.Errorf("it was asked %d times in three hours", f.asked)
+		}
+		f.mended = 1
+		time.Sleep(20 * time.Minute)
+		if f.mended != namespaces+1 {
+			t.Errorf("when it was mended the history of %d was loaded, want %d", f.mended-1, namespaces)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // TestHistoryTakesNoPeaksAway: a store may know more of CPU and less of memory, and of what a container would have needed when it was killed

@@ -42,8 +42,8 @@ func newPast(source sources.History, length time.Duration, until time.Time, log 
 	return &past{source: source, length: length, until: until, log: log, rand: rand, spaces: map[string]*space{}, wake: make(chan struct{}, 1)}
 }
 
-// fetching says whether an autoscaler still waits for the first attempt at its namespace's history. After that it does not wait any more:
-// a store that does not answer must not keep checkpoints from being written.
+// fetching says whether an autoscaler still waits for the first attempt at its namespace's history, or for the store's first failure. After
+// that it does not wait any more: a store that does not answer must not keep checkpoints from being written.
 func (p *past) fetching(namespace string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -191,6 +191,11 @@ func (p *past) run(ctx context.Context, loop *agent.Loop) error {
 		if s != nil {
 			s.tried = true
 			s.done, s.usage = err == nil, usage
+		}
+		if err != nil { // the others would wait for the same, one after the other and longer each time
+			for _, other := range p.spaces {
+				other.tried = true
+			}
 		}
 		p.mu.Unlock()
 		if err == nil {

@@ -2,12 +2,15 @@
 //
 // Upstream writes every checkpoint in every loop, and for each autoscaler walks over all pods. Here an autoscaler is looked at once per
 // interval, in the time that its own pods take, and a checkpoint is written when something moved in it that a recommendation could follow
-// from, when it is old, or when there was an OOM. What is written is, byte for byte, what upstream would write.
+// from, when it is old, or when there was an OOM. What is written is, byte for byte, what upstream would write, but not over another
+// autoscaler's checkpoint that happens to have the same name.
 package checkpoint
 
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -37,6 +40,8 @@ const (
 	defaultRefresh  = 2 * time.Hour
 	// grace is how long a request may take that is made although the time is up, so that each call makes progress.
 	grace = 5 * time.Second
+	// longest is how long an object's name may be.
+	longest = 253
 )
 
 // Cluster is what is stored: clusterstate.Cluster.
@@ -339,30 +344,42 @@ func (w *Writer) failed(what string, vpa *model.Vpa, container string, err error
 	w.mu.Unlock()
 }
 
-// put patches the checkpoint, or creates it.
+// put patches the checkpoint, or creates it. Its name is upstream's, which web's container api-proxy and web-api's container proxy share: who
+// comes second gets one of its own, or would be sized after a restart by what the other used.
 func (w *Writer) put(ctx context.Context, vpa *model.Vpa, container string, status vpav1.VerticalPodAutoscalerCheckpointStatus) error {
 	if ctx.Err() != nil {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), grace)
 		defer cancel()
 	}
+	spec := vpav1.VerticalPodAutoscalerCheckpointSpec{ContainerName: container, VPAObjectName: vpa.ID.VpaName}
 	name := fmt.Sprintf("%s-%s", vpa.ID.VpaName, container)
-	body, err := json.Marshal([]struct {
-		Op    string                                      `json:"op"`
-		Path  string                                      `json:"path"`
-		Value vpav1.VerticalPodAutoscalerCheckpointStatus `json:"value"`
-	}{{Op: "replace", Path: "/status", Value: status}})
+	err := w.putAs(ctx, vpa.ID.Namespace, name, spec, status)
+	if apierrors.IsInvalid(err) { // so the API server answers where a test of a patch fails
+		sum := sha256.Sum256([]byte(vpa.ID.VpaName + "/" + container))
+		own := name[:min(len(name), longest-11)] + "-" + hex.EncodeToString(sum[:5])
+		if failed := w.putAs(ctx, vpa.ID.Namespace, own, spec, status); failed != nil {
+			return errors.Join(err, failed)
+		}
+		return nil
+	}
+	return err
+}
+
+func (w *Writer) putAs(ctx context.Context, namespace, name string, spec vpav1.VerticalPodAutoscalerCheckpointSpec, status vpav1.VerticalPodAutoscalerCheckpointStatus) error {
+	type step struct {
+		Op    string `json:"op"`
+		Path  string `json:"path"`
+		Value any    `json:"value"`
+	}
+	body, err := json.Marshal([]step{{"test", "/spec/vpaObjectName", spec.VPAObjectName}, {"test", "/spec/containerName", spec.ContainerName}, {"replace", "/status", status}})
 	if err != nil {
 		return err
 	}
-	client := w.client.VerticalPodAutoscalerCheckpoints(vpa.ID.Namespace)
+	client := w.client.VerticalPodAutoscalerCheckpoints(namespace)
 	_, err = client.Patch(ctx, name, types.JSONPatchType, body, metav1.PatchOptions{})
 	if apierrors.IsNotFound(err) {
-		_, err = client.Create(ctx, &vpav1.VerticalPodAutoscalerCheckpoint{
-			ObjectMeta: metav1.ObjectMeta{Name: name},
-			Spec:       vpav1.VerticalPodAutoscalerCheckpointSpec{ContainerName: container, VPAObjectName: vpa.ID.VpaName},
-			Status:     status,
-		}, metav1.CreateOptions{})
+		_, err = client.Create(ctx, &vpav1.VerticalPodAutoscalerCheckpoint{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: spec, Status: status}, metav1.CreateOptions{})
 	}
 	return err
 }

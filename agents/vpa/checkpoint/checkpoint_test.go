@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -19,6 +21,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
 	vpaclient "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/client/clientset/versioned/typed/autoscaling.k8s.io/v1"
@@ -84,12 +87,29 @@ func (a *api) Patch(ctx context.Context, name string, _ types.PatchType, data []
 		return nil, apierrors.NewNotFound(vpav1.Resource("verticalpodautoscalercheckpoints"), name)
 	}
 	var patch []struct {
-		Value vpav1.VerticalPodAutoscalerCheckpointStatus
+		Op, Path string
+		Value    json.RawMessage
 	}
 	if err := json.Unmarshal(data, &patch); err != nil {
 		return nil, err
 	}
-	object.Status = patch[0].Value
+	replaced := 0
+	for _, one := range patch {
+		switch is := map[string]string{"/spec/vpaObjectName": object.Spec.VPAObjectName, "/spec/containerName": object.Spec.ContainerName}[one.Path]; {
+		case one.Op == "replace" && one.Path == "/status":
+			object.Status = vpav1.VerticalPodAutoscalerCheckpointStatus{}
+			if err := json.Unmarshal(one.Value, &object.Status); err != nil {
+				return nil, err
+			}
+			replaced++
+		case one.Op == "test" && is != "" && string(one.Value) == strconv.Quote(is):
+		case one.Op == "test": // as the API server says it
+			return nil, apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "", schema.GroupResource{}, "", "testing value "+one.Path+" failed: test failed", 0, false)
+		}
+	}
+	if replaced != 1 {
+		return nil, fmt.Errorf("not the patch expected: %s", data)
+	}
 	a.stored[a.ns+"/"+name] = object
 	a.at[name] = append(a.at[name], time.Now())
 	return &object, nil
@@ -504,6 +524,53 @@ func TestWhoIsNotStored(t *testing.T) {
 		w.StoreCheckpoints(t.Context(), 1)
 		if got := w.take(); !slices.Contains(got, "v0-app") {
 			t.Errorf("written %v", got)
+		}
+	})
+}
+
+// Of two autoscalers whose checkpoints would have one name, each has its own, also where upstream's recommender left one that both wrote to.
+func TestOneNameOfTwo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, order := range [][]string{{"web", "web-api"}, {"web-api", "web"}} {
+			w := &world{Cluster: clusterstate.New(time.Hour), api: newAPI()}
+			w.Writer = checkpoint.NewWriter(w.Cluster, w.api, checkpoint.Options{Interval: -1, Refresh: -1})
+			containers := map[string]string{"web": "api-proxy", "web-api": "proxy"}
+			uses := map[string]model.ResourceAmount{"web": 100, "web-api": 3000}
+			for round := range 3 {
+				for _, name := range order {
+					id := model.ContainerID{PodID: model.PodID{Namespace: "ns", PodName: name}, ContainerName: containers[name]}
+					if round == 0 {
+						if err := w.AddOrUpdateVpa(&vpav1.VerticalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name}}, labels.SelectorFromSet(labels.Set{"app": name})); err != nil {
+							t.Fatal(err)
+						}
+						w.AddOrUpdatePod(id.PodID, labels.Set{"app": name}, corev1.PodRunning)
+						if err := w.AddOrUpdateContainer(id, nil); err != nil {
+							t.Fatal(err)
+						}
+					}
+					if err := w.AddSample(&model.ContainerUsageSampleWithKey{Container: id, ContainerUsageSample: model.ContainerUsageSample{MeasureStart: time.Now(), Resource: model.ResourceCPU, Usage: uses[name]}}); err != nil {
+						t.Fatal(err)
+					}
+					w.Flush(t.Context(), 2)
+				}
+				time.Sleep(time.Minute)
+			}
+			if got := w.Stats(); got.Failed > 0 || len(w.stored) != 2 {
+				t.Fatalf("%d checkpoints are stored: %+v", len(w.stored), got)
+			}
+			for key, one := range w.stored {
+				name := one.Spec.VPAObjectName
+				state := model.NewAggregateContainerState()
+				if err := state.LoadFromCheckpoint(&one.Status); err != nil {
+					t.Fatal(err)
+				}
+				if got := state.AggregateCPUUsage.Percentile(1) * 1000; one.Spec.ContainerName != containers[name] || got < float64(uses[name]) || got > 1.2*float64(uses[name]) || one.Status.TotalSamplesCount != 3 {
+					t.Errorf("%s, made for container %s of %s, says %.0fm of %d samples", key, one.Spec.ContainerName, name, got, one.Status.TotalSamplesCount)
+				}
+				if is := key == "ns/web-api-proxy"; is != (name == order[0]) || !is && !strings.HasPrefix(key, "ns/web-api-proxy-") {
+					t.Errorf("%s is %s's; upstream's name is of the first, %s", key, name, order[0])
+				}
+			}
 		}
 	})
 }

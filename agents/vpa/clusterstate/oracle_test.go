@@ -997,8 +997,21 @@ func (s *store) Patch(_ context.Context, name string, pt types.PatchType, data [
 		Op, Path string
 		Value    json.RawMessage
 	}
-	if err := json.Unmarshal(data, &patch); err != nil || len(patch) != 1 || patch[0].Op != "replace" || patch[0].Path != "/status" {
-		return nil, fmt.Errorf("not the patch expected: %s: %w", data, err)
+	if err := json.Unmarshal(data, &patch); err != nil {
+		return nil, err
+	}
+	if len(patch) == 3 { // ours alone makes sure whose it is
+		for i, path := range []string{"/spec/vpaObjectName", "/spec/containerName"} {
+			vpa, container, _ := strings.Cut(name, "-")
+			if patch[i].Op != "test" || patch[i].Path != path || string(patch[i].Value) != fmt.Sprintf("%q", []string{vpa, container}[i]) {
+				return nil, fmt.Errorf("not the test expected: %s", data)
+			}
+		}
+		patch = patch[2:]
+		data = fmt.Appendf(nil, `[{"op":"replace","path":"/status","value":%s}]`, patch[0].Value)
+	}
+	if len(patch) != 1 || patch[0].Op != "replace" || patch[0].Path != "/status" {
+		return nil, fmt.Errorf("not the patch expected: %s", data)
 	}
 	s.sent[s.ns+"/"+name], s.latest[s.ns+"/"+name] = data, patch[0].Value
 	return &vpav1.VerticalPodAutoscalerCheckpoint{}, nil

@@ -4,10 +4,12 @@ package feed
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
 	vpaclient "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/client/clientset/versioned/typed/autoscaling.k8s.io/v1"
 	vpalisters "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/client/listers/autoscaling.k8s.io/v1"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender/input"
@@ -136,6 +138,10 @@ func (f *feeder) InitFromCheckpoints(ctx context.Context) {
 		f.o.Log.Error("listing checkpoints: recommendations begin without history", "error", err.Error())
 		return
 	}
+	// Of one container there may be two, where the name of the one was another's when it was written.
+	slices.SortFunc(stored, func(a, b *vpav1.VerticalPodAutoscalerCheckpoint) int {
+		return a.Status.LastUpdateTime.Compare(b.Status.LastUpdateTime.Time)
+	})
 	vpas, loaded := f.o.Cluster.VPAs(), 0
 	for _, one := range stored {
 		vpa := vpas[model.VpaID{Namespace: one.Namespace, VpaName: one.Spec.VPAObjectName}]

@@ -162,6 +162,32 @@ func TestCheckpointsAreLoadedOnce(t *testing.T) {
 	}
 }
 
+// Two checkpoints of one container: its name was another's when the one was made. What was written last is what is known.
+func TestNewestCheckpointIsLoaded(t *testing.T) {
+	for _, newest := range []int{0, 1} {
+		s := newStage()
+		s.vpa(t, "ns", "web")
+		for i, name := range []string{"web-api-proxy", "web-api-proxy-0123456789"} {
+			histogram := vpav1.HistogramCheckpoint{ReferenceTimestamp: metav1.NewTime(time.Now().Truncate(24 * time.Hour)), BucketWeights: map[int]uint32{i: 10000}, TotalWeight: 3}
+			written := metav1.NewTime(time.Now().Add(-time.Hour))
+			if i == newest {
+				written = metav1.Now()
+			}
+			if err := s.checkpoints.Add(&vpav1.VerticalPodAutoscalerCheckpoint{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name},
+				Spec:   vpav1.VerticalPodAutoscalerCheckpointSpec{VPAObjectName: "web", ContainerName: "api-proxy"},
+				Status: vpav1.VerticalPodAutoscalerCheckpointStatus{Version: "v3", LastUpdateTime: written, CPUHistogram: histogram, MemoryHistogram: histogram, TotalSamplesCount: 10 + i}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 5 { // lists have no order
+			s.ours.InitFromCheckpoints(t.Context())
+			if got := s.oursCluster.VPAs()[model.VpaID{Namespace: "ns", VpaName: "web"}].ContainersInitialAggregateState["api-proxy"].TotalSamplesCount; got != 10+newest {
+				t.Fatalf("number %d is loaded, %d was written last", got-10, newest)
+			}
+		}
+	}
+}
+
 func killed(name string, restarts int32, memory string) (before, after *corev1.Pod) {
 	before = &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, Labels: map[string]string{"app": "cart"}},
 		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "app", Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse(memory)}}}}},

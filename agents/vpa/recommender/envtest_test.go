@@ -20,13 +20,18 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
+	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
 	vpaclient "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/client/clientset/versioned"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender/model"
 	"k8s.io/client-go/rest"
 	"k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"github.com/nopsctl/nopsctl/agents/internal/agent"
 	"github.com/nopsctl/nopsctl/agents/internal/agenttest"
+	"github.com/nopsctl/nopsctl/agents/vpa/checkpoint"
+	"github.com/nopsctl/nopsctl/agents/vpa/clusterstate"
 	"github.com/nopsctl/nopsctl/agents/vpa/push"
 	"github.com/nopsctl/nopsctl/agents/vpa/vpatest"
 	"github.com/nopsctl/nopsctl/internal/rightsizing"
@@ -335,6 +340,7 @@ func TestAgainstKubernetes(t *testing.T) {
 	t.Run("out of memory", func(t *testing.T) { testOOM(t, p, first) })
 	t.Run("outcomes", func(t *testing.T) { testOutcomes(t, p, with(admin)) })
 	t.Run("restart", func(t *testing.T) { testRestart(t, p, client, with(admin), first) })
+	t.Run("one name of two", func(t *testing.T) { testOneName(t, p) })
 	if strings.Contains(first.log.String(), agenttest.APIKey) {
 		t.Error("the log has the key")
 	}
@@ -603,5 +609,37 @@ func testRestart(t *testing.T, p *place, client, admin *nopsclient.Client, first
 	}
 	if last := second.next(t, 1); last.Autoscalers != 2 {
 		t.Errorf("%+v", last)
+	}
+}
+
+// testOneName: two autoscalers whose checkpoints would have the same name do not write to each other's; it is the API server that says so.
+func testOneName(t *testing.T, p *place) {
+	t.Helper()
+	if _, err := p.Client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "names"}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	cluster := clusterstate.New(time.Hour)
+	w := checkpoint.NewWriter(cluster, p.vpas.AutoscalingV1(), checkpoint.Options{Interval: -1, Refresh: -1, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	containers := map[string]string{"web": "api-proxy", "web-api": "proxy"}
+	for range 2 {
+		for name, container := range containers {
+			id := model.ContainerID{PodID: model.PodID{Namespace: "names", PodName: name}, ContainerName: container}
+			vpa := &vpav1.VerticalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{Namespace: "names", Name: name}}
+			cluster.AddOrUpdatePod(id.PodID, labels.Set{"app": name}, corev1.PodRunning)
+			if err := errors.Join(cluster.AddOrUpdateVpa(vpa, labels.SelectorFromSet(labels.Set{"app": name})), cluster.AddOrUpdateContainer(id, nil), cluster.AddSample(&model.ContainerUsageSampleWithKey{
+				Container: id, ContainerUsageSample: model.ContainerUsageSample{MeasureStart: time.Now(), Resource: model.ResourceCPU, Usage: 100}})); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.Flush(t.Context(), 1)
+	}
+	stored, err := p.vpas.AutoscalingV1().VerticalPodAutoscalerCheckpoints("names").List(t.Context(), metav1.ListOptions{})
+	if err != nil || len(stored.Items) != 2 || w.Stats().Failed > 0 {
+		t.Fatalf("%d checkpoints, want 2: %v, %+v", len(stored.Items), err, w.Stats())
+	}
+	for _, c := range stored.Items {
+		if containers[c.Spec.VPAObjectName] != c.Spec.ContainerName || c.Status.TotalSamplesCount != 2 {
+			t.Errorf("%s: %+v, %d samples", c.Name, c.Spec, c.Status.TotalSamplesCount)
+		}
 	}
 }

@@ -1210,7 +1210,9 @@ func TestHistoryTakesNoPeaksAway(t *testing.T) {
 				p.begin(vpa)
 			}
 			got := vpa.ContainersInitialAggregateState["app"]
-			near := func(bytes float64, mebi int64) bool { return bytes >= float64(mebi*mi) && bytes < 1.06*float64(mebi*mi) }
+			near := func(bytes float64, mebi int64) bool {
+				return bytes >= float64(mebi*mi) && bytes < 1.06*float64(mebi*mi)
+			}
 			if m := got.AggregateMemoryPeaks; !near(m.Percentile(0.5), tc.median) || !near(m.Percentile(1), tc.peak) || got.TotalSamplesCount != tc.samples {
 				t.Errorf("median %.0f Mi, peak %.0f Mi, %d samples; want %d, %d, %d (%s)", m.Percentile(0.5)/mi, m.Percentile(1)/mi, got.TotalSamplesCount, tc.median, tc.peak, tc.samples, tc.reason)
 			}

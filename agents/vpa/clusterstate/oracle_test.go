@@ -1046,6 +1046,9 @@ func (s *store) Create(_ context.Context, object *vpav1.VerticalPodAutoscalerChe
 // one set, uses no aggregation; a new aggregation is told to nobody; autoscalers in any order, in the opposite one *; a deleted one stays in
 // either index, with its sets; aggregations are counted twice.
 //
+// Runs, all *: a label with a value that is asked for is left out, one that is asked for whatever its value; pods are not told apart when a
+// selector asks for it, or for ever; "notin" asks for every value.
+//
 // Aggregator and collection: a collected aggregation is kept, the old labels' is; the last peak is not noted *; subtracting adds; memory
 // alone is empty *; expired a moment late *, whatever the creation; failed pods contribute, those without the container do; controllers are
 // never asked; a collected aggregation stays with autoscalers, keeps its set, is counted, is not marked; the interval is ignored.

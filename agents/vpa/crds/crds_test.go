@@ -7,9 +7,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -149,7 +151,7 @@ func TestPolicyHasItsFields(t *testing.T) {
 	}
 	versions, _ := spec["versions"].([]any)
 	properties := at(versions[0].(object), "schema", "openAPIV3Schema", "properties")
-	fields := 0
+	fields, durations := 0, 0
 	var compare func(path string, schema object, of reflect.Type)
 	compare = func(path string, schema object, of reflect.Type) {
 		for of.Kind() == reflect.Pointer {
@@ -162,7 +164,18 @@ func TestPolicyHasItsFields(t *testing.T) {
 			t.Errorf("%s has no description", path)
 		}
 		switch of {
-		case reflect.TypeFor[metav1.LabelSelector](), reflect.TypeFor[metav1.Duration](), reflect.TypeFor[resource.Quantity](), reflect.TypeFor[metav1.Condition]():
+		case reflect.TypeFor[metav1.Duration]():
+			durations++
+			isDuration(t, path, schema)
+			return
+		case reflect.TypeFor[metav1.LabelSelector]():
+			// What is not among the fields of a selector would choose everything.
+			labels, expressions := at(schema, "properties", "matchLabels"), at(schema, "properties", "matchExpressions", "items")
+			if at(labels, "additionalProperties")["type"] != "string" || len(at(expressions, "properties")) != 3 || schema["x-kubernetes-preserve-unknown-fields"] != nil {
+				t.Errorf("%s lets in what is no selector: %v", path, schema)
+			}
+			return
+		case reflect.TypeFor[resource.Quantity](), reflect.TypeFor[metav1.Condition]():
 			return
 		}
 		switch of.Kind() {
@@ -198,8 +211,35 @@ func TestPolicyHasItsFields(t *testing.T) {
 	}
 	compare("spec", at(properties, "spec"), reflect.TypeFor[rightsizing.PolicySpec]())
 	compare("status", at(properties, "status"), reflect.TypeFor[rightsizing.PolicyStatus]())
+	if durations != 3 {
+		t.Errorf("%d durations were looked at, want 3", durations)
+	}
 	if fields < 40 {
 		t.Errorf("only %d fields were compared", fields)
+	}
+}
+
+// isDuration says whether a schema lets in what Go reads as a duration that is not negative, and nothing else: what it lets in by mistake
+// makes a policy that nobody can read.
+func isDuration(t *testing.T, path string, schema object) {
+	t.Helper()
+	text, _ := schema["pattern"].(string)
+	pattern, err := regexp.Compile(text)
+	if err != nil || text == "" {
+		t.Errorf("%s: pattern %q: %v", path, text, err)
+		return
+	}
+	for value, want := range map[string]bool{
+		"0": true, "30m": true, "72h": true, "1h30m": true, "1.5h": true, ".5h": true, "1.h": true, "0s": true, "90s": true, "500ms": true,
+		"": false, "3d": false, "1w": false, "-1h": false, "1": false, "1 h": false, "h": false, ".h": false, "30m ": false, "1H": false, "P1D": false, "1h30": false,
+	} {
+		d, err := time.ParseDuration(value)
+		if reads := err == nil && d >= 0; reads != want {
+			t.Fatalf("%q: the table is wrong", value)
+		}
+		if got := pattern.MatchString(value); got != want {
+			t.Errorf("%s: %q is let in: %t, want %t", path, value, got, want)
+		}
 	}
 }
 

@@ -22,6 +22,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/dynamic/dynamicinformer"
 	"k8s.io/client-go/informers"
@@ -284,10 +285,7 @@ func (c *Controller) loop(ctx context.Context) error {
 
 // Once looks at everything and writes what differs.
 func (c *Controller) Once(ctx context.Context) error {
-	in, hpas, elsewhere, err := c.input()
-	if err != nil {
-		return err
-	}
+	in, hpas, elsewhere := c.input()
 	out := Desire(in) // without HorizontalPodAutoscalers: says which policy holds for which workload
 	errs := c.align(ctx, &in, hpas, out)
 	out = Desire(in)
@@ -304,6 +302,9 @@ func (c *Controller) Once(ctx context.Context) error {
 		uid := existing[name.String()].GetUID()
 		err := c.dynamic.Resource(rightsizing.Autoscalers()).Namespace(name.Namespace).Delete(ctx, name.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
 		errs = append(errs, c.count(err, "delete autoscaler", name.String()))
+	}
+	for _, name := range out.Stop {
+		errs = append(errs, c.write(ctx, stopped(existing[name.String()])))
 	}
 	errs = append(errs, c.part(ctx, in, &out, existing, elsewhere)...)
 	for key, p := range out.Of {
@@ -397,20 +398,13 @@ type shape struct {
 }
 
 // input is all that is decided on, as the caches have it.
-func (c *Controller) input() (Input, map[string]*autoscalingv2.HorizontalPodAutoscaler, map[string]elsewhereOf, error) {
-	in := Input{Namespaces: map[string]metav1.ObjectMeta{}, Ignored: c.deps.Ignored}
-	var errs []error
+func (c *Controller) input() (Input, map[string]*autoscalingv2.HorizontalPodAutoscaler, map[string]elsewhereOf) {
+	in := Input{Namespaces: map[string]metav1.ObjectMeta{}, Ignored: c.deps.Ignored, Unread: map[string]Unread{}}
 	for _, o := range c.policies.GetStore().List() {
-		var p rightsizing.Policy
-		u, is := o.(*unstructured.Unstructured)
-		if !is {
-			continue
+		if u, is := o.(*unstructured.Unstructured); is {
+			p, unread := read(u)
+			in.Policies, in.Unread[p.Name] = append(in.Policies, p), unread
 		}
-		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, &p); err != nil {
-			errs = append(errs, fmt.Errorf("read policy %s: %w", u.GetName(), err))
-			continue
-		}
-		in.Policies = append(in.Policies, p)
 	}
 	for _, o := range c.autoscalers.GetStore().List() {
 		u, is := o.(*unstructured.Unstructured)
@@ -421,7 +415,7 @@ func (c *Controller) input() (Input, map[string]*autoscalingv2.HorizontalPodAuto
 		name, _, _ := unstructured.NestedString(u.Object, "spec", "targetRef", "name")
 		in.Existing = append(in.Existing, Existing{
 			Namespace: u.GetNamespace(), Name: u.GetName(), Policy: u.GetLabels()[rightsizing.LabelPolicy], Target: kind + "/" + name, Reverted: u.GetAnnotations()[rightsizing.AnnotationReverted] != "",
-			Sized: u.GetAnnotations()[rightsizing.AnnotationSized] != "",
+			Sized: u.GetAnnotations()[rightsizing.AnnotationSized] != "", Off: modeOf(u) == string(vpav1.UpdateModeOff),
 		})
 	}
 	for _, o := range c.factory.Core().V1().Namespaces().Informer().GetStore().List() {
@@ -444,8 +438,34 @@ func (c *Controller) input() (Input, map[string]*autoscalingv2.HorizontalPodAuto
 			hpas[h.Spec.ScaleTargetRef.Kind+"/"+h.Namespace+"/"+h.Spec.ScaleTargetRef.Name] = h
 		}
 	}
-	// A policy that cannot be read must not look as if it were gone: its autoscalers would be deleted.
-	return in, hpas, elsewhere, errors.Join(errs...)
+	return in, hpas, elsewhere
+}
+
+// read takes from a policy what can be understood of it, field by field. One that cannot be read must neither look as if it were gone, for its
+// autoscalers would be, nor be in the way of the others.
+func read(u *unstructured.Unstructured) (rightsizing.Policy, Unread) {
+	p := rightsizing.Policy{ObjectMeta: metav1.ObjectMeta{Name: u.GetName(), UID: u.GetUID(), Generation: u.GetGeneration(), Annotations: u.GetAnnotations()}}
+	if text, err := json.Marshal(u.Object["status"]); err != nil || json.Unmarshal(text, &p.Status) != nil {
+		p.Status = rightsizing.PolicyStatus{} // ours, and written anew
+	}
+	spec, _, _ := unstructured.NestedMap(u.Object, "spec")
+	unread := Unread{}
+	for field, value := range spec {
+		text := encoded(map[string]any{field: value})
+		// What is read of a field in part is not what somebody meant.
+		if err := json.Unmarshal(text, new(rightsizing.PolicySpec)); err != nil {
+			unread[field] = err
+		} else if err := json.Unmarshal(text, &p.Spec); err != nil {
+			unread[field] = err
+		}
+	}
+	return p, unread
+}
+
+// modeOf is an autoscaler's update mode.
+func modeOf(u *unstructured.Unstructured) string {
+	mode, _, _ := unstructured.NestedString(u.Object, "spec", "updatePolicy", "updateMode")
+	return mode
 }
 
 // names are those of the containers that can be sized.

@@ -39,13 +39,15 @@ type Existing struct {
 	Policy          string // LabelPolicy; empty: somebody's own
 	Target          string // KIND/NAME
 	Reverted        bool
-	// Sized says that its pods may have been sized.
-	Sized bool
+	// Sized says that its pods may have been sized, Off that nothing is, by its update mode.
+	Sized, Off bool
 }
 
 // Input is all that is decided on.
 type Input struct {
-	Policies   []rightsizing.Policy
+	Policies []rightsizing.Policy
+	// Unread is what of policies' specifications cannot be read, by name.
+	Unread     map[string]Unread
 	Namespaces map[string]metav1.ObjectMeta
 	Workloads  []Workload
 	Existing   []Existing
@@ -55,6 +57,9 @@ type Input struct {
 	Align, Yield map[string][]string
 }
 
+// Unread says why fields of a specification cannot be read: the definition of the kind does not tell all that may be wrong with them.
+type Unread map[string]error
+
 // Outcome is what shall be.
 type Outcome struct {
 	// Autoscalers that policies make.
@@ -62,6 +67,8 @@ type Outcome struct {
 	// Delete are those of policies that have no reason any more, and whose pods nobody sized. Leave are the others of them: their pods are given
 	// back first what their templates request. TakeBack are those that are only recommended for now: the same, and they stay.
 	Delete, Leave, TakeBack []types.NamespacedName
+	// Stop are those of policies that are paused and cannot be understood: they are switched off, and nothing else of them is changed.
+	Stop []types.NamespacedName
 	// Status of the policies, by name.
 	Status map[string]rightsizing.PolicyStatus
 	// Of is which policy holds for a workload, by its key.
@@ -86,19 +93,23 @@ const (
 // Desire decides what shall be. It is pure, and the order of its input is nothing.
 func Desire(in Input) Outcome {
 	out := Outcome{Status: map[string]rightsizing.PolicyStatus{}, Of: map[string]*rightsizing.Policy{}}
-	policies, compiled := out.understand(in.Policies)
+	policies, compiled := out.understand(in)
 	own := map[string]bool{}      // targets for which somebody made an autoscaler
 	reverted := map[string]bool{} // of autoscalers, by NAMESPACE/NAME
 	sized := map[string]bool{}    // likewise
-	held := map[string]bool{}     // of policies that cannot be understood, or are paused
+	held := map[string]bool{}     // policies that cannot be understood, or are paused
+	stop := map[string]bool{}     // policies that are both
 	kept := map[types.NamespacedName]bool{}
 	for i, c := range compiled {
-		held[policies[i].Name] = c.err || c.paused()
+		held[policies[i].Name], stop[policies[i].Name] = c.err || c.paused(), c.err && c.paused()
 	}
 	for _, e := range in.Existing {
 		if e.Policy == "" {
 			kind, name, _ := strings.Cut(e.Target, "/")
 			own[kind+"/"+e.Namespace+"/"+name] = true
+		}
+		if stop[e.Policy] && !e.Off {
+			out.Stop = append(out.Stop, types.NamespacedName{Namespace: e.Namespace, Name: e.Name})
 		}
 		reverted[e.Namespace+"/"+e.Name], sized[e.Namespace+"/"+e.Name] = e.Reverted, e.Sized
 	}
@@ -135,14 +146,14 @@ func Desire(in Input) Outcome {
 }
 
 // understand compiles policies, the one that holds first, and says what is wrong with them.
-func (out *Outcome) understand(all []rightsizing.Policy) ([]rightsizing.Policy, []*choice) {
-	policies := slices.Clone(all)
+func (out *Outcome) understand(in Input) ([]rightsizing.Policy, []*choice) {
+	policies := slices.Clone(in.Policies)
 	slices.SortFunc(policies, func(a, b rightsizing.Policy) int {
 		return cmp.Or(cmp.Compare(b.Spec.Priority, a.Spec.Priority), strings.Compare(a.Name, b.Name))
 	})
 	compiled := make([]*choice, len(policies))
 	for i := range policies {
-		c, err := compile(&policies[i])
+		c, err := compile(&policies[i], in.Unread[policies[i].Name])
 		status := rightsizing.PolicyStatus{ObservedGeneration: policies[i].Generation}
 		ready := metav1.Condition{Type: ConditionReady, Status: metav1.ConditionTrue, Reason: reasonApplied, Message: "its autoscalers are as it says", ObservedGeneration: policies[i].Generation}
 		switch {
@@ -175,7 +186,7 @@ func (out *Outcome) letGo(existing []Existing, stays func(Existing, types.Namesp
 			out.Status[e.Policy] = status
 		}
 	}
-	for _, names := range [][]types.NamespacedName{out.Delete, out.Leave, out.TakeBack} {
+	for _, names := range [][]types.NamespacedName{out.Delete, out.Leave, out.TakeBack, out.Stop} {
 		slices.SortFunc(names, func(a, b types.NamespacedName) int { return strings.Compare(a.String(), b.String()) })
 	}
 }
@@ -204,14 +215,24 @@ type choice struct {
 }
 
 // compile understands a policy, or says everything that is wrong with it. What of it can be understood selects all the same.
-func compile(p *rightsizing.Policy) (*choice, error) {
+func compile(p *rightsizing.Policy, unread Unread) (*choice, error) {
 	c := &choice{policy: p, kinds: p.Spec.Kinds, namespaces: labels.Everything(), workloads: labels.Everything()}
 	var wrong []string
 	say := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
+	for field, err := range unread {
+		say("spec.%s: %v", field, err)
+	}
+	if unread["kinds"] != nil {
+		c.kinds = []string{""} // of none
+	}
 	for name, at := range map[string]struct {
 		from *metav1.LabelSelector
 		to   *labels.Selector
 	}{"namespaceSelector": {p.Spec.NamespaceSelector, &c.namespaces}, "selector": {p.Spec.Selector, &c.workloads}} {
+		if unread[name] != nil {
+			*at.to = labels.Nothing()
+			continue
+		}
 		if at.from == nil {
 			continue
 		}
@@ -222,7 +243,7 @@ func compile(p *rightsizing.Policy) (*choice, error) {
 		}
 		*at.to = s
 	}
-	for _, kind := range c.kinds {
+	for _, kind := range p.Spec.Kinds {
 		if Kinds()[kind] == "" {
 			say("spec.kinds: %q cannot be rightsized", kind)
 		}

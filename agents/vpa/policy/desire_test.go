@@ -197,9 +197,44 @@ func TestWhatIsWrongWithAPolicy(t *testing.T) {
 		},
 	} {
 		p := policyOf("p", 0, edit)
-		if _, err := compile(&p); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := compile(&p, nil); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %s", err, want)
 		}
+	}
+}
+
+// A policy that cannot be read is held: what it made stays, and the others go on.
+func TestWhatCannotBeRead(t *testing.T) {
+	for _, c := range []struct {
+		name, reason, field, says string
+		spec                      map[string]any
+	}{
+		{"a duration", "the definition does not tell one that is too long", "observation", "observation: time: invalid duration", map[string]any{"observation": "99999999999h", "selector": map[string]any{"matchLabels": map[string]any{"tier": "front"}}}},
+		{"a selector", "half of it would select more than somebody meant", "selector", "selector: json: cannot unmarshal number", map[string]any{"selector": map[string]any{"matchLabels": map[string]any{"tier": "front", "n": int64(1)}}}},
+		{"a selector of namespaces", "the same", "namespaceSelector", "namespaceSelector: json", map[string]any{"namespaceSelector": "a"}},
+		{"kinds", "none is not all", "kinds", "kinds: json", map[string]any{"kinds": "Deployment"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			c.spec["level"], c.spec["paused"] = "BalancedSavings", true
+			p, unread := read(&unstructured.Unstructured{Object: map[string]any{"metadata": map[string]any{"name": "bad", "generation": int64(3), "annotations": map[string]any{"a": "b"}}, "spec": c.spec, "status": map[string]any{"workloads": int64(7)}}})
+			if len(unread) != 1 || unread[c.field] == nil || p.Spec.Level != rightsizing.BalancedSavings || !p.Spec.Paused || p.Name != "bad" || p.Generation != 3 || p.Annotations["a"] != "b" || p.Status.Workloads != 7 {
+				t.Fatalf("%s: read as %+v, without %v", c.reason, p, unread)
+			}
+			in := world()
+			in.Policies, in.Unread = []rightsizing.Policy{p, policyOf("p", 0, func(s *rightsizing.PolicySpec) { s.Kinds, s.Paused = []string{"StatefulSet"}, true })}, map[string]Unread{"bad": unread}
+			in.Existing = []Existing{{Namespace: "a", Name: "deployment-web", Policy: "bad", Target: "Deployment/web", Sized: true}, {Namespace: "a", Name: "cronjob-x", Policy: "bad", Target: "CronJob/x", Sized: true, Off: true}}
+			out := Desire(in)
+			if got := made(out); !slices.Equal(got, []string{"a/statefulset-db=p:Off"}) || len(out.Delete)+len(out.Leave)+len(out.TakeBack) != 0 {
+				t.Errorf("%s: makes %v, lets go %v %v %v", c.reason, got, out.Delete, out.Leave, out.TakeBack)
+			}
+			if ready := out.Status["bad"].Conditions[0]; ready.Reason != "Invalid" || !strings.Contains(ready.Message, c.says) {
+				t.Errorf("%s: %+v, want %s", c.reason, ready, c.says)
+			}
+			// It is paused: what it made is switched off, where it is not.
+			if want := []types.NamespacedName{{Namespace: "a", Name: "deployment-web"}}; !slices.Equal(out.Stop, want) {
+				t.Errorf("%s: switches off %v, want %v", c.reason, out.Stop, want)
+			}
+		})
 	}
 }
 
@@ -210,7 +245,7 @@ func TestModeOfContainers(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := policyOf("p", 0, func(s *rightsizing.PolicySpec) { *s = spec })
-	c, err := compile(&p)
+	c, err := compile(&p, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -227,7 +262,7 @@ func TestModeOfContainers(t *testing.T) {
 	}
 	for _, wrong := range []string{"Off", "false", "ignore"} {
 		p.Spec.Containers[0].Mode = rightsizing.ContainerMode(wrong)
-		if _, err := compile(&p); err == nil || !strings.Contains(err.Error(), wrong) {
+		if _, err := compile(&p, nil); err == nil || !strings.Contains(err.Error(), wrong) {
 			t.Errorf("mode %s: %v", wrong, err)
 		}
 	}

@@ -8,7 +8,8 @@
 // for its recommendation; recommender, updater and admission controller see by themselves that they must leave the pods alone.
 //
 // Where a policy says so, targets of HorizontalPodAutoscalers follow the requests (see Align): the one thing of others that is changed, with
-// what it was before beside it. A policy that cannot be understood changes nothing: what it made before stays as it is.
+// what it was before beside it. A policy that cannot be read or understood changes nothing and is in no other's way: what it
+// made before stays as it is, unless it is paused: then that is switched off.
 //
 // # RBAC
 //

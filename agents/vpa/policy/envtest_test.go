@@ -12,6 +12,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -130,6 +131,18 @@ func TestAgainstKubernetes(t *testing.T) {
 		t.Errorf("the autoscaler is written again and again: %s, %s", version, now)
 	}
 
+	// What the definition can tell is refused. What it cannot is in the way of nothing else, the kill switch least of all.
+	for field, value := range map[string]any{"observation": "3d", "cooldown": "-1h", "selector": map[string]any{"matchLabels": map[string]any{"app": int64(1)}}} {
+		bad := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "vpa.nops.io/v1alpha1", "kind": "RightsizingPolicy", "metadata": map[string]any{"name": "bad"}, "spec": map[string]any{"level": "BalancedSavings", field: value}}}
+		if _, err := policies.Create(ctx, bad, metav1.CreateOptions{}); !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "spec."+field) {
+			t.Errorf("%s: %v is let in, or for another reason not: %v", field, value, err)
+		}
+	}
+	write("unreadable", map[string]any{"level": "BalancedSavings", "priority": 9, "observation": "99999999999h", "selector": map[string]any{"matchLabels": map[string]any{"app": "nobody"}}})
+	vpatest.Eventually(t, "it says what cannot be read", 10*time.Second, func() bool {
+		s := status("unreadable")
+		return len(s.Conditions) == 1 && s.Conditions[0].Reason == "Invalid" && strings.Contains(s.Conditions[0].Message, "spec.observation")
+	})
 	write("main", map[string]any{"level": "BalancedSavings", "hpa": "Align", "paused": true})
 	vpatest.Eventually(t, "the kill switch turns it off", 10*time.Second, func() bool { return mode() == "Off" && status("main").Conditions[0].Reason == "Paused" })
 	write("main", map[string]any{"level": "BalancedSavings", "hpa": "Align"})
@@ -144,6 +157,8 @@ func TestAgainstKubernetes(t *testing.T) {
 	if mode() != "InPlace" {
 		t.Errorf("what it made before changed: %s", mode())
 	}
+	write("main", map[string]any{"level": "BalancedSavings", "hpa": "Align", "paused": true, "windows": []any{map[string]any{"schedule": "0 25 * * *", "duration": "1h"}}})
+	vpatest.Eventually(t, "its kill switch works all the same", 10*time.Second, func() bool { return mode() == "Off" })
 	write("main", map[string]any{"level": "BalancedSavings", "hpa": "Align"})
 
 	t.Run("targets of horizontal autoscalers follow", func(t *testing.T) {

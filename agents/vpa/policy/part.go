@@ -192,16 +192,29 @@ func (c *Controller) parted(ctx context.Context, a *unstructured.Unstructured, l
 
 // leaving is an autoscaler that is switched off, and goes.
 func leaving(have *unstructured.Unstructured, now time.Time) *unstructured.Unstructured {
+	out := stopped(have)
+	annotations := out.GetAnnotations()
+	annotations[rightsizing.AnnotationSized], annotations[rightsizing.AnnotationLeaving] = "true", now.UTC().Format(time.RFC3339)
+	out.SetAnnotations(annotations)
+	return out
+}
+
+// stopped is an autoscaler that is switched off, and is otherwise as it was made.
+func stopped(have *unstructured.Unstructured) *unstructured.Unstructured {
+	annotations := map[string]any{}
+	for _, name := range []string{rightsizing.AnnotationSettings, rightsizing.AnnotationSized, rightsizing.AnnotationLeaving} {
+		if value, is := have.GetAnnotations()[name]; is {
+			annotations[name] = value
+		}
+	}
 	spec, _, _ := unstructured.NestedMap(have.Object, "spec")
 	_ = unstructured.SetNestedField(spec, string(vpav1.UpdateModeOff), "updatePolicy", "updateMode")
 	return &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": have.GetAPIVersion(), "kind": have.GetKind(),
 		"metadata": map[string]any{
 			"name": have.GetName(), "namespace": have.GetNamespace(), "uid": string(have.GetUID()), // of this one, and no other that somebody makes
-			"labels": map[string]any{rightsizing.LabelPolicy: have.GetLabels()[rightsizing.LabelPolicy]},
-			"annotations": map[string]any{
-				rightsizing.AnnotationSettings: have.GetAnnotations()[rightsizing.AnnotationSettings], rightsizing.AnnotationSized: "true", rightsizing.AnnotationLeaving: now.UTC().Format(time.RFC3339),
-			},
+			"labels":      map[string]any{rightsizing.LabelPolicy: have.GetLabels()[rightsizing.LabelPolicy]},
+			"annotations": annotations,
 		},
 		"spec": spec,
 	}}

@@ -102,18 +102,24 @@ func New(deps Deps) (*Controller, error) {
 	deps.Ignored = append(slices.Clone(deps.Ignored), deps.Who.Namespace, metav1.NamespaceSystem)
 	config := agent.KubeConfig(deps.Kube, deps.Who.Name()+"-policy/"+deps.Who.Version)
 	config.QPS, config.Burst = 50, 100 // a policy may select thousands of workloads, and let them go
+	kube, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("make a client of the API server: %w", err)
+	}
+	client, err := dynamic.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("make a client of %s: %w", rightsizing.Group, err)
+	}
+	return with(deps, kube, client)
+}
+
+// with is a controller with these clients.
+func with(deps Deps, kube kubernetes.Interface, client dynamic.Interface) (*Controller, error) {
 	c := &Controller{
-		deps: deps, poke: make(chan struct{}, 1), said: map[string]string{}, partings: map[types.NamespacedName]*parting{}, events: record.NewBroadcaster(),
+		deps: deps, kube: kube, dynamic: client, poke: make(chan struct{}, 1), said: map[string]string{}, partings: map[types.NamespacedName]*parting{}, events: record.NewBroadcaster(),
 		writes: deps.Metrics.Counter("nops_vpa_policy_writes_total", "Objects that the policy controller wrote."), failures: deps.Metrics.Counter("nops_vpa_policy_failures_total", "Writes that failed."),
 	}
 	c.recorder = c.events.NewRecorder(runtime.NewScheme(), corev1.EventSource{Component: deps.Who.Name()})
-	var err error
-	if c.kube, err = kubernetes.NewForConfig(config); err != nil {
-		return nil, fmt.Errorf("make a client of the API server: %w", err)
-	}
-	if c.dynamic, err = dynamic.NewForConfig(config); err != nil {
-		return nil, fmt.Errorf("make a client of %s: %w", rightsizing.Group, err)
-	}
 	return c, c.watch()
 }
 
@@ -285,36 +291,30 @@ func (c *Controller) loop(ctx context.Context) error {
 
 // Once looks at everything and writes what differs.
 func (c *Controller) Once(ctx context.Context) error {
-	in, hpas, elsewhere := c.input()
-	out := Desire(in) // without HorizontalPodAutoscalers: says which policy holds for which workload
-	errs := c.align(ctx, &in, hpas, out)
-	out = Desire(in)
-	existing := map[string]*unstructured.Unstructured{}
-	for _, o := range c.autoscalers.GetStore().List() {
-		if u, is := o.(*unstructured.Unstructured); is {
-			existing[u.GetNamespace()+"/"+u.GetName()] = u
-		}
-	}
+	v := c.view()
+	out := Desire(v.Input) // without HorizontalPodAutoscalers: says which policy holds for which workload
+	errs := c.align(ctx, &v, out)
+	out = Desire(v.Input)
 	for _, a := range out.Autoscalers {
-		errs = append(errs, c.apply(ctx, a, existing))
+		errs = append(errs, c.apply(ctx, a, v.existing))
 	}
 	for _, name := range out.Delete {
-		uid := existing[name.String()].GetUID()
+		uid := v.existing[name.String()].GetUID()
 		err := c.dynamic.Resource(rightsizing.Autoscalers()).Namespace(name.Namespace).Delete(ctx, name.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
 		errs = append(errs, c.count(err, "delete autoscaler", name.String()))
 	}
 	for _, name := range out.Stop {
-		errs = append(errs, c.write(ctx, stopped(existing[name.String()])))
+		errs = append(errs, c.write(ctx, stopped(v.existing[name.String()])))
 	}
-	errs = append(errs, c.part(ctx, in, &out, existing, elsewhere)...)
+	errs = append(errs, c.part(ctx, v, &out)...)
 	for key, p := range out.Of {
-		if elsewhere[key].is {
+		if v.elsewhere[key].is {
 			status := out.Status[p.Name]
 			status.Elsewhere++
 			out.Status[p.Name] = status
 		}
 	}
-	for _, p := range in.Policies {
+	for _, p := range v.Policies {
 		errs = append(errs, c.status(ctx, p, out.Status[p.Name]))
 	}
 	return errors.Join(errs...)
@@ -397,8 +397,16 @@ type shape struct {
 	selector labels.Selector
 }
 
-// input is all that is decided on, as the caches have it.
-func (c *Controller) input() (Input, map[string]*autoscalingv2.HorizontalPodAutoscaler, map[string]elsewhereOf) {
+// view is all that is decided on and written to, as the caches had it at one time: what was looked for a second time might be gone.
+type view struct {
+	Input
+
+	existing  map[string]*unstructured.Unstructured             // autoscalers, by NAMESPACE/NAME
+	hpas      map[string]*autoscalingv2.HorizontalPodAutoscaler // by their workload's key
+	elsewhere map[string]elsewhereOf                            // likewise
+}
+
+func (c *Controller) view() view {
 	in := Input{Namespaces: map[string]metav1.ObjectMeta{}, Ignored: c.deps.Ignored, Unread: map[string]Unread{}}
 	for _, o := range c.policies.GetStore().List() {
 		if u, is := o.(*unstructured.Unstructured); is {
@@ -406,11 +414,13 @@ func (c *Controller) input() (Input, map[string]*autoscalingv2.HorizontalPodAuto
 			in.Policies, in.Unread[p.Name] = append(in.Policies, p), unread
 		}
 	}
+	existing := map[string]*unstructured.Unstructured{}
 	for _, o := range c.autoscalers.GetStore().List() {
 		u, is := o.(*unstructured.Unstructured)
 		if !is {
 			continue
 		}
+		existing[u.GetNamespace()+"/"+u.GetName()] = u
 		kind, _, _ := unstructured.NestedString(u.Object, "spec", "targetRef", "kind")
 		name, _, _ := unstructured.NestedString(u.Object, "spec", "targetRef", "name")
 		in.Existing = append(in.Existing, Existing{
@@ -438,7 +448,7 @@ func (c *Controller) input() (Input, map[string]*autoscalingv2.HorizontalPodAuto
 			hpas[h.Spec.ScaleTargetRef.Kind+"/"+h.Namespace+"/"+h.Spec.ScaleTargetRef.Name] = h
 		}
 	}
-	return in, hpas, elsewhere
+	return view{Input: in, existing: existing, hpas: hpas, elsewhere: elsewhere}
 }
 
 // read takes from a policy what can be understood of it, field by field. One that cannot be read must neither look as if it were gone, for its
@@ -553,11 +563,11 @@ func (c *Controller) live(namespace string, s labels.Selector) map[corev1.Resour
 
 // align makes targets of HorizontalPodAutoscalers follow where a policy says so, gives back those it no longer says so of, and notes
 // which resources are left to them.
-func (c *Controller) align(ctx context.Context, in *Input, hpas map[string]*autoscalingv2.HorizontalPodAutoscaler, out Outcome) []error {
-	in.Align, in.Yield = map[string][]string{}, map[string][]string{}
+func (c *Controller) align(ctx context.Context, v *view, out Outcome) []error {
+	v.Align, v.Yield = map[string][]string{}, map[string][]string{}
 	var errs []error
-	for _, key := range slices.Sorted(maps.Keys(hpas)) {
-		h, p := hpas[key], out.Of[key]
+	for _, key := range slices.Sorted(maps.Keys(v.hpas)) {
+		h, p := v.hpas[key], out.Of[key]
 		s, known := c.shapeOf(h.Spec.ScaleTargetRef.Kind, h.Namespace, h.Spec.ScaleTargetRef.Name)
 		if !known || p == nil && h.Annotations[AnnotationTargets] == "" {
 			continue
@@ -567,7 +577,7 @@ func (c *Controller) align(ctx context.Context, in *Input, hpas map[string]*auto
 			continue // neither further nor back
 		}
 		a := Align(h, wanted, s.template, c.live(h.Namespace, s.selector))
-		in.Align[key], in.Yield[key] = a.Align, a.Yield
+		v.Align[key], v.Yield[key] = a.Align, a.Yield
 		patch := a.patch(h)
 		if patch == nil {
 			continue

@@ -39,58 +39,55 @@ type elsewhereOf struct{ is, known bool }
 
 // parting is what is known of an autoscaler whose pods get back what their templates request. A restart forgets it: pods tell it anew.
 type parting struct {
-	since, next time.Time
-	told        int    // pods that were resized
-	kept        int    // pods that cannot be
-	why         string // of those
+	since, next time.Time // since it is switched off, and when it is looked at again; zero: it was not yet
+	told        int       // pods that were resized
+	kept        int       // pods that cannot be
+	why         string    // of those
 }
 
 // part gives pods back what their templates request where no policy sizes them any more: their autoscaler is switched off first, so that
 // nobody sizes anew what is given back, and goes last, so that there is always something that says that they were sized. What cannot be
 // resized while it runs is waited for: it is replaced some day.
-func (c *Controller) part(ctx context.Context, in Input, out *Outcome, existing map[string]*unstructured.Unstructured, elsewhere map[string]elsewhereOf) (errs []error) {
-	now, left := c.deps.Now(), partEach
+func (c *Controller) part(ctx context.Context, v view, out *Outcome) (errs []error) {
+	now := c.deps.Now()
 	objects := map[string]*metav1.ObjectMeta{}
-	for i := range in.Workloads {
-		objects[in.Workloads[i].key()] = &in.Workloads[i].Object
+	for i := range v.Workloads {
+		objects[v.Workloads[i].key()] = &v.Workloads[i].Object
 	}
+	type turn struct {
+		*parting
+		have   *unstructured.Unstructured
+		at     *metav1.ObjectMeta // nil: its workload is gone
+		ours   bool
+		leaves bool
+	}
+	var all, due []turn
 	going := map[types.NamespacedName]bool{}
-	kept := map[string][]string{} // what cannot be taken back, by policy
 	for i, name := range slices.Concat(out.Leave, out.TakeBack) {
 		going[name] = true
-		have, leaves := existing[name.String()], i < len(out.Leave)
-		p := c.partings[name]
-		if p == nil {
-			p = &parting{since: now}
-			c.partings[name] = p
+		have, leaves := v.existing[name.String()], i < len(out.Leave)
+		if ctx.Err() != nil {
+			return errs
 		}
 		if leaves && have.GetAnnotations()[rightsizing.AnnotationLeaving] == "" {
+			c.deps.Turn()
 			if err := c.write(ctx, leaving(have, now)); err != nil {
 				errs = append(errs, err)
 				continue
 			}
 		}
-		key := target(have)
-		namespace, kind, workload := split(key)
-		if ctx.Err() != nil {
-			return errs
+		if !leaves && modeOf(have) != string(vpav1.UpdateModeOff) {
+			continue // it is being switched off
 		}
-		if !now.Before(p.next) {
-			if left--; left < 0 {
-				c.look()
-				break
-			}
-			c.deps.Turn()
-			of := kind + "/" + namespace + "/" + workload
-			if objects[of] != nil && !elsewhere[of].known {
-				continue // whose pods they are is not known yet
-			}
-			if err := c.partWith(ctx, have, objects[of], !elsewhere[of].is, leaves, p, now); err != nil {
-				errs = append(errs, fmt.Errorf("take back %s: %w", key, err))
-			}
+		if c.partings[name] == nil {
+			c.partings[name] = &parting{since: now}
 		}
-		if p.kept > 0 {
-			kept[have.GetLabels()[rightsizing.LabelPolicy]] = append(kept[have.GetLabels()[rightsizing.LabelPolicy]], fmt.Sprintf("%s: %d of its pods cannot be changed while they run: %s", key, p.kept, p.why))
+		namespace, kind, workload := split(target(have))
+		of := kind + "/" + namespace + "/" + workload
+		one := turn{parting: c.partings[name], have: have, at: objects[of], ours: !v.elsewhere[of].is, leaves: leaves}
+		all = append(all, one)
+		if !now.Before(one.next) && (one.at == nil || v.elsewhere[of].known) { // otherwise it is not known yet whose pods they are
+			due = append(due, one)
 		}
 	}
 	for name := range c.partings {
@@ -98,29 +95,59 @@ func (c *Controller) part(ctx context.Context, in Input, out *Outcome, existing 
 			delete(c.partings, name)
 		}
 	}
+	// Those that wait longest come first: none waits for ever behind others that cannot be done.
+	slices.SortStableFunc(due, func(a, b turn) int { return a.next.Compare(b.next) })
+	progress := false
+	for i, one := range due {
+		if ctx.Err() != nil {
+			return errs
+		}
+		if i == partEach {
+			if progress || one.next.IsZero() { // otherwise they have time
+				c.look()
+			}
+			break
+		}
+		c.deps.Turn()
+		one.next = now.Add(c.deps.Every)
+		did, err := c.partWith(ctx, one.have, one.at, one.ours, one.leaves, one.parting, now)
+		if progress = progress || did; err != nil {
+			errs = append(errs, fmt.Errorf("take back %s: %w", target(one.have), err))
+		}
+	}
+	kept := map[string][]string{} // what cannot be taken back, by policy
+	for _, one := range all {
+		if policy := one.have.GetLabels()[rightsizing.LabelPolicy]; one.kept > 0 {
+			kept[policy] = append(kept[policy], fmt.Sprintf("%s: %d of its pods cannot be changed while they run: %s", target(one.have), one.kept, one.why))
+		}
+	}
 	out.takingBack(kept)
 	return errs
 }
 
-// partWith gives back the pods of one workload, where it is there and they are ours, and lets its autoscaler go once all of them are.
-func (c *Controller) partWith(ctx context.Context, have *unstructured.Unstructured, at *metav1.ObjectMeta, ours, leaves bool, p *parting, now time.Time) error {
+// partWith gives back the pods of one workload, where it is there and they are ours, and lets its autoscaler go once all of them are. It says
+// whether anything was done.
+func (c *Controller) partWith(ctx context.Context, have *unstructured.Unstructured, at *metav1.ObjectMeta, ours, leaves bool, p *parting, now time.Time) (did bool, err error) {
 	key := target(have)
 	if at != nil && ours {
-		if done, err := c.takeBack(ctx, key, at, p, now); err != nil || !done {
-			return err
+		before := p.told
+		done, err := c.takeBack(ctx, key, at, p, now)
+		if did = p.told > before; err != nil || !done {
+			return did, err
 		}
 	}
-	if now.Sub(p.since) < c.deps.Settle {
-		return nil
+	if settled := p.since.Add(c.deps.Settle); now.Before(settled) {
+		p.next = settled
+		return did, nil
 	}
 	if err := c.parted(ctx, have, leaves); err != nil {
-		return err
+		return did, err
 	}
 	if p.told > 0 && at != nil {
 		_, kind, _ := split(key)
 		c.recorder.Eventf(reference(kind, at), corev1.EventTypeNormal, "TakenBack", "No policy sizes it any more: its pods have their template's requests (%d were resized in place).", p.told)
 	}
-	return nil
+	return true, nil
 }
 
 // takingBack says in policies' status what is given back, and what cannot be, by policy.

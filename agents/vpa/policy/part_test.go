@@ -1,0 +1,226 @@
+package policy
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	dynamicfake "k8s.io/client-go/dynamic/fake"
+	"k8s.io/client-go/kubernetes/fake"
+	ktesting "k8s.io/client-go/testing"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/nopsctl/nopsctl/agents/internal/agent"
+	"github.com/nopsctl/nopsctl/internal/rightsizing"
+)
+
+// stage is a controller whose caches a test fills, with clients that remember what was asked.
+type stage struct {
+	*Controller
+	t    *testing.T
+	now  time.Time
+	kube *fake.Clientset
+	// done are the writes of autoscalers, in order: "apply NAME MODE leaving", "delete NAME"; asked is how often the pods of a workload were listed.
+	done  []string
+	asked map[string]int
+}
+
+func newStage(t *testing.T) *stage {
+	t.Helper()
+	s := &stage{t: t, now: time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC), kube: fake.NewClientset(), asked: map[string]int{}}
+	d := dynamicfake.NewSimpleDynamicClient(runtime.NewScheme())
+	d.PrependReactor("*", "*", func(a ktesting.Action) (bool, runtime.Object, error) {
+		switch a := a.(type) {
+		case ktesting.DeleteAction:
+			s.done = append(s.done, "delete "+a.GetName())
+			if o, there, err := s.autoscalers.GetStore().GetByKey(a.GetNamespace() + "/" + a.GetName()); err != nil || !there || s.autoscalers.GetStore().Delete(o) != nil {
+				t.Errorf("%s/%s is deleted, and not there", a.GetNamespace(), a.GetName())
+			}
+			return true, nil, nil
+		case ktesting.PatchAction:
+			if a.GetPatchType() != types.ApplyPatchType {
+				return true, &unstructured.Unstructured{}, nil
+			}
+			u := &unstructured.Unstructured{}
+			if err := json.Unmarshal(a.GetPatch(), &u.Object); err != nil {
+				t.Error(err)
+			}
+			what := "apply " + a.GetName() + " " + modeOf(u)
+			if u.GetAnnotations()[rightsizing.AnnotationLeaving] != "" {
+				what += " leaving"
+			}
+			s.done = append(s.done, what)
+			return true, u, s.autoscalers.GetStore().Add(u)
+		}
+		t.Errorf("%s %s", a.GetVerb(), a.GetResource())
+		return false, nil, nil
+	})
+	s.kube.PrependReactor("list", "pods", func(a ktesting.Action) (bool, runtime.Object, error) {
+		list, is := a.(ktesting.ListAction)
+		if !is {
+			t.Errorf("%T", a)
+			return false, nil, nil
+		}
+		// By name: to look through all of them for each workload takes the fake longer than all else.
+		_, name, _ := strings.Cut(list.GetListRestrictions().Labels.String(), "=")
+		s.asked[name]++
+		o, err := s.kube.Tracker().Get(corev1.SchemeGroupVersion.WithResource("pods"), "shop", name+"-0")
+		p, is := o.(*corev1.Pod)
+		if err != nil || !is {
+			t.Errorf("pod %s-0: %T, %v", name, o, err)
+			return false, nil, nil
+		}
+		return true, &corev1.PodList{Items: []corev1.Pod{*p}}, nil
+	})
+	c, err := with(Deps{Every: 30 * time.Second, Settle: 15 * time.Second, Turn: func() {}, Metrics: &agent.Metrics{}, Now: func() time.Time { return s.now }}, s.kube, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Controller = c
+	s.add(c.factory.Core().V1().Namespaces().Informer().GetStore(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}})
+	return s
+}
+
+func (s *stage) add(to cache.Store, o any) {
+	s.t.Helper()
+	if err := to.Add(o); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// sized adds a Deployment with a pod that was sized by a policy that is gone. Waits: its node has no room for the request of its template.
+func (s *stage) sized(name string, waits bool) {
+	s.t.Helper()
+	yes, app := true, map[string]string{"app": name}
+	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: app}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "main", Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{"cpu": resource.MustParse("1")}}}}}}
+	d := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID(name)}, Spec: appsv1.StatefulSetSpec{Selector: &metav1.LabelSelector{MatchLabels: app}, Template: template}}
+	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name + "-0", Labels: app, OwnerReferences: []metav1.OwnerReference{{Kind: "StatefulSet", Name: name, UID: d.UID, Controller: &yes}}}, Spec: *template.Spec.DeepCopy(), Status: corev1.PodStatus{Phase: corev1.PodRunning}}
+	if waits {
+		p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodResizePending, Status: corev1.ConditionTrue, Reason: corev1.PodReasonDeferred}}
+	}
+	p.Spec.Containers[0].Resources.Requests["cpu"] = resource.MustParse("500m")
+	for _, o := range []runtime.Object{d, p} {
+		if err := s.kube.Tracker().Add(o); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	s.add(s.factory.Apps().V1().StatefulSets().Informer().GetStore(), d)
+	s.add(s.autoscalers.GetStore(), &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": rightsizing.Group + "/" + rightsizing.Version, "kind": "VerticalPodAutoscaler",
+		"metadata": map[string]any{"namespace": "shop", "name": Name("StatefulSet", name), "uid": name, "labels": map[string]any{rightsizing.LabelPolicy: "gone"}, "annotations": map[string]any{rightsizing.AnnotationSized: "true"}},
+		"spec":     map[string]any{"targetRef": map[string]any{"kind": "StatefulSet", "name": name}, "updatePolicy": map[string]any{"updateMode": "InPlace"}},
+	}})
+}
+
+// turn is one look, and when the next one is.
+func (s *stage) turn() {
+	s.t.Helper()
+	if err := s.Once(s.t.Context()); err != nil {
+		s.t.Fatal(err)
+	}
+	select {
+	case <-s.poke:
+		s.now = s.now.Add(300 * time.Millisecond)
+	default:
+		s.now = s.now.Add(s.deps.Every)
+	}
+}
+
+// Many are let go at once, and some cannot be done yet: all are switched off first, each has its turn, and nobody asks again and again.
+func TestManyAreLetGo(t *testing.T) {
+	s := newStage(t)
+	const many, last = 3*partEach + 7, 3*partEach + 6
+	for i := range many {
+		s.sized(fmt.Sprintf("w%03d", i), i != last)
+	}
+	s.turn()
+	off := 0
+	for _, what := range s.done {
+		if strings.HasPrefix(what, "apply ") && strings.HasSuffix(what, " Off leaving") {
+			off++
+		}
+	}
+	if off != many {
+		t.Errorf("after one look %d of %d are switched off: the others are sized still", off, many)
+	}
+	if len(s.asked) != partEach {
+		t.Errorf("the pods of %d workloads were asked for in one look, want %d", len(s.asked), partEach)
+	}
+	begin, looks := s.now, 1
+	for ; s.now.Sub(begin) < 10*time.Minute && looks < 100; looks++ {
+		s.turn()
+	}
+	if len(s.asked) != many {
+		t.Errorf("after %d looks %d of %d workloads were asked", looks, len(s.asked), many)
+	}
+	if !slices.Contains(s.done, "delete "+Name("StatefulSet", fmt.Sprintf("w%03d", last))) {
+		t.Error("the last one has its template's requests, and its autoscaler did not go")
+	}
+	// 20 looks by the clock, and a few more for those that had not been asked yet.
+	if looks > 20+2*many/partEach {
+		t.Errorf("%d looks in ten minutes", looks)
+	}
+	least, most := 1000, 0
+	for i := range many - 1 {
+		n := s.asked[fmt.Sprintf("w%03d", i)]
+		least, most = min(least, n), max(most, n)
+	}
+	if least < 5 || most > least+2 { // those of one look are alike, and a look may end among them
+		t.Errorf("those that wait were asked from %d to %d times: the turn of some comes more often", least, most)
+	}
+}
+
+// fleeting is a cache that loses everything between one look at it and the next.
+type fleeting struct {
+	cache.SharedIndexInformer
+	store *once
+}
+
+type once struct {
+	cache.Store
+	looks int
+}
+
+func (f fleeting) GetStore() cache.Store { return f.store }
+
+func (o *once) List() []any {
+	if o.looks++; o.looks > 1 {
+		return nil
+	}
+	return o.Store.List()
+}
+
+// What is decided on and what is written to is what was there at one time.
+func TestAnAutoscalerGoesMeanwhile(t *testing.T) {
+	for name, sized := range map[string]string{"deleted": "", "left": "true"} {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t)
+			s.sized("web", false)
+			store := s.autoscalers.GetStore()
+			for _, o := range store.List() {
+				u, is := o.(*unstructured.Unstructured)
+				if !is {
+					t.Fatalf("%T", o)
+				}
+				u.SetAnnotations(map[string]string{rightsizing.AnnotationSized: sized})
+			}
+			s.autoscalers = fleeting{s.autoscalers, &once{Store: store}}
+			if err := s.Once(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if len(s.done) != 1 {
+				t.Errorf("%v, want one write", s.done)
+			}
+		})
+	}
+}

@@ -99,14 +99,17 @@ func Desire(in Input) Outcome {
 	sized := map[string]bool{}    // likewise
 	held := map[string]bool{}     // policies that cannot be understood, or are paused
 	stop := map[string]bool{}     // policies that are both
+	made := map[string]string{}   // which policy made the autoscaler of a workload, by its key
 	kept := map[types.NamespacedName]bool{}
 	for i, c := range compiled {
 		held[policies[i].Name], stop[policies[i].Name] = c.err || c.paused(), c.err && c.paused()
 	}
 	for _, e := range in.Existing {
-		if e.Policy == "" {
-			kind, name, _ := strings.Cut(e.Target, "/")
+		switch kind, name, _ := strings.Cut(e.Target, "/"); {
+		case e.Policy == "":
 			own[kind+"/"+e.Namespace+"/"+name] = true
+		case e.Name == Name(kind, name):
+			made[kind+"/"+e.Namespace+"/"+name] = e.Policy
 		}
 		if stop[e.Policy] && !e.Off {
 			out.Stop = append(out.Stop, types.NamespacedName{Namespace: e.Namespace, Name: e.Name})
@@ -121,7 +124,8 @@ func Desire(in Input) Outcome {
 			continue
 		}
 		for i, c := range compiled {
-			if !c.selects(namespace, w) {
+			// Whom a policy that cannot be understood means is not known: those it made something for are among them.
+			if !c.selects(namespace, w) && !(c.err && made[w.key()] == policies[i].Name) {
 				continue
 			}
 			name := types.NamespacedName{Namespace: w.Object.Namespace, Name: Name(w.Kind, w.Object.Name)}

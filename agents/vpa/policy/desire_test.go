@@ -137,6 +137,18 @@ func TestWhichPolicyHolds(t *testing.T) {
 			}
 			in.Existing = []Existing{{Namespace: "a", Name: "deployment-web", Policy: "bad", Target: "Deployment/web"}, {Namespace: "a", Name: "deployment-old", Policy: "bad", Target: "Deployment/old"}}
 		}, want: all("p:InPlace")[1:], ready: map[string]string{"bad": "Invalid", "p": "Applied"}},
+		{name: "nor by one in its selector, of which only what it made says whose a workload was", edit: func(in *Input) {
+			in.Policies = []rightsizing.Policy{
+				policyOf("bad", 9, func(s *rightsizing.PolicySpec) {
+					s.Selector = &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "tier", Operator: "Near"}}}
+				}),
+				policyOf("p", 0, nil), policyOf("z", 10, func(s *rightsizing.PolicySpec) { s.Kinds = []string{"DaemonSet"} }),
+			}
+			in.Existing = []Existing{
+				{Namespace: "a", Name: "deployment-web", Policy: "bad", Target: "Deployment/web", Sized: true}, {Namespace: "a", Name: "deployment-old", Policy: "bad", Target: "Deployment/old", Sized: true},
+				{Namespace: "b", Name: "daemonset-agent", Policy: "bad", Target: "DaemonSet/agent", Sized: true}, {Namespace: "b", Name: "web", Policy: "bad", Target: "Deployment/web", Sized: true}, // of another workload
+			}
+		}, want: []string{"a/statefulset-db=p:InPlace", "b/cronjob-nightly=p:InPlace", "b/daemonset-agent=z:InPlace"}, ready: map[string]string{"bad": "Invalid", "p": "Applied"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			in := world()

@@ -425,7 +425,7 @@ func (c *Controller) view() view {
 		name, _, _ := unstructured.NestedString(u.Object, "spec", "targetRef", "name")
 		in.Existing = append(in.Existing, Existing{
 			Namespace: u.GetNamespace(), Name: u.GetName(), Policy: u.GetLabels()[rightsizing.LabelPolicy], Target: kind + "/" + name, Reverted: u.GetAnnotations()[rightsizing.AnnotationReverted] != "",
-			Sized: u.GetAnnotations()[rightsizing.AnnotationSized] != "", Off: modeOf(u) == string(vpav1.UpdateModeOff),
+			Sized: u.GetAnnotations()[rightsizing.AnnotationSized] != "", Off: modeOf(u) == string(vpav1.UpdateModeOff), Imported: u.GetAnnotations()[rightsizing.AnnotationImported] != "",
 		})
 	}
 	for _, o := range c.factory.Core().V1().Namespaces().Informer().GetStore().List() {

@@ -41,6 +41,8 @@ type Existing struct {
 	Reverted        bool
 	// Sized says that its pods may have been sized, Off that nothing is, by its update mode.
 	Sized, Off bool
+	// Imported says that it is a copy of an autoscaler of the Kubernetes VPA.
+	Imported bool
 }
 
 // Input is all that is decided on.
@@ -106,6 +108,8 @@ func Desire(in Input) Outcome {
 	}
 	for _, e := range in.Existing {
 		switch kind, name, _ := strings.Cut(e.Target, "/"); {
+		case e.Policy == "" && e.Imported && e.Off:
+			// A copy that nobody turned on wants nothing yet: a policy that selects its workload is how it may be handed over.
 		case e.Policy == "":
 			own[kind+"/"+e.Namespace+"/"+name] = true
 		case e.Name == Name(kind, name):

@@ -99,6 +99,14 @@ func TestWhichPolicyHolds(t *testing.T) {
 			in.Policies = []rightsizing.Policy{policyOf("p", 0, nil)}
 			in.Existing = []Existing{{Namespace: "a", Name: "mine", Target: "Deployment/web"}, {Namespace: "b", Name: "other", Target: "StatefulSet/db"}}
 		}, want: all("p:InPlace")[1:]},
+		{name: "a copy of the Kubernetes VPA's is nobody's wish until somebody turns it on", edit: func(in *Input) {
+			in.Policies = []rightsizing.Policy{policyOf("p", 0, func(s *rightsizing.PolicySpec) { s.Kinds = []string{"Deployment", "StatefulSet"} })}
+			in.Existing = []Existing{
+				{Namespace: "a", Name: "goldilocks-web", Target: "Deployment/web", Imported: true, Off: true}, {Namespace: "a", Name: "deployment-web", Policy: "p", Target: "Deployment/web", Sized: true},
+				{Namespace: "a", Name: "goldilocks-db", Target: "StatefulSet/db", Imported: true},
+				{Namespace: "b", Name: "goldilocks-agent", Target: "DaemonSet/agent", Imported: true, Off: true}, {Namespace: "b", Name: "daemonset-agent", Policy: "p", Target: "DaemonSet/agent", Sized: true},
+			}
+		}, want: []string{"a/deployment-web=p:InPlace"}, leave: []string{"b/daemonset-agent"}},
 		{name: "what has no reason any more goes, and nobody else's", edit: func(in *Input) {
 			in.Policies = []rightsizing.Policy{policyOf("p", 0, func(s *rightsizing.PolicySpec) { s.Kinds = []string{"StatefulSet"} })}
 			in.Existing = []Existing{

@@ -28,7 +28,7 @@ type Imported struct {
 const postProcessors = "vpa-post-processor.kubernetes.io/"
 
 // Import copies the Kubernetes VPA's autoscalers to ours, in mode Off and with the specification otherwise as it is: both recommend, theirs
-// applies, until a person deletes theirs and turns ours on. Names are NAMESPACE/NAME.
+// applies, until a person deletes theirs and turns ours on, or a policy selects the workload. Names are NAMESPACE/NAME.
 func Import(ctx context.Context, config *rest.Config, userAgent string, names []string, all bool, say func(format string, args ...any)) (Imported, error) {
 	var out Imported
 	client, err := dynamic.NewForConfig(agent.KubeConfig(config, userAgent))
@@ -60,7 +60,7 @@ func Import(ctx context.Context, config *rest.Config, userAgent string, names []
 			errs = append(errs, fmt.Errorf("copy %s: %w", name, err))
 		default:
 			out.Copied = append(out.Copied, name)
-			say("%s: copied, in mode Off. To hand over: kubectl delete verticalpodautoscalers.%s -n %s %s, then set spec.updatePolicy.updateMode of ours", name, rightsizing.UpstreamGroup, from.GetNamespace(), from.GetName())
+			say("%s: copied, in mode Off. To hand over: kubectl delete verticalpodautoscalers.%s -n %s %s, then set spec.updatePolicy.updateMode of ours, or let a policy select its workload", name, rightsizing.UpstreamGroup, from.GetNamespace(), from.GetName())
 		}
 	}
 	for _, name := range names {

@@ -22,7 +22,7 @@ type Targets map[corev1.ResourceName]Target
 // it. Released says that somebody changed it since: it is theirs from then on.
 type Target struct {
 	Percent  int32 `json:"percent"`
-	Milli    int64 `json:"milli"` // a pod's requests by its template, in thousandths of a core or of a byte
+	Milli    int64 `json:"milli"` // a pod's requests by its template then, in thousandths of a core or of a byte
 	Written  int32 `json:"written"`
 	Released bool  `json:"released,omitempty"`
 }
@@ -72,7 +72,8 @@ func gitops(h *autoscalingv2.HorizontalPodAutoscaler) string {
 }
 
 // Align decides about one HorizontalPodAutoscaler. wanted says that a policy wants its targets to follow; template and live are a pod's
-// requests by its template, and on the average of those that run, in thousandths.
+// requests by its template, and on the average of those that run, in thousandths. A target that followed goes back with the pods, and is its
+// own again when they request what their template says: at once it would scale out, or in, by as much as it had been moved.
 func Align(h *autoscalingv2.HorizontalPodAutoscaler, wanted bool, template, live map[corev1.ResourceName]int64) (out Alignment) {
 	out.Why, out.Set = map[string]string{}, map[corev1.ResourceName]int32{}
 	was := Targets{}
@@ -87,14 +88,36 @@ func Align(h *autoscalingv2.HorizontalPodAutoscaler, wanted bool, template, live
 		if known && percent != before.Written {
 			before.Released = true // a person's, or a tool's
 		}
+		target := percent
+		if template[name] > 0 && live[name] > 0 {
+			// Scaling begins at the same usage as before: percent of what the template requests.
+			of := percent
+			if known {
+				of = before.Percent
+			}
+			exact := math.Round(float64(of) * float64(template[name]) / float64(live[name]))
+			if wants := int32(min(max(exact, 1), 10000)); math.Abs(float64(wants-percent))*100 >= minAligned*float64(percent) {
+				target = wants
+			}
+		}
+		follow := func() {
+			if target != percent {
+				out.Set[name] = target
+			}
+			before.Written = target
+			now[name] = before
+		}
 		yield := func(format string, args ...any) {
 			out.Yield = append(out.Yield, string(name))
 			out.Why[string(name)] = fmt.Sprintf(format, args...)
-			if known && !before.Released && percent != before.Percent {
-				out.Set[name] = before.Percent // given back
-			}
-			if known && before.Released {
+			switch {
+			case !known:
+			case before.Released:
 				now[name] = before // remembered: it is not taken again
+			case template[name] > 0 && live[name] > 0 && live[name] != template[name]:
+				follow() // until pods are given back, or replaced
+			case percent != before.Percent:
+				out.Set[name] = before.Percent
 			}
 		}
 		switch {
@@ -111,19 +134,7 @@ func Align(h *autoscalingv2.HorizontalPodAutoscaler, wanted bool, template, live
 				before = Target{Percent: percent, Milli: template[name], Written: percent}
 			}
 			out.Align = append(out.Align, string(name))
-			target := percent
-			if live[name] > 0 {
-				// Scaling begins at the same usage as before: percent of what the template requests.
-				exact := math.Round(float64(before.Percent) * float64(before.Milli) / float64(live[name]))
-				if wants := int32(min(max(exact, 1), 10000)); math.Abs(float64(wants-percent))*100 >= minAligned*float64(percent) {
-					target = wants
-				}
-			}
-			if target != percent {
-				out.Set[name] = target
-			}
-			before.Written = target
-			now[name] = before
+			follow()
 		}
 	}
 	slices.Sort(out.Align)

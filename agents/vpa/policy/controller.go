@@ -9,6 +9,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -393,7 +394,7 @@ func (c *Controller) status(ctx context.Context, p rightsizing.Policy, want righ
 
 // shape is what HorizontalPodAutoscalers need to know of a workload.
 type shape struct {
-	template map[corev1.ResourceName]int64
+	template corev1.PodSpec
 	selector labels.Selector
 }
 
@@ -536,47 +537,63 @@ func (c *Controller) shapeOf(kind, namespace, name string) (shape, bool) {
 	if err != nil {
 		return shape{}, false
 	}
-	return shape{template: map[corev1.ResourceName]int64{corev1.ResourceCPU: requested(&spec, corev1.ResourceCPU), corev1.ResourceMemory: requested(&spec, corev1.ResourceMemory)}, selector: pods}, true
+	return shape{template: spec, selector: pods}, true
 }
 
-// live is what pods request on the average.
-func (c *Controller) live(namespace string, s labels.Selector) map[corev1.ResourceName]int64 {
-	pods, err := c.factory.Core().V1().Pods().Lister().Pods(namespace).List(s)
-	sum, n := map[corev1.ResourceName]int64{}, int64(0)
-	for _, p := range pods {
-		if p.DeletionTimestamp != nil || p.Status.Phase != corev1.PodRunning {
+// requests are what a pod of a workload requests by its template, and what it does, on the average of those that run. What the template says
+// nothing of, as of a sidecar that a webhook adds, is in both: it has its share of the utilization.
+func (c *Controller) requests(namespace string, s shape) (template, live map[corev1.ResourceName]int64) {
+	pods, err := c.factory.Core().V1().Pods().Lister().Pods(namespace).List(s.selector)
+	pods = slices.DeleteFunc(pods, func(p *corev1.Pod) bool { return p.DeletionTimestamp != nil || p.Status.Phase != corev1.PodRunning })
+	template, live = map[corev1.ResourceName]int64{}, map[corev1.ResourceName]int64{}
+	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+		says := requested(&s.template, name)
+		all := int64(0)
+		for _, milli := range says {
+			all += milli
+		}
+		if template[name] = all; all == 0 || err != nil || len(pods) == 0 {
 			continue
 		}
-		n++
-		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
-			sum[name] += requested(&p.Spec, name)
+		meant, is, n := int64(0), int64(0), int64(len(pods))
+		for _, p := range pods {
+			for container, milli := range requested(&p.Spec, name) {
+				is += milli
+				if say := says[container]; say > 0 {
+					milli = say
+				}
+				meant += milli
+			}
 		}
+		template[name], live[name] = meant/n, is/n
 	}
-	if err != nil || n == 0 {
-		return nil
-	}
-	for name := range sum {
-		sum[name] /= n
-	}
-	return sum
+	return template, live
 }
 
-// align makes targets of HorizontalPodAutoscalers follow where a policy says so, gives back those it no longer says so of, and notes
-// which resources are left to them.
+// align makes targets of HorizontalPodAutoscalers follow where a policy says so, lets those go back with their pods of which it no longer says
+// so, and notes which resources are left to them.
 func (c *Controller) align(ctx context.Context, v *view, out Outcome) []error {
 	v.Align, v.Yield = map[string][]string{}, map[string][]string{}
+	reverted := map[string]bool{}
+	for _, e := range v.Existing {
+		if kind, name, _ := strings.Cut(e.Target, "/"); e.Policy != "" && e.Reverted {
+			reverted[kind+"/"+e.Namespace+"/"+name] = true
+		}
+	}
 	var errs []error
 	for _, key := range slices.Sorted(maps.Keys(v.hpas)) {
-		h, p := v.hpas[key], out.Of[key]
+		h, p, held := v.hpas[key], out.Of[key], out.Held[key]
 		s, known := c.shapeOf(h.Spec.ScaleTargetRef.Kind, h.Namespace, h.Spec.ScaleTargetRef.Name)
 		if !known || p == nil && h.Annotations[AnnotationTargets] == "" {
 			continue
 		}
-		wanted := p != nil && p.Spec.HPA == rightsizing.HPAAlign && !p.Spec.DryRun && p.Annotations[rightsizing.AnnotationReverted] == ""
-		if p != nil && p.Spec.Paused {
+		if p != nil && p.Spec.Paused || held != nil && held.Spec.Paused {
 			continue // neither further nor back
 		}
-		a := Align(h, wanted, s.template, c.live(h.Namespace, s.selector))
+		// What a policy that cannot be understood sized before is sized still.
+		wanted := held != nil || p != nil && p.Spec.HPA == rightsizing.HPAAlign && !p.Spec.DryRun && p.Annotations[rightsizing.AnnotationReverted] == "" && !reverted[key]
+		template, live := c.requests(h.Namespace, s)
+		a := Align(h, wanted, template, live)
 		v.Align[key], v.Yield[key] = a.Align, a.Yield
 		patch := a.patch(h)
 		if patch == nil {

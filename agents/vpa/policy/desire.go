@@ -73,8 +73,8 @@ type Outcome struct {
 	Stop []types.NamespacedName
 	// Status of the policies, by name.
 	Status map[string]rightsizing.PolicyStatus
-	// Of is which policy holds for a workload, by its key.
-	Of map[string]*rightsizing.Policy
+	// Of is which policy holds for a workload, by its key; Held the same of policies that cannot be understood.
+	Of, Held map[string]*rightsizing.Policy
 }
 
 // Autoscaler is one that shall be.
@@ -94,7 +94,7 @@ const (
 
 // Desire decides what shall be. It is pure, and the order of its input is nothing.
 func Desire(in Input) Outcome {
-	out := Outcome{Status: map[string]rightsizing.PolicyStatus{}, Of: map[string]*rightsizing.Policy{}}
+	out := Outcome{Status: map[string]rightsizing.PolicyStatus{}, Of: map[string]*rightsizing.Policy{}, Held: map[string]*rightsizing.Policy{}}
 	policies, compiled := out.understand(in)
 	own := map[string]bool{}      // targets for which somebody made an autoscaler
 	reverted := map[string]bool{} // of autoscalers, by NAMESPACE/NAME
@@ -142,6 +142,7 @@ func Desire(in Input) Outcome {
 			}
 			out.Status[policies[i].Name] = status
 			if c.err {
+				out.Held[w.key()] = &policies[i]
 				break // what it made before stays, and nobody else takes over by its mistake
 			}
 			out.Of[w.key()] = &policies[i]
@@ -383,15 +384,16 @@ func Name(kind, name string) string {
 	return out
 }
 
-// requested sums what a pod's containers request of a resource.
-func requested(spec *corev1.PodSpec, name corev1.ResourceName) (milli int64) {
+// requested is what a pod's containers request of a resource, in thousandths.
+func requested(spec *corev1.PodSpec, name corev1.ResourceName) map[string]int64 {
+	out := map[string]int64{}
 	for i := range spec.Containers {
-		milli += spec.Containers[i].Resources.Requests.Name(name, "").MilliValue()
+		out[spec.Containers[i].Name] = spec.Containers[i].Resources.Requests.Name(name, "").MilliValue()
 	}
 	for i := range spec.InitContainers {
 		if always := spec.InitContainers[i].RestartPolicy; always != nil && *always == corev1.ContainerRestartPolicyAlways {
-			milli += spec.InitContainers[i].Resources.Requests.Name(name, "").MilliValue()
+			out[spec.InitContainers[i].Name] = spec.InitContainers[i].Resources.Requests.Name(name, "").MilliValue()
 		}
 	}
-	return milli
+	return out
 }

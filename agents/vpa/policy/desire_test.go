@@ -3,6 +3,7 @@ package policy
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"reflect"
 	"slices"
@@ -358,9 +359,25 @@ func TestAlign(t *testing.T) {
 		if near := Align(moved, true, cpu(1000), cpu(live*102/100)); len(near.Set) != 0 {
 			t.Errorf("2 %% off, and it is written: %+v", near)
 		}
-		back := written(t, moved, Align(moved, false, cpu(1000), cpu(live)))
-		if target(back) != 80 || back.Annotations[AnnotationTargets] != "" {
-			t.Errorf("given back: %d, %v", target(back), back.Annotations)
+		// Nobody wants it any more. While pods have less than their template says, the old target would scale out as many times.
+		if a := Align(moved, false, cpu(1000), cpu(live)); live != 1000 && (a.patch(moved) != nil || !slices.Equal(a.Yield, []string{"cpu"})) {
+			t.Errorf("pods that request %dm still: %+v", live, a)
+		}
+		half := written(t, moved, Align(moved, false, cpu(1000), cpu((live+1000)/2)))
+		if want := int32(math.Round(80000 / float64((live+1000)/2))); target(half) != want || live != 1000 && half.Annotations[AnnotationTargets] == "" {
+			t.Errorf("on the way back from %dm: %d, want %d, %v", live, target(half), want, half.Annotations)
+		}
+		for why, live := range map[string]map[corev1.ResourceName]int64{"all of its pods have it": cpu(1000), "it has no pods": nil} {
+			if back := written(t, half, Align(half, false, cpu(1000), live)); target(back) != 80 || back.Annotations[AnnotationTargets] != "" {
+				t.Errorf("given back, for %s: %d, %v", why, target(back), back.Annotations)
+			}
+		}
+		if back := written(t, half, Align(half, true, cpu(0), cpu(live))); target(back) != 80 || back.Annotations[AnnotationTargets] != "" {
+			t.Errorf("its template requests nothing any more: %d, %v", target(back), back.Annotations)
+		}
+		edited := written(t, moved, Align(moved, true, cpu(2000), cpu(2000)))
+		if target(edited) != 80 {
+			t.Errorf("its template requests twice as much, and so do pods: %d", target(edited))
 		}
 	}
 	moved := written(t, h, Align(h, true, cpu(1000), cpu(500)))

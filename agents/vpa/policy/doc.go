@@ -5,11 +5,12 @@
 // (part.go). Autoscalers have no owner for that reason: the garbage collector would remove the only thing that says which pods were sized.
 //
 // An autoscaler that a person made for a workload wins: none is made beside it; a copy that import made does once somebody gives it an update
-// mode. A workload that another rightsizer sizes gets one all the same, for its recommendation; recommender, updater and admission controller see by themselves that they must leave the pods alone.
+// mode. A workload that another rightsizer sizes gets one all the same, for its recommendation; recommender, updater and admission controller
+// see by themselves that they must leave the pods alone.
 //
 // Where a policy says so, targets of HorizontalPodAutoscalers follow the requests (see Align): the one thing of others that is changed, with
-// what it was before beside it. A policy that cannot be read or understood changes nothing and is in no other's way: what it
-// made before stays as it is, unless it is paused: then that is switched off.
+// what it was before beside it until pods request what their template says. A policy that cannot be read or understood changes nothing and
+// is in no other's way: what it made before stays as it is, unless it is paused: then that is switched off.
 //
 // # RBAC
 //

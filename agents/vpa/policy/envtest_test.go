@@ -185,9 +185,22 @@ func TestAgainstKubernetes(t *testing.T) {
 			return err == nil && len(e.Align) == 1 && e.Align[0] == "cpu" && len(e.Yield) == 0
 		})
 		write("main", map[string]any{"level": "BalancedSavings"})
-		vpatest.Eventually(t, "it is given back", 20*time.Second, func() bool {
+		vpatest.Eventually(t, "it is left to it", 20*time.Second, func() bool {
 			e, err := rightsizing.EffectiveOf(autoscaler().GetAnnotations())
-			return target() == 80 && err == nil && len(e.Yield) == 1
+			return err == nil && len(e.Yield) == 1
+		})
+		for i, name := range []string{"web-a", "web-b"} {
+			if now := target(); now != []int32{160, 107}[i] {
+				t.Errorf("%d of 2 pods have their template's requests, and its target is %d: it scales at another usage", i, now)
+			}
+			if _, err := pods.Patch(ctx, name, types.StrategicMergePatchType, []byte(`{"spec":{"containers":[{"name":"web","resources":{"requests":{"cpu":"1"}}}]}}`), metav1.PatchOptions{}, "resize"); err != nil {
+				t.Fatal(err)
+			}
+			vpatest.Eventually(t, "its target follows on the way back", 20*time.Second, func() bool { return target() == []int32{107, 80}[i] })
+		}
+		vpatest.Eventually(t, "and is its own again", 20*time.Second, func() bool {
+			h, err := hpas.Get(ctx, "web", metav1.GetOptions{})
+			return err == nil && h.Annotations[policy.AnnotationTargets] == ""
 		})
 	})
 

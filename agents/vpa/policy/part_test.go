@@ -3,12 +3,14 @@ package policy
 import (
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -48,7 +50,7 @@ func newStage(t *testing.T) *stage {
 			}
 			return true, nil, nil
 		case ktesting.PatchAction:
-			if a.GetPatchType() != types.ApplyPatchType {
+			if a.GetPatchType() != types.ApplyPatchType || a.GetResource() == rightsizing.Policies() {
 				return true, &unstructured.Unstructured{}, nil
 			}
 			u := &unstructured.Unstructured{}
@@ -60,6 +62,14 @@ func newStage(t *testing.T) *stage {
 				what += " leaving"
 			}
 			s.done = append(s.done, what)
+			// Of fields that others apply it keeps what was there.
+			if o, there, _ := s.autoscalers.GetStore().GetByKey(a.GetNamespace() + "/" + a.GetName()); there {
+				if had, is := o.(*unstructured.Unstructured); is && had.GetAnnotations()[rightsizing.AnnotationReverted] != "" {
+					all := u.GetAnnotations()
+					all[rightsizing.AnnotationReverted] = had.GetAnnotations()[rightsizing.AnnotationReverted]
+					u.SetAnnotations(all)
+				}
+			}
 			return true, u, s.autoscalers.GetStore().Add(u)
 		}
 		t.Errorf("%s %s", a.GetVerb(), a.GetResource())
@@ -82,7 +92,7 @@ func newStage(t *testing.T) *stage {
 		}
 		return true, &corev1.PodList{Items: []corev1.Pod{*p}}, nil
 	})
-	c, err := with(Deps{Every: 30 * time.Second, Settle: 15 * time.Second, Turn: func() {}, Metrics: &agent.Metrics{}, Now: func() time.Time { return s.now }}, s.kube, d)
+	c, err := with(Deps{Every: 30 * time.Second, Settle: 15 * time.Second, Turn: func() {}, Metrics: &agent.Metrics{}, Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return s.now }}, s.kube, d)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,6 +230,87 @@ func TestAnAutoscalerGoesMeanwhile(t *testing.T) {
 			}
 			if len(s.done) != 1 {
 				t.Errorf("%v, want one write", s.done)
+			}
+		})
+	}
+}
+
+// What a HorizontalPodAutoscaler's target was is given back with the requests of its pods, whatever becomes of the policy that moved it.
+func TestTargetsGoBackWithPods(t *testing.T) {
+	for _, c := range []struct {
+		name, reason string
+		edit         func(p *rightsizing.Policy) // nil: it is gone
+		reverted     bool                        // the workload's autoscaler
+		sidecar      bool                        // that a webhook adds to pods
+		// want are the targets while pods request 500m, 750m and 1 core of the template's 1; 0 is that none is kept any more.
+		want []int32
+	}{
+		{name: "kept", reason: "it follows, and goes on to", edit: func(*rightsizing.Policy) {}, want: []int32{160, 107, 80}},
+		{name: "gone", reason: "pods are given back one by one", want: []int32{160, 107, 0}},
+		{name: "beside a sidecar", reason: "no template knows of it, and it has its share of the utilization", sidecar: true, want: []int32{147, 104, 0}},
+		{name: "recommends only", reason: "the same", edit: func(p *rightsizing.Policy) { p.Spec.DryRun = true }, want: []int32{160, 107, 0}},
+		{name: "yields", reason: "pods are replaced one by one", edit: func(p *rightsizing.Policy) { p.Spec.HPA = rightsizing.HPAYield }, want: []int32{160, 107, 0}},
+		{name: "reverted", reason: "pods are given back by the revert", edit: func(p *rightsizing.Policy) { p.Annotations = map[string]string{rightsizing.AnnotationReverted: "now"} }, want: []int32{160, 107, 0}},
+		{name: "the workload reverted", reason: "nobody sizes it until the mark is gone", edit: func(*rightsizing.Policy) {}, reverted: true, want: []int32{160, 107, 0}},
+		{name: "not understood", reason: "pods are sized as before, and so its target follows as before", edit: func(p *rightsizing.Policy) { p.Spec.Level = "Cheapest" }, want: []int32{160, 107, 80}},
+		{name: "paused", reason: "nothing is changed", edit: func(p *rightsizing.Policy) { p.Spec.Paused = true }, want: []int32{160, 160, 160}},
+		{name: "not understood, and paused", reason: "nothing is changed", edit: func(p *rightsizing.Policy) { p.Spec.Paused, p.Spec.Level = true, "Cheapest" }, want: []int32{160, 160, 160}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newStage(t)
+			s.sized("web", false)
+			for _, o := range s.autoscalers.GetStore().List() {
+				if u, is := o.(*unstructured.Unstructured); is {
+					u.SetLabels(map[string]string{rightsizing.LabelPolicy: "p"})
+					if c.reverted {
+						u.SetAnnotations(map[string]string{rightsizing.AnnotationReverted: "now", rightsizing.AnnotationSized: "true"})
+					}
+				}
+			}
+			if c.edit != nil {
+				p := policyOf("p", 0, func(s *rightsizing.PolicySpec) { s.HPA = rightsizing.HPAAlign })
+				c.edit(&p)
+				var u unstructured.Unstructured
+				if err := json.Unmarshal(encoded(p), &u.Object); err != nil {
+					t.Fatal(err)
+				}
+				s.add(s.policies.GetStore(), &u)
+			}
+			h := hpa(160, func(h *autoscalingv2.HorizontalPodAutoscaler) {
+				h.Namespace, h.Spec.ScaleTargetRef = "shop", autoscalingv2.CrossVersionObjectReference{Kind: "StatefulSet", Name: "web"}
+				h.Annotations = map[string]string{AnnotationTargets: string(encoded(Targets{"cpu": {Percent: 80, Milli: 1000, Written: 160}}))}
+			})
+			if err := s.kube.Tracker().Add(h); err != nil {
+				t.Fatal(err)
+			}
+			for i, cpu := range []string{"500m", "750m", "1"} {
+				for n := range 3 {
+					p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: fmt.Sprint("web-", n), Labels: map[string]string{"app": "web"}}, Status: corev1.PodStatus{Phase: corev1.PodRunning}}
+					request := func(of string) corev1.ResourceRequirements {
+						return corev1.ResourceRequirements{Requests: corev1.ResourceList{"cpu": resource.MustParse(of)}}
+					}
+					p.Spec.Containers = []corev1.Container{{Name: "main", Resources: request(cpu)}}
+					if c.sidecar {
+						p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: "istio-proxy", Resources: request("100m")})
+					}
+					s.add(s.factory.Core().V1().Pods().Informer().GetStore(), p)
+				}
+				for range 2 {
+					now, err := s.kube.AutoscalingV2().HorizontalPodAutoscalers("shop").Get(t.Context(), "web", metav1.GetOptions{})
+					if err != nil {
+						t.Fatal(err)
+					}
+					s.add(s.factory.Autoscaling().V2().HorizontalPodAutoscalers().Informer().GetStore(), now)
+					s.turn()
+				}
+				now, err := s.kube.AutoscalingV2().HorizontalPodAutoscalers("shop").Get(t.Context(), "web", metav1.GetOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				target, kept := utilization(now)["cpu"], now.Annotations[AnnotationTargets] != ""
+				if want := c.want[i]; want == 0 && (kept || target != 80) || want != 0 && (!kept || target != want) {
+					t.Errorf("%s: pods that request %s: target %d, kept %t, want %d", c.reason, cpu, target, kept, want)
+				}
 			}
 		})
 	}

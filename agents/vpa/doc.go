@@ -79,6 +79,7 @@
 //	| perfectscale.io    | workloadautomationconfigs                          |       | get, list, watch                        |
 //	| autoscaling        | horizontalpodautoscalers                           |       | get, list, watch, patch                 |
 //	|                    | namespaces, pods                                   |       | get, list, watch                        |
+//	|                    | limitranges                                        |       | list                                    |
 //	|                    | pods/resize                                        |       | patch                                   |
 //	|                    | events                                             |       | create, patch                           |
 //	| apps               | daemonsets, deployments, replicasets, statefulsets |       | get, list, watch                        |

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/admission-controller/resource/pod/patch"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -233,30 +235,56 @@ func (v *reverter) ask(ctx context.Context, key string) (a asked, err error) {
 	if err != nil {
 		return a, fmt.Errorf("list pods: %w", err)
 	}
+	var ranges []corev1.LimitRange
+	looked := false
 	for i := range pods.Items {
 		p := &pods.Items[i]
 		spec := t.of(p)
 		if spec == nil || p.DeletionTimestamp != nil || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
 			continue
 		}
-		patch, differs := resize(p, spec)
-		if !differs {
-			a.same = append(a.same, *p)
+		if !looked && lacks(p, spec) {
+			if ranges, err = v.ranges(ctx, namespace); err != nil {
+				return a, err
+			}
+			looked = true
+		}
+		change, stays := resize(p, spec, ranges)
+		if len(stays) > 0 {
+			a.kept, a.why = a.kept+1, "its template has no "+strings.Join(stays, ", ")+", and Kubernetes takes none from a pod that runs"
+		}
+		if change == nil {
+			if len(stays) == 0 {
+				a.same = append(a.same, *p)
+			}
 			continue
 		}
-		after, err := v.kube.CoreV1().Pods(namespace).Patch(ctx, p.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{FieldManager: manager}, "resize")
+		after, err := v.kube.CoreV1().Pods(namespace).Patch(ctx, p.Name, types.StrategicMergePatchType, change, metav1.PatchOptions{FieldManager: manager}, "resize")
 		switch {
 		case apierrors.IsNotFound(err):
 			// Gone meanwhile; the next one is as the template says.
+		case err != nil && len(stays) > 0:
+			// It is replaced anyway.
 		case apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsMethodNotSupported(err) || apierrors.IsBadRequest(err):
 			a.kept, a.why = a.kept+1, oneLine(err.Error())
 		case err != nil:
 			return a, fmt.Errorf("resize pod %s: %w", p.Name, err)
+		case len(stays) > 0:
 		default:
 			a.told = append(a.told, *after)
 		}
 	}
 	return a, nil
+}
+
+// ranges are a namespace's LimitRanges, by name.
+func (v *reverter) ranges(ctx context.Context, namespace string) ([]corev1.LimitRange, error) {
+	list, err := v.kube.CoreV1().LimitRanges(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("list LimitRanges: %w", err)
+	}
+	slices.SortFunc(list.Items, func(a, b corev1.LimitRange) int { return strings.Compare(a.Name, b.Name) })
+	return list.Items, nil
 }
 
 // settle waits until the kubelets have done it.
@@ -319,8 +347,9 @@ func infeasible(p *corev1.Pod) string {
 
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 
-// resize is the patch that gives a pod what its template says.
-func resize(p *corev1.Pod, spec *corev1.PodSpec) (patch []byte, differs bool) {
+// resize is the change that gives a pod what its template says, a patch, nil where nothing is to be changed. stays are requests and limits that it has
+// by us and its template has not: Kubernetes takes none from a pod that runs.
+func resize(p *corev1.Pod, spec *corev1.PodSpec, ranges []corev1.LimitRange) (change []byte, stays []string) {
 	type container struct {
 		Name      string         `json:"name"`
 		Resources map[string]any `json:"resources"`
@@ -331,27 +360,33 @@ func resize(p *corev1.Pod, spec *corev1.PodSpec) (patch []byte, differs bool) {
 			InitContainers []container `json:"initContainers,omitempty"`
 		} `json:"spec"`
 	}{}
-	compare := func(have, want []corev1.Container, sidecars bool) (out []container) {
+	compare := func(have, want []corev1.Container, list string) (out []container) {
 		for i := range want {
 			w := &want[i]
-			if sidecars && (w.RestartPolicy == nil || *w.RestartPolicy != corev1.ContainerRestartPolicyAlways) {
+			if list == "initContainers" && (w.RestartPolicy == nil || *w.RestartPolicy != corev1.ContainerRestartPolicyAlways) {
 				continue
 			}
 			at := slices.IndexFunc(have, func(c corev1.Container) bool { return c.Name == w.Name })
 			if at < 0 {
 				continue
 			}
+			says, added := completed(&w.Resources), defaults(ranges)
 			r := map[string]any{}
-			for field, pair := range map[string][2]corev1.ResourceList{"requests": {have[at].Resources.Requests, w.Resources.Requests}, "limits": {have[at].Resources.Limits, w.Resources.Limits}} {
+			for field, of := range map[string]struct{ have, says, added corev1.ResourceList }{
+				"requests": {have[at].Resources.Requests, says.Requests, added.Requests}, "limits": {have[at].Resources.Limits, says.Limits, added.Limits},
+			} {
 				values := map[string]any{}
 				for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
-					was, had := pair[0][name]
-					is, has := pair[1][name]
+					was, had := of.have[name]
+					is, has := of.says[name]
+					if had && !has {
+						is, has = of.added[name]
+					}
 					switch {
 					case has && (!had || was.Cmp(is) != 0):
 						values[string(name)] = is.String()
-					case had && !has && !(field == "requests" && defaulted(w, name)):
-						values[string(name)] = nil
+					case had && !has && gave(p, list, w.Name, field, name):
+						stays = append(stays, fmt.Sprintf("%s.%s of container %s", field, name, w.Name))
 					}
 				}
 				if len(values) > 0 {
@@ -364,18 +399,90 @@ func resize(p *corev1.Pod, spec *corev1.PodSpec) (patch []byte, differs bool) {
 		}
 		return out
 	}
-	body.Spec.Containers = compare(p.Spec.Containers, spec.Containers, false)
-	body.Spec.InitContainers = compare(p.Spec.InitContainers, spec.InitContainers, true)
+	body.Spec.Containers = compare(p.Spec.Containers, spec.Containers, "containers")
+	body.Spec.InitContainers = compare(p.Spec.InitContainers, spec.InitContainers, "initContainers")
+	slices.Sort(stays)
 	if len(body.Spec.Containers)+len(body.Spec.InitContainers) == 0 {
-		return nil, false
+		return nil, stays
 	}
-	return encoded(body), true
+	return encoded(body), stays
 }
 
-// defaulted says whether the API server makes a request of a limit.
-func defaulted(c *corev1.Container, name corev1.ResourceName) bool {
-	_, limited := c.Resources.Limits[name]
-	return limited
+// lacks says whether a pod has a request or a limit that its template has not.
+func lacks(p *corev1.Pod, spec *corev1.PodSpec) bool {
+	beyond := func(have, want []corev1.Container) bool {
+		for i := range want {
+			at := slices.IndexFunc(have, func(c corev1.Container) bool { return c.Name == want[i].Name })
+			if at < 0 {
+				continue
+			}
+			says := completed(&want[i].Resources)
+			if len(have[at].Resources.Requests) > len(says.Requests) || len(have[at].Resources.Limits) > len(says.Limits) {
+				return true
+			}
+		}
+		return false
+	}
+	return beyond(p.Spec.Containers, spec.Containers) || beyond(p.Spec.InitContainers, spec.InitContainers)
+}
+
+// completed is what a template says as the API server completes it: a limit alone is a request, too.
+func completed(r *corev1.ResourceRequirements) corev1.ResourceRequirements {
+	out := *r.DeepCopy()
+	for name, limit := range out.Limits {
+		if _, is := out.Requests[name]; !is {
+			if out.Requests == nil {
+				out.Requests = corev1.ResourceList{}
+			}
+			out.Requests[name] = limit
+		}
+	}
+	return out
+}
+
+// defaults are what a namespace's LimitRanges add where a template says nothing. The API server has completed them: a default alone is one of
+// requests, too. Of several it takes any; here it is the first by name.
+func defaults(ranges []corev1.LimitRange) (out corev1.ResourceRequirements) {
+	out = corev1.ResourceRequirements{Requests: corev1.ResourceList{}, Limits: corev1.ResourceList{}}
+	for i := range ranges {
+		for _, item := range ranges[i].Spec.Limits {
+			if item.Type != corev1.LimitTypeContainer {
+				continue
+			}
+			for into, from := range map[*corev1.ResourceList]corev1.ResourceList{&out.Requests: item.DefaultRequest, &out.Limits: item.Default} {
+				for name, q := range from {
+					if _, is := (*into)[name]; !is {
+						(*into)[name] = q
+					}
+				}
+			}
+		}
+	}
+	return out
+}
+
+// resizer is the field manager of what the updater resizes.
+const resizer = "nops-vpa-updater"
+
+// gave says whether a request or a limit may be ours: the webhook names on a pod what it sized, and the API server keeps who resized it.
+// What is nobody's of those was added by a webhook of somebody else's, as it will be to the next pod.
+func gave(p *corev1.Pod, list, container, field string, name corev1.ResourceName) bool {
+	if strings.Contains(p.Annotations[patch.ResourceUpdatesAnnotation], string(name)+" "+strings.TrimSuffix(field, "s")) {
+		return true
+	}
+	for _, m := range p.ManagedFields {
+		if m.Subresource != "resize" || m.Manager != resizer || m.FieldsV1 == nil {
+			continue
+		}
+		var fields map[string]any
+		if json.Unmarshal(m.FieldsV1.Raw, &fields) != nil {
+			continue
+		}
+		if _, is, _ := unstructured.NestedFieldNoCopy(fields, "f:spec", "f:"+list, fmt.Sprintf("k:{\"name\":%q}", container), "f:resources", "f:"+field, "f:"+string(name)); is {
+			return true
+		}
+	}
+	return false
 }
 
 // template finds what the pods of a workload are made from.

@@ -10,6 +10,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/config"
@@ -17,6 +18,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
+	"k8s.io/client-go/rest"
 
 	"github.com/nopsctl/nopsctl/agents/internal/agent"
 	"github.com/nopsctl/nopsctl/agents/vpa/admission"
@@ -444,11 +446,52 @@ func runRevert(ctx context.Context, c *agent.Call) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
-	done, err := policy.Revert(ctx, policy.RevertDeps{Kube: kube, UserAgent: c.UserAgent("nops-vpa"), Say: o.say(c)}, policy.Request{Workloads: o.args, All: o.all, By: o.by})
+	elsewhere, stop, err := whoElse(ctx, agent.KubeConfig(kube, c.UserAgent("nops-vpa")), othersPatience, o.say(c))
+	if err != nil {
+		return err
+	}
+	defer stop()
+	done, err := policy.Revert(ctx, policy.RevertDeps{Kube: kube, UserAgent: c.UserAgent("nops-vpa"), Say: o.say(c), Elsewhere: elsewhere}, policy.Request{Workloads: o.args, All: o.all, By: o.by})
 	if err != nil {
 		return err
 	}
 	return o.answer(c, done)
+}
+
+// othersPatience is how long revert waits to know who else sizes workloads, and othersPace how often it looks.
+const (
+	othersPatience = 30 * time.Second
+	othersPace     = 50 * time.Millisecond
+)
+
+// whoElse finds out who else sizes workloads, until it is stopped. Where that cannot be known, as where an API of somebody's does not answer,
+// their marks alone count: what a person wants given back does not wait for others for ever, and they size anew what is theirs.
+func whoElse(ctx context.Context, kube *rest.Config, patience time.Duration, say func(string, ...any)) (who func(kind, namespace, name string, objects ...metav1.Object) (string, error), stop func(), err error) {
+	finder, err := foreign.New(kube, foreign.Options{})
+	if err != nil {
+		return nil, nil, err
+	}
+	watching, cancel := context.WithCancel(ctx)
+	var group sync.WaitGroup
+	group.Go(func() { _ = finder.Run(watching) }) // it ends with the context alone
+	stop = func() { cancel(); group.Wait() }
+	for limit := time.Now().Add(patience); finder.Ready() != nil && time.Now().Before(limit); {
+		if err := agent.Sleep(ctx, othersPace); err != nil {
+			stop()
+			return nil, nil, fmt.Errorf("find out who else sizes workloads: %w", err)
+		}
+	}
+	if why := finder.Ready(); why != nil {
+		say("It is not known who else sizes workloads, so all pods are given back but those with a mark of another product: %s", strings.ReplaceAll(why.Error(), "\n", "; "))
+		return func(_, _, _ string, objects ...metav1.Object) (string, error) {
+			reason, _ := foreign.Marked(objects...)
+			return reason, nil
+		}, stop, nil
+	}
+	return func(kind, namespace, name string, objects ...metav1.Object) (string, error) {
+		reason, _ := finder.Elsewhere(foreign.Ref{Namespace: namespace, Kind: kind, Name: name}, objects...)
+		return reason, nil
+	}, stop, nil
 }
 
 func runImport(ctx context.Context, c *agent.Call) error {

@@ -34,6 +34,8 @@ type RevertDeps struct {
 	Say func(format string, args ...any)
 	// Every is how often pods that are being resized are looked at; 1s unless set.
 	Every time.Duration
+	// Elsewhere says who else sizes a workload, by it and by pods of it; nobody where that is empty, and where there is no such function.
+	Elsewhere func(kind, namespace, name string, objects ...metav1.Object) (who string, err error)
 }
 
 // Request says what is taken back, and who wants it.
@@ -50,6 +52,8 @@ type Reverted struct {
 	Pods        int // that have their template's requests again, or had
 	// Restart are workloads, as NAMESPACE/KIND/NAME, some of whose pods cannot be resized to their template's requests while they run, with why.
 	Restart map[string]string
+	// Left are workloads whose pods are as they were, for it was not us who sized them, with why.
+	Left map[string]string
 }
 
 // Revert gives pods back the requests of their templates: autoscalers are marked first, so that nobody sizes anew what was given back, then
@@ -93,7 +97,7 @@ func (v *reverter) mark(by string) []byte {
 }
 
 func (v *reverter) run(ctx context.Context, r Request) (Reverted, error) {
-	out := Reverted{Restart: map[string]string{}}
+	out := Reverted{Restart: map[string]string{}, Left: map[string]string{}}
 	list, err := v.dynamic.Resource(rightsizing.Autoscalers()).List(ctx, metav1.ListOptions{})
 	if apierrors.IsNotFound(err) {
 		v.Say("There is no %s here: nothing was rightsized.", rightsizing.Autoscalers().GroupResource())
@@ -127,14 +131,22 @@ func (v *reverter) run(ctx context.Context, r Request) (Reverted, error) {
 	var errs []error
 	for i := range chosen {
 		key := target(&chosen[i])
-		pods, why, err := v.workload(ctx, key)
+		if chosen[i].GetLabels()[rightsizing.LabelPolicy] != "" && chosen[i].GetAnnotations()[rightsizing.AnnotationSized] == "" {
+			out.Left[key] = "no policy ever sized them"
+			v.Say("%s: its pods are left as they are: %s", key, out.Left[key])
+			continue
+		}
+		a, pods, err := v.workload(ctx, key)
 		out.Pods += pods
 		switch {
 		case err != nil:
 			errs = append(errs, fmt.Errorf("%s: %w", key, err))
-		case why != "":
-			out.Restart[key] = why
-			v.Say("%s: %d of its pods have their template's requests; the others cannot be changed while they run: %s", key, pods, why)
+		case a.elsewhere != "":
+			out.Left[key] = a.elsewhere
+			v.Say("%s: its pods are left as they are: %s", key, a.elsewhere)
+		case a.why != "":
+			out.Restart[key] = a.why
+			v.Say("%s: %d of its pods have their template's requests; the others cannot be changed while they run: %s", key, pods, a.why)
 		default:
 			v.Say("%s: its pods (%d) have their template's requests", key, pods)
 		}
@@ -195,6 +207,7 @@ func choose(all []unstructured.Unstructured, r Request) ([]unstructured.Unstruct
 
 // template is what pods of a workload are made from, by the owner of a pod.
 type template struct {
+	object   metav1.Object
 	selector labels.Selector
 	of       func(p *corev1.Pod) *corev1.PodSpec // nil: the pod is none of it
 }
@@ -205,20 +218,38 @@ type asked struct {
 	told []corev1.Pod // whose does now
 	kept int          // whose does not
 	why  string       // of those
+	// elsewhere says who else sizes it: then no pod was asked.
+	elsewhere string
 }
 
-// workload gives the pods of one workload back what their template says; why says why some could not be.
-func (v *reverter) workload(ctx context.Context, key string) (done int, why string, err error) {
-	a, err := v.ask(ctx, key)
+// workload gives the pods of one workload back what their template says, and says how many of them have it.
+func (v *reverter) workload(ctx context.Context, key string) (a asked, done int, err error) {
+	a, err = v.ask(ctx, key)
 	if err != nil {
-		return len(a.same), a.why, err
+		return a, len(a.same), err
 	}
 	namespace, _, _ := strings.Cut(key, "/")
 	settled, stuck := v.settle(ctx, namespace, a.told)
 	if stuck != "" {
 		a.why = stuck
 	}
-	return len(a.same) + settled, a.why, nil
+	return a, len(a.same) + settled, nil
+}
+
+// elsewhere is who else sizes a workload, as the controller's dependencies know it.
+func (c *Controller) elsewhere(kind, namespace, name string, objects ...metav1.Object) (string, error) {
+	if c.deps.Elsewhere == nil {
+		return "", nil
+	}
+	for _, o := range objects {
+		switch is, known := c.deps.Elsewhere(kind, namespace, name, o); {
+		case !known:
+			return "", errors.New("it is not known yet who else sizes it")
+		case is:
+			return "somebody else sizes it", nil
+		}
+	}
+	return "", nil
 }
 
 // ask asks each pod of a workload for what its template says.
@@ -230,10 +261,21 @@ func (v *reverter) ask(ctx context.Context, key string) (a asked, err error) {
 	if err != nil {
 		return a, err
 	}
-	namespace, _, _ := strings.Cut(key, "/")
+	namespace, kind, name := split(key)
 	pods, err := v.kube.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: t.selector.String()})
 	if err != nil {
 		return a, fmt.Errorf("list pods: %w", err)
+	}
+	if v.Elsewhere != nil {
+		objects := []metav1.Object{t.object}
+		for i := range pods.Items {
+			if t.of(&pods.Items[i]) != nil {
+				objects = append(objects, &pods.Items[i])
+			}
+		}
+		if a.elsewhere, err = v.Elsewhere(kind, namespace, name, objects...); err != nil || a.elsewhere != "" {
+			return a, err
+		}
 	}
 	var ranges []corev1.LimitRange
 	looked := false
@@ -489,12 +531,12 @@ func gave(p *corev1.Pod, list, container, field string, name corev1.ResourceName
 func (v *reverter) template(ctx context.Context, key string) (*template, error) {
 	parts := strings.SplitN(key, "/", 3)
 	namespace, kind, name := parts[0], parts[1], parts[2]
-	fixed := func(selector *metav1.LabelSelector, spec *corev1.PodSpec) (*template, error) {
+	fixed := func(object metav1.Object, selector *metav1.LabelSelector, spec *corev1.PodSpec) (*template, error) {
 		s, err := metav1.LabelSelectorAsSelector(selector)
 		if err != nil {
 			return nil, fmt.Errorf("its selector: %w", err)
 		}
-		return &template{selector: s, of: func(p *corev1.Pod) *corev1.PodSpec {
+		return &template{object: object, selector: s, of: func(p *corev1.Pod) *corev1.PodSpec {
 			if o := metav1.GetControllerOf(p); o == nil || o.Kind != kind || o.Name != name {
 				return nil
 			}
@@ -522,7 +564,7 @@ func (v *reverter) template(ctx context.Context, key string) (*template, error) 
 				of[sets.Items[i].UID] = &sets.Items[i].Spec.Template.Spec
 			}
 		}
-		return &template{selector: s, of: func(p *corev1.Pod) *corev1.PodSpec {
+		return &template{object: d, selector: s, of: func(p *corev1.Pod) *corev1.PodSpec {
 			if o := metav1.GetControllerOf(p); o != nil {
 				return of[o.UID]
 			}
@@ -533,19 +575,19 @@ func (v *reverter) template(ctx context.Context, key string) (*template, error) 
 		if err != nil {
 			return nil, err //nolint:wrapcheck // the caller looks at what it is
 		}
-		return fixed(s.Spec.Selector, &s.Spec.Template.Spec)
+		return fixed(s, s.Spec.Selector, &s.Spec.Template.Spec)
 	case "DaemonSet":
 		s, err := apps.DaemonSets(namespace).Get(ctx, name, metav1.GetOptions{})
 		if err != nil {
 			return nil, err //nolint:wrapcheck // the caller looks at what it is
 		}
-		return fixed(s.Spec.Selector, &s.Spec.Template.Spec)
+		return fixed(s, s.Spec.Selector, &s.Spec.Template.Spec)
 	case "ReplicaSet":
 		s, err := apps.ReplicaSets(namespace).Get(ctx, name, metav1.GetOptions{})
 		if err != nil {
 			return nil, err //nolint:wrapcheck // the caller looks at what it is
 		}
-		return fixed(s.Spec.Selector, &s.Spec.Template.Spec)
+		return fixed(s, s.Spec.Selector, &s.Spec.Template.Spec)
 	case "CronJob", "Job":
 		return nil, nil //nolint:nilnil // its pods end by themselves
 	default:

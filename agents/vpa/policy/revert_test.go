@@ -1,8 +1,12 @@
 package policy_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,6 +19,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/nopsctl/nopsctl/agents/internal/agent"
+	"github.com/nopsctl/nopsctl/agents/internal/agenttest"
+	"github.com/nopsctl/nopsctl/agents/vpa/foreign"
 	"github.com/nopsctl/nopsctl/agents/vpa/policy"
 	"github.com/nopsctl/nopsctl/agents/vpa/vpatest"
 	"github.com/nopsctl/nopsctl/internal/rightsizing"
@@ -183,6 +189,80 @@ func TestRevert(t *testing.T) {
 		}
 		if why := done.Restart["default/Deployment/ours"]; len(done.Restart) != 1 || !strings.Contains(why, "memory") || done.Pods != 4 {
 			t.Errorf("%+v: only the pods that we gave memory that their template does not request have to be replaced", done)
+		}
+	})
+	t.Run("pods that are not ours stay", func(t *testing.T) {
+		v.said = nil
+		v.deps.Elsewhere = func(_, _, _ string, objects ...metav1.Object) (string, error) {
+			who, _ := foreign.Marked(objects...)
+			return who, nil
+		}
+		v.deployment("default", "watched", resources("cpu=1", ""), false, nil)
+		v.deployment("default", "storm", resources("cpu=1", ""), true, map[string]string{"live.stormforge.io/auto-deploy": "Enabled"})
+		v.deployment("default", "cast", resources("cpu=1", ""), true, nil)
+		v.deployment("default", "mine", resources("cpu=1", ""), true, nil)
+		v.pod("default", "cast", "cast-b", resources("cpu=500m", ""), map[string]string{"autoscaling.cast.ai/vertical-recommendation-hash": "12ab"})
+		var names []string
+		for _, name := range []string{"watched", "storm", "cast", "mine"} {
+			v.pod("default", name, name+"-a", resources("cpu=500m", ""), nil)
+			names = append(names, "default/Deployment/"+name)
+		}
+		done, err := policy.Revert(t.Context(), v.deps, policy.Request{Workloads: names, By: "ana"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, want := range map[string]string{"watched-a": "500m/", "storm-a": "500m/", "cast-a": "500m/", "cast-b": "500m/", "mine-a": "1/"} {
+			if has := v.has("default", name); has != want {
+				t.Errorf("%s has %s, want %s", name, has, want)
+			}
+		}
+		for _, want := range []string{"default/Deployment/watched: its pods are left as they are: no policy ever sized them", "default/Deployment/storm: its pods are left as they are: StormForge", "default/Deployment/cast: its pods are left as they are: CAST AI"} {
+			if !slices.ContainsFunc(v.said, func(line string) bool { return strings.HasPrefix(line, want) }) {
+				t.Errorf("nobody said %q: %q", want, v.said)
+			}
+		}
+		if done.Autoscalers != 4 || done.Pods != 1 || len(done.Left) != 3 || len(done.Restart) != 0 {
+			t.Errorf("%+v", done)
+		}
+		v.deps.Elsewhere = func(string, string, string, ...metav1.Object) (string, error) {
+			return "", errors.New("they were not listed yet")
+		}
+		if _, err := policy.Revert(t.Context(), v.deps, policy.Request{Workloads: names[3:], By: "ana"}); err == nil || !strings.Contains(err.Error(), "default/Deployment/mine: they were not listed yet") {
+			t.Errorf("it is not known who else sizes it: %v", err)
+		}
+		v.deps.Elsewhere = nil
+	})
+	t.Run("nor does letting go touch them", func(t *testing.T) {
+		v.deployment("default", "gone", resources("cpu=1", ""), true, nil)
+		v.pod("default", "gone", "gone-a", resources("cpu=500m", ""), nil)
+		v.deployment("default", "marked", resources("cpu=1", ""), true, nil)
+		v.pod("default", "marked", "marked-a", resources("cpu=500m", ""), map[string]string{"autoscaling.cast.ai/vertical-recommendation-hash": "12ab"})
+		ctx, cancel := context.WithCancel(t.Context())
+		controller, err := policy.New(policy.Deps{
+			Kube: v.As("policy"), Who: agent.Identity{Component: "vpa-policy", Namespace: agenttest.Namespace, Release: agenttest.Release, Version: "test"}, Every: time.Second, Settle: time.Second,
+			Elsewhere: func(_, _, _ string, object metav1.Object) (is, known bool) {
+				_, is = foreign.Marked(object)
+				return is, true
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var group sync.WaitGroup
+		group.Go(func() {
+			if err := controller.Run(ctx); err != nil && ctx.Err() == nil {
+				t.Error(err)
+			}
+		})
+		defer group.Wait()
+		defer cancel()
+		there := func(name string) bool {
+			_, err := v.Dynamic.Resource(rightsizing.Autoscalers()).Namespace("default").Get(ctx, "deployment-"+name, metav1.GetOptions{})
+			return err == nil
+		}
+		vpatest.Eventually(t, "both are let go", 30*time.Second, func() bool { return !there("gone") && !there("marked") })
+		if gone, marked := v.has("default", "gone-a"), v.has("default", "marked-a"); gone != "1/" || marked != "500m/" {
+			t.Errorf("ours has %s, want 1; that of somebody else, by a mark on the pod, %s, want 500m", gone, marked)
 		}
 	})
 }

@@ -349,8 +349,8 @@ func runAdmission(ctx context.Context, c *agent.Call) error {
 			}
 			return k
 		},
-		Leave: func(_ context.Context, pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler) string {
-			return leave(others, o.ignored, pod, vpa, records.known(vpa))
+		Leave: func(_ context.Context, pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler, workload metav1.Object) string {
+			return leave(others, o.ignored, workload, pod, vpa, records.known(vpa))
 		},
 	})
 	if err != nil {

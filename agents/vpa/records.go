@@ -73,8 +73,8 @@ func (r *records) known(vpa *vpav1.VerticalPodAutoscaler) rules.Known {
 }
 
 // leave says why a pod that is made stays as it is; empty is that it is sized. A new pod waits for no window and no cooldown: it disturbs
-// nobody.
-func leave(others *foreign.Finder, ignored []string, pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler, known rules.Known) string {
+// nobody. Marks of others are on workloads, and on pods.
+func leave(others *foreign.Finder, ignored []string, workload metav1.Object, pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler, known rules.Known) string {
 	if slices.Contains(ignored, vpa.Namespace) {
 		return "the namespace is left alone"
 	}
@@ -86,7 +86,7 @@ func leave(others *foreign.Finder, ignored []string, pod *corev1.Pod, vpa *vpav1
 		return "it is not known yet who else sizes workloads: " + why.Error()
 	}
 	if t := vpa.Spec.TargetRef; t != nil {
-		if why, is := others.Elsewhere(foreign.Ref{Namespace: vpa.Namespace, Kind: t.Kind, Name: t.Name}, pod); is {
+		if why, is := others.Elsewhere(foreign.Ref{Namespace: vpa.Namespace, Kind: t.Kind, Name: t.Name}, workload, pod); is {
 			return why
 		}
 	}

@@ -31,6 +31,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/nopsctl/nopsctl/agents/internal/agent"
+	"github.com/nopsctl/nopsctl/agents/vpa/foreign"
 	"github.com/nopsctl/nopsctl/agents/vpa/retarget"
 	"github.com/nopsctl/nopsctl/agents/vpa/rules"
 	"github.com/nopsctl/nopsctl/internal/rightsizing"
@@ -71,8 +72,9 @@ type Deps struct {
 	Linger time.Duration
 	// Known is what is known of an autoscaler's workload; nil means nothing.
 	Known func(*vpav1.VerticalPodAutoscaler) rules.Known
-	// Leave says why a pod of an autoscaler is not to be sized; empty is that it is. Nil never does.
-	Leave func(ctx context.Context, pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler) string
+	// Leave says why a pod of an autoscaler is not to be sized; empty is that it is. The workload is the autoscaler's target, nil where it is not
+	// known. Nil never does.
+	Leave func(ctx context.Context, pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler, workload metav1.Object) string
 }
 
 // Controller answers API servers.
@@ -200,6 +202,7 @@ func (c *Controller) logic(ctx context.Context) (*logic.AdmissionServer, error) 
 		return nil, err //nolint:wrapcheck // says what it waited for
 	}
 	provider := rules.NewProvider(rules.Options{LimitRanges: limits, Quotas: rules.QuotasOf(factory), Now: c.deps.Now, Known: c.deps.Known})
+	workloads := foreign.Workloads(factory)
 	factory.Start(stop)
 	for kind, synced := range factory.WaitForCacheSync(stop) {
 		if !synced {
@@ -208,7 +211,7 @@ func (c *Controller) logic(ctx context.Context) (*logic.AdmissionServer, error) 
 	}
 	calculators := append(provider.Calculators(patch.Pod), patch.NewObservedContainersCalculator())
 	server := logic.NewAdmissionServer(pod.NewDefaultPreProcessor(), autoscaler.NewDefaultPreProcessor(), limits, matcher{
-		Matcher: autoscaler.NewMatcher(index, selectors, patient{controllers, stores(factory)}), leave: c.deps.Leave, log: c.deps.Log,
+		Matcher: autoscaler.NewMatcher(index, selectors, patient{controllers, stores(factory)}), leave: c.deps.Leave, workload: workloads, log: c.deps.Log,
 	}, calculators)
 	server.RegisterResourceHandler(ours{autoscaler.NewResourceHandler(autoscaler.NewDefaultPreProcessor())})
 	return server, nil
@@ -218,8 +221,9 @@ func (c *Controller) logic(ctx context.Context) (*logic.AdmissionServer, error) 
 type matcher struct {
 	autoscaler.Matcher
 
-	leave func(ctx context.Context, pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler) string
-	log   *slog.Logger
+	leave    func(ctx context.Context, pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler, workload metav1.Object) string
+	workload func(foreign.Ref) metav1.Object
+	log      *slog.Logger
 }
 
 // GetMatchingVPA implements autoscaler.Matcher.
@@ -228,7 +232,11 @@ func (m matcher) GetMatchingVPA(ctx context.Context, p *corev1.Pod) *vpav1.Verti
 	if found == nil || m.leave == nil {
 		return found
 	}
-	if why := m.leave(ctx, p, found); why != "" {
+	var of metav1.Object
+	if t := found.Spec.TargetRef; t != nil {
+		of = m.workload(foreign.Ref{Namespace: found.Namespace, Kind: t.Kind, Name: t.Name})
+	}
+	if why := m.leave(ctx, p, found, of); why != "" {
 		m.log.LogAttrs(ctx, slog.LevelDebug, "a pod is admitted as it is", slog.String("namespace", p.Namespace), slog.String("pod", p.Name), slog.String("autoscaler", found.Name), slog.String("why", why))
 		return nil
 	}

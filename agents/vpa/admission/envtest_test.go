@@ -25,6 +25,7 @@ import (
 
 	"github.com/nopsctl/nopsctl/agents/internal/agenttest"
 	"github.com/nopsctl/nopsctl/agents/vpa/admission"
+	"github.com/nopsctl/nopsctl/agents/vpa/foreign"
 	"github.com/nopsctl/nopsctl/agents/vpa/vpatest"
 	"github.com/nopsctl/nopsctl/internal/rightsizing"
 )
@@ -63,11 +64,12 @@ func (f *fixture) start(name string, listener net.Listener) (stop func()) {
 	c, err := admission.New(admission.Deps{
 		Kube: f.As("admission-controller"), UserAgent: "test", Name: name, Namespace: agenttest.Namespace, Listener: listener, Now: time.Now, Lifetimes: f.lifetimes,
 		Log: slog.New(slog.NewTextHandler(&f.log, &slog.HandlerOptions{Level: slog.LevelDebug})), Hosts: []string{"localhost"}, Every: 100 * time.Millisecond, Settle: time.Second,
-		Leave: func(context.Context, *corev1.Pod, *vpav1.VerticalPodAutoscaler) string {
+		Leave: func(_ context.Context, _ *corev1.Pod, _ *vpav1.VerticalPodAutoscaler, workload metav1.Object) string {
 			if why := f.leave.Load(); why != nil {
 				return *why
 			}
-			return ""
+			why, _ := foreign.Marked(workload)
+			return why
 		},
 	})
 	if err != nil {
@@ -196,6 +198,20 @@ func TestAgainstKubernetes(t *testing.T) {
 		if cpu, _ := f.pod(owner, nil); cpu != "1" {
 			t.Errorf("a pod that is to be left alone: %s", cpu)
 		}
+	})
+
+	t.Run("so do those of a workload with somebody's mark", func(t *testing.T) {
+		mark := func(value string) {
+			t.Helper()
+			body := `{"metadata":{"annotations":{"live.stormforge.io/auto-deploy":` + value + `}}}`
+			if _, err := f.Client.AppsV1().Deployments("default").Patch(ctx, "web", types.MergePatchType, []byte(body), metav1.PatchOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		mark(`"Enabled"`)
+		vpatest.Eventually(t, "pods of a workload that StormForge sizes stay as they are", 20*time.Second, func() bool { cpu, _ := f.pod(owner, nil); return cpu == "1" })
+		mark("null")
+		vpatest.Eventually(t, "and are sized without it", 20*time.Second, func() bool { cpu, _ := f.pod(owner, nil); return cpu == "300m" })
 	})
 
 	t.Run("an administrator's changes stay", func(t *testing.T) {

@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
 
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -50,6 +52,7 @@ type Request struct {
 type Reverted struct {
 	Autoscalers int // that leave their workloads alone now
 	Pods        int // that have their template's requests again, or had
+	Targets     int // HorizontalPodAutoscalers that scale at their own targets again
 	// Restart are workloads, as NAMESPACE/KIND/NAME, some of whose pods cannot be resized to their template's requests while they run, with why.
 	Restart map[string]string
 	// Left are workloads whose pods are as they were, for it was not us who sized them, with why.
@@ -128,30 +131,105 @@ func (v *reverter) run(ctx context.Context, r Request) (Reverted, error) {
 		}
 		out.Autoscalers++
 	}
+	following, err := v.following(ctx)
+	if err != nil {
+		return out, err
+	}
 	var errs []error
 	for i := range chosen {
 		key := target(&chosen[i])
-		if chosen[i].GetLabels()[rightsizing.LabelPolicy] != "" && chosen[i].GetAnnotations()[rightsizing.AnnotationSized] == "" {
-			out.Left[key] = "no policy ever sized them"
-			v.Say("%s: its pods are left as they are: %s", key, out.Left[key])
+		if err := v.give(ctx, &chosen[i], key, &out); err != nil {
+			errs = append(errs, err)
+			delete(following, key) // its pods come first: the next run goes on
 			continue
 		}
-		a, pods, err := v.workload(ctx, key)
-		out.Pods += pods
-		switch {
-		case err != nil:
-			errs = append(errs, fmt.Errorf("%s: %w", key, err))
-		case a.elsewhere != "":
-			out.Left[key] = a.elsewhere
-			v.Say("%s: its pods are left as they are: %s", key, a.elsewhere)
-		case a.why != "":
-			out.Restart[key] = a.why
-			v.Say("%s: %d of its pods have their template's requests; the others cannot be changed while they run: %s", key, pods, a.why)
-		default:
-			v.Say("%s: its pods (%d) have their template's requests", key, pods)
+		errs = append(errs, v.restore(ctx, key, following, &out))
+	}
+	if r.All { // those of workloads whose autoscaler is gone, too
+		for _, key := range slices.Sorted(maps.Keys(following)) {
+			errs = append(errs, v.restore(ctx, key, following, &out))
 		}
 	}
 	return out, errors.Join(errs...)
+}
+
+// give gives back the pods of an autoscaler's workload, where they are ours.
+func (v *reverter) give(ctx context.Context, autoscaler *unstructured.Unstructured, key string, out *Reverted) error {
+	if autoscaler.GetLabels()[rightsizing.LabelPolicy] != "" && autoscaler.GetAnnotations()[rightsizing.AnnotationSized] == "" {
+		out.Left[key] = "no policy ever sized them"
+		v.Say("%s: its pods are left as they are: %s", key, out.Left[key])
+		return nil
+	}
+	a, pods, err := v.workload(ctx, key)
+	out.Pods += pods
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s: %w", key, err)
+	case a.elsewhere != "":
+		out.Left[key] = a.elsewhere
+		v.Say("%s: its pods are left as they are: %s", key, a.elsewhere)
+	case a.why != "":
+		out.Restart[key] = a.why
+		v.Say("%s: %d of its pods have their template's requests; the others cannot be changed while they run: %s", key, pods, a.why)
+	default:
+		v.Say("%s: its pods (%d) have their template's requests", key, pods)
+	}
+	return nil
+}
+
+// following are the HorizontalPodAutoscalers whose targets were made to follow requests, by the workload that they scale.
+func (v *reverter) following(ctx context.Context) (map[string][]types.NamespacedName, error) {
+	list, err := v.kube.AutoscalingV2().HorizontalPodAutoscalers(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("list HorizontalPodAutoscalers: %w", err)
+	}
+	out := map[string][]types.NamespacedName{}
+	for i := range list.Items {
+		h := &list.Items[i]
+		if rightsizing.RestoreTargets(h) != nil {
+			key := h.Namespace + "/" + h.Spec.ScaleTargetRef.Kind + "/" + h.Spec.ScaleTargetRef.Name
+			out[key] = append(out[key], types.NamespacedName{Namespace: h.Namespace, Name: h.Name})
+		}
+	}
+	return out, nil
+}
+
+// restoreTries is how often a HorizontalPodAutoscaler is read anew that somebody writes meanwhile: its own controller does.
+const restoreTries = 5
+
+// restore gives the HorizontalPodAutoscalers of a workload their own targets back, once. That comes after its pods: with small requests, and
+// the target of large ones, it would be scaled out at once. Where pods keep their small requests until they are replaced, it is all the same:
+// a target that is too high then would scale their successors in, and nobody would be left to see it.
+func (v *reverter) restore(ctx context.Context, key string, following map[string][]types.NamespacedName, out *Reverted) error {
+	names := following[key]
+	delete(following, key)
+	var errs []error
+	for _, name := range names {
+		client := v.kube.AutoscalingV2().HorizontalPodAutoscalers(name.Namespace)
+		var change []byte
+		var err error
+		for range restoreTries {
+			var h *autoscalingv2.HorizontalPodAutoscaler
+			if h, err = client.Get(ctx, name.Name, metav1.GetOptions{}); err != nil {
+				break
+			}
+			if change = rightsizing.RestoreTargets(h); change == nil {
+				break
+			}
+			if _, err = client.Patch(ctx, name.Name, types.JSONPatchType, change, metav1.PatchOptions{FieldManager: manager}); !apierrors.IsConflict(err) && !apierrors.IsInvalid(err) {
+				break
+			}
+		}
+		switch {
+		case apierrors.IsNotFound(err), err == nil && change == nil: // it went, or somebody did it meanwhile
+		case err != nil:
+			errs = append(errs, fmt.Errorf("give HorizontalPodAutoscaler %s its own targets back: %w", name, err))
+		default:
+			out.Targets++
+			v.Say("%s: HorizontalPodAutoscaler %s scales at its own targets again", key, name.Name)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // policies are marked, so that they make nothing of new workloads.

@@ -2,6 +2,7 @@ package policy_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -142,6 +144,21 @@ func (v *reverting) has(namespace, name string) string {
 	return text(r.Requests) + "/" + text(r.Limits)
 }
 
+// TestTargetsAreOneThing: nopsctl gives back what the policy controller wrote.
+func TestTargetsAreOneThing(t *testing.T) {
+	if policy.AnnotationTargets != rightsizing.AnnotationTargets {
+		t.Errorf("%s and %s", policy.AnnotationTargets, rightsizing.AnnotationTargets)
+	}
+	text, err := json.Marshal(policy.Target{Percent: 80, Milli: 1000, Written: 160, Released: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var read rightsizing.Target
+	if err := json.Unmarshal(text, &read); err != nil || read != (rightsizing.Target{Percent: 80, Written: 160, Released: true}) {
+		t.Errorf("%s reads as %+v: %v", text, read, err)
+	}
+}
+
 func TestRevert(t *testing.T) {
 	v := newReverting(t)
 
@@ -232,6 +249,64 @@ func TestRevert(t *testing.T) {
 		}
 		v.deps.Elsewhere = nil
 	})
+	t.Run("targets are given back with the pods", func(t *testing.T) {
+		horizontal := func(name string, percent int32, annotation string) {
+			t.Helper()
+			h := &autoscalingv2.HorizontalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: autoscalingv2.HorizontalPodAutoscalerSpec{
+				MaxReplicas: 5, ScaleTargetRef: autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: name},
+				Metrics: []autoscalingv2.MetricSpec{{Type: autoscalingv2.ResourceMetricSourceType, Resource: &autoscalingv2.ResourceMetricSource{Name: "cpu", Target: autoscalingv2.MetricTarget{Type: autoscalingv2.UtilizationMetricType, AverageUtilization: &percent}}}},
+			}}
+			if annotation != "" {
+				h.Annotations = map[string]string{policy.AnnotationTargets: annotation}
+			}
+			if _, err := v.Client.AutoscalingV2().HorizontalPodAutoscalers("default").Create(t.Context(), h, metav1.CreateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		target := func(name string) (percent int32, marked bool) {
+			t.Helper()
+			h, err := v.Client.AutoscalingV2().HorizontalPodAutoscalers("default").Get(t.Context(), name, metav1.GetOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, marked = h.Annotations[policy.AnnotationTargets]
+			return *h.Spec.Metrics[0].Resource.Target.AverageUtilization, marked
+		}
+		written, err := json.Marshal(policy.Targets{"cpu": {Percent: 80, Milli: 1000, Written: 160}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"scaled", "besides"} {
+			v.deployment("default", name, resources("cpu=1", ""), true, nil)
+			v.pod("default", name, name+"-a", resources("cpu=500m", ""), nil)
+			horizontal(name, 160, string(written))
+		}
+		horizontal("orphan", 160, string(written)) // whose autoscaler is gone
+		horizontal("untouched", 160, "")
+		v.said = nil
+		done, err := policy.Revert(t.Context(), v.deps, policy.Request{Workloads: []string{"default/Deployment/scaled"}, By: "ana"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if percent, marked := target("scaled"); percent != 80 || marked || done.Targets != 1 || v.has("default", "scaled-a") != "1/" {
+			t.Errorf("its target is %d, marked: %t; %+v", percent, marked, done)
+		}
+		if !slices.ContainsFunc(v.said, func(line string) bool { return strings.Contains(line, "HorizontalPodAutoscaler scaled") }) {
+			t.Errorf("nobody said so: %q", v.said)
+		}
+		if percent, marked := target("besides"); percent != 160 || !marked {
+			t.Errorf("that of another workload is %d, marked: %t", percent, marked)
+		}
+		if done, err = policy.Revert(t.Context(), v.deps, policy.Request{All: true, By: "ana"}); err != nil || done.Targets != 2 {
+			t.Errorf("%+v, %v", done, err)
+		}
+		for name, want := range map[string]int32{"scaled": 80, "besides": 80, "orphan": 80, "untouched": 160} {
+			if percent, marked := target(name); percent != want || marked {
+				t.Errorf("%s: its target is %d, want %d; marked: %t", name, percent, want, marked)
+			}
+		}
+	})
+
 	t.Run("nor does letting go touch them", func(t *testing.T) {
 		v.deployment("default", "gone", resources("cpu=1", ""), true, nil)
 		v.pod("default", "gone", "gone-a", resources("cpu=500m", ""), nil)

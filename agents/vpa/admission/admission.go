@@ -201,7 +201,7 @@ func (c *Controller) logic(ctx context.Context) (*logic.AdmissionServer, error) 
 	if err != nil {
 		return nil, err //nolint:wrapcheck // says what it waited for
 	}
-	provider := rules.NewProvider(rules.Options{LimitRanges: limits, Quotas: rules.QuotasOf(factory), Now: c.deps.Now, Known: c.deps.Known})
+	provider := rules.NewProvider(rules.Options{LimitRanges: limits, Ranges: rules.LimitRangesOf(factory), Quotas: rules.QuotasOf(factory), Now: c.deps.Now, Known: c.deps.Known})
 	workloads := foreign.Workloads(factory)
 	factory.Start(stop)
 	for kind, synced := range factory.WaitForCacheSync(stop) {

@@ -14,13 +14,16 @@ import (
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/updater/inplace"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/limitrange"
 	vpautil "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/vpa"
+
+	"github.com/nopsctl/nopsctl/internal/rightsizing"
 )
 
 // Options of a Provider.
 type Options struct {
 	// LimitRanges of namespaces; nil means none.
 	LimitRanges limitrange.LimitRangeCalculator
-	// Quotas of a namespace; nil means none.
+	// Ranges are the LimitRanges of a namespace as they are, and Quotas its ResourceQuotas; nil means none.
+	Ranges func(namespace string) []*corev1.LimitRange
 	Quotas func(namespace string) []*corev1.ResourceQuota
 	// KeepMemoryLimits says that this Kubernetes does not lower the memory limit of a container while it runs; nil means that it does.
 	KeepMemoryLimits func() bool
@@ -48,6 +51,7 @@ type Known struct {
 type Provider struct {
 	limitRanges limitrange.LimitRangeCalculator
 	capping     vpautil.RecommendationProcessor
+	ranges      func(namespace string) []*corev1.LimitRange
 	quotas      func(namespace string) []*corev1.ResourceQuota
 	keeps       func() bool
 	now         func() time.Time
@@ -56,12 +60,15 @@ type Provider struct {
 
 // NewProvider makes one.
 func NewProvider(o Options) *Provider {
-	p := &Provider{limitRanges: o.LimitRanges, quotas: o.Quotas, keeps: o.KeepMemoryLimits, now: o.Now, known: o.Known}
+	p := &Provider{limitRanges: o.LimitRanges, ranges: o.Ranges, quotas: o.Quotas, keeps: o.KeepMemoryLimits, now: o.Now, known: o.Known}
 	if p.limitRanges == nil {
 		p.limitRanges = limitrange.NewNoopLimitsCalculator()
 	}
 	if p.keeps == nil {
 		p.keeps = func() bool { return false }
+	}
+	if p.ranges == nil {
+		p.ranges = func(string) []*corev1.LimitRange { return nil }
 	}
 	if p.quotas == nil {
 		p.quotas = func(string) []*corev1.ResourceQuota { return nil }
@@ -100,12 +107,17 @@ func (p *Provider) SizeBy(pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler, set
 	if err != nil {
 		return Sizing{}, fmt.Errorf("reading the LimitRange of %s: %w", pod.Namespace, err)
 	}
-	s := Size(Input{
+	ranges, quotas := p.ranges(pod.Namespace), p.quotas(pod.Namespace)
+	in := Input{
 		Pod: pod, Recommended: recommended, Policy: vpa.Spec.ResourcePolicy, Settings: settings, Known: p.known(vpa), Range: item,
 		Mode: vpautil.GetUpdateMode(vpa), Now: p.now(), KeepMemoryLimits: p.keeps(),
-	})
+	}
+	if settings.Rule(corev1.ResourceCPU).Mode == rightsizing.LimitsNone {
+		in.LimitCPU = needsLimit(ranges, quotas, corev1.ResourceCPU)
+	}
+	s := Size(in)
 	creating := Creating(pod)
-	if s.Quota = overQuota(p.quotas(pod.Namespace), pod, s, creating); s.Quota != "" && creating {
+	if s.Quota = overQuota(quotas, pod, s, creating); s.Quota != "" && creating {
 		s.Containers = nil
 	}
 	return s, nil

@@ -2,8 +2,6 @@ package rules
 
 import (
 	"fmt"
-	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -18,9 +16,7 @@ func overQuota(quotas []*corev1.ResourceQuota, pod *corev1.Pod, s Sizing, creati
 		return ""
 	}
 	before, after := total(pod), total(s.apply(pod))
-	quotas = slices.Clone(quotas)
-	slices.SortFunc(quotas, func(a, b *corev1.ResourceQuota) int { return strings.Compare(a.Name, b.Name) })
-	for _, q := range quotas {
+	for _, q := range byName(quotas) {
 		if len(q.Spec.Scopes) > 0 || q.Spec.ScopeSelector != nil {
 			continue
 		}

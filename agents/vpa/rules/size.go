@@ -100,6 +100,8 @@ type Input struct {
 	Known       Known
 	// Range is the namespace's LimitRange for containers; nil is none.
 	Range *corev1.LimitRangeItem
+	// LimitCPU says who in the namespace has every container limit its CPU: such limits are not taken away. Empty is nobody.
+	LimitCPU string
 	// KeepMemoryLimits says that Kubernetes does not lower the memory limit of a container while it runs.
 	KeepMemoryLimits bool
 	// Mode is how it is applied.
@@ -337,6 +339,8 @@ func (o *one) limitByRule() (resource.Quantity, bool) {
 		return o.want, true
 	case rule.Mode == rightsizing.LimitsHeadroom:
 		return percentOf(o.r, o.want, 100+int64(rule.Headroom)), true
+	case rule.Mode == rightsizing.LimitsNone && o.LimitCPU != "":
+		o.sized.Steps = append(o.sized.Steps, rightsizing.Adjustment{Rule: "limit", Why: "cpu: its limit is not taken away, and keeps its proportion: " + o.LimitCPU, To: o.want})
 	case rule.Mode == rightsizing.LimitsNone && o.creating:
 		o.sized.Unlimited = append(o.sized.Unlimited, o.r)
 		return resource.Quantity{}, false

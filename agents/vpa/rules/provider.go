@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -110,14 +111,14 @@ func (p *Provider) SizeBy(pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler, set
 	ranges, quotas := p.ranges(pod.Namespace), p.quotas(pod.Namespace)
 	in := Input{
 		Pod: pod, Recommended: recommended, Policy: vpa.Spec.ResourcePolicy, Settings: settings, Known: p.known(vpa), Range: item,
-		Mode: vpautil.GetUpdateMode(vpa), Now: p.now(), KeepMemoryLimits: p.keeps(),
+		Mode: vpautil.GetUpdateMode(vpa), Now: p.now(), KeepMemoryLimits: p.keeps(), Ratio: proportions(ranges),
 	}
 	if settings.Rule(corev1.ResourceCPU).Mode == rightsizing.LimitsNone {
 		in.LimitCPU = needsLimit(ranges, quotas, corev1.ResourceCPU)
 	}
 	s := Size(in)
 	creating := Creating(pod)
-	if s.Quota = overQuota(quotas, pod, s, creating); s.Quota != "" && creating {
+	if s.Quota = cmp.Or(overQuota(quotas, pod, s, creating), outOfRange(ranges, pod, s)); s.Quota != "" && creating {
 		s.Containers = nil
 	}
 	return s, nil

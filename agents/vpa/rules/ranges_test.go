@@ -84,3 +84,59 @@ func TestLimitsThatAreAskedFor(t *testing.T) {
 }
 
 func oneContainer() corev1.Container { return container("c", "1,1Gi", "2,2Gi") }
+
+// A limit is not more in proportion to its request than a LimitRange allows, whatever made of either what it is.
+func TestProportionsOfLimits(t *testing.T) {
+	containers, pods := corev1.LimitTypeContainer, corev1.LimitTypePod
+	with := func(limits string) string {
+		return `{"policy":"p","level":"MaximumSavings","limits":` + limits + `}`
+	}
+	cases := []struct {
+		name, reason     string
+		item             corev1.LimitRangeItem
+		settings         string
+		pod              func(...corev1.Container) *corev1.Pod
+		container        corev1.Container
+		target           string
+		requests, limits string // empty: nothing is sized
+		says             string // why nothing is
+	}{
+		{"kept", "the request is what its limit asks for", corev1.LimitRangeItem{Type: containers, MaxLimitRequestRatio: list("4,2")}, with(`{"cpu":{"mode":"Keep"},"memory":{"mode":"Keep"}}`), fresh, container("c", "1,2Gi", "2,2Gi"), "100m,512Mi", "500m,1Gi", "2,2Gi", ""},
+		{"rounded up", "50m are more than half as much again of 33m", corev1.LimitRangeItem{Type: containers, MaxLimitRequestRatio: list("1500m")}, with(`{}`), fresh, container("c", "100m,1Gi", "150m,2Gi"), "33m,512Mi", "34m,512Mi", "50m,1Gi", ""},
+		{"running", "a resize is validated, too", corev1.LimitRangeItem{Type: containers, MaxLimitRequestRatio: list("4,2")}, with(`{"cpu":{"mode":"Keep"}}`), running, container("c", "1,1Gi", "2,2Gi"), "100m,512Mi", "500m,512Mi", "2,1Gi", ""},
+		{"headroom", "more than is allowed", corev1.LimitRangeItem{Type: containers, MaxLimitRequestRatio: list(",2")}, with(`{"memory":{"mode":"Headroom","headroom":300}}`), fresh, container("c", "1,1Gi", "2,2Gi"), "1,512Mi", "1,1Gi", "2,2Gi", ""},
+		{"of pods", "each container keeps what all of them have to", corev1.LimitRangeItem{Type: pods, MaxLimitRequestRatio: list("4")}, with(`{"cpu":{"mode":"Keep"}}`), fresh, container("c", "1,1Gi", "2,2Gi"), "100m,512Mi", "500m,512Mi", "2,1Gi", ""},
+		{"Guaranteed", "both are equal", corev1.LimitRangeItem{Type: containers, MaxLimitRequestRatio: list("1,1")}, with(`{}`), fresh, container("c", "1,1Gi", "1,1Gi"), "100m,512Mi", "100m,512Mi", "100m,512Mi", ""},
+		{"of a container that is not known yet", "it gets what is missing once the webhooks were asked", corev1.LimitRangeItem{Type: containers, Max: list("8,8Gi"), Default: list("2,2Gi"), DefaultRequest: list("1,1Gi"), Min: list("10m,10Mi")}, with(`{}`), func(c ...corev1.Container) *corev1.Pod { return fresh(append(c, container("injected", "", ""))...) }, container("c", "1,1Gi", "2,2Gi"), "500m,512Mi", "500m,512Mi", "1,1Gi", ""},
+		{"nothing fits, of pods", "what another container has that is not sized is more of less", corev1.LimitRangeItem{Type: pods, MaxLimitRequestRatio: list("4")}, with(`{}`), fresh, container("c", "4,1Gi", "4,2Gi"), "1,512Mi", "", "", "LimitRange a does not allow it for a pod: 1100m of cpu and a limit of 5"},
+		{"more than a pod may have", "a margin is not in upstream's reckoning", corev1.LimitRangeItem{Type: pods, Max: list(",4Gi")}, with(`{"memory":{"mode":"Headroom","headroom":200}}`), fresh, container("c", "1,1Gi", "1,2Gi"), "1,2Gi", "", "", "at most 4Gi"},
+		{"less than a pod has to have", "", corev1.LimitRangeItem{Type: pods, Min: list(",1Gi")}, `{"policy":"p","level":"MaximumSavings","maxStep":{"up":1}}`, fresh, container("c", "1,512Mi", "1,1Gi"), "1,600Mi", "", "", "at least 1Gi"},
+	}
+	for _, c := range cases {
+		ranges := []*corev1.LimitRange{limitRange("a", c.item)}
+		p := rules.NewProvider(rules.Options{Now: func() time.Time { return now }, Ranges: func(string) []*corev1.LimitRange { return ranges }})
+		s, err := p.Size(c.pod(c.container, container("other", "100m,", "4,1Gi")), autoscaler(c.settings, map[string]string{"c": c.target}))
+		if c.name != "nothing fits, of pods" {
+			s, err = p.Size(c.pod(c.container), autoscaler(c.settings, map[string]string{"c": c.target}))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.requests == "" {
+			if len(s.Containers) > 0 || !strings.Contains(s.Quota, c.says) {
+				t.Errorf("%s: %+v, %q; %s", c.name, s.Containers, s.Quota, c.reason)
+			}
+			continue
+		}
+		if len(s.Containers) != 1 || s.Quota != "" {
+			t.Errorf("%s: %+v, %q; %s", c.name, s.Containers, s.Quota, c.reason)
+			continue
+		}
+		if got := s.Containers[0]; show(got.Target.Requests) != c.requests || show(got.Target.Limits) != c.limits {
+			t.Errorf("%s: %s, limits %s, want %s, %s; %s", c.name, show(got.Target.Requests), show(got.Target.Limits), c.requests, c.limits, c.reason)
+		}
+	}
+	if len(cases) != 10 {
+		t.Errorf("%d cases, want 10", len(cases))
+	}
+}

@@ -25,7 +25,7 @@ type Sizing struct {
 	Containers []Sized
 	// Refused says why the pod cannot get it while it runs. New pods may.
 	Refused string
-	// Quota says which ResourceQuota leaves no room for it. New pods could not be created with it, and get nothing.
+	// Quota says which ResourceQuota leaves no room for it, or which LimitRange does not allow it. New pods could not be created with it, and get nothing.
 	Quota string
 }
 
@@ -100,6 +100,8 @@ type Input struct {
 	Known       Known
 	// Range is the namespace's LimitRange for containers; nil is none.
 	Range *corev1.LimitRangeItem
+	// Ratio bounds limits in proportion to requests, as the namespace's LimitRanges do.
+	Ratio corev1.ResourceList
 	// LimitCPU says who in the namespace has every container limit its CPU: such limits are not taken away. Empty is nobody.
 	LimitCPU string
 	// KeepMemoryLimits says that Kubernetes does not lower the memory limit of a container while it runs.
@@ -244,6 +246,12 @@ func (s *Sized) size(in Input, c *corev1.Container, r corev1.ResourceName, want 
 		}
 		if o.guaranteed {
 			o.step("class", to, "request and limit stay equal, so that the class of service stays Guaranteed")
+		}
+		if most, is := o.Ratio[r]; is {
+			// A limit that is kept, or rounded up, is more in proportion to a request that is lowered.
+			if least := smaller(to, ratio(r, to, big.NewInt(1000), big.NewInt(most.MilliValue()))); o.want.Cmp(least) < 0 {
+				o.step("limitRange", least, "the namespace's LimitRange allows a limit, here %s, of at most %s times the request", to.String(), most.String())
+			}
 		}
 		s.Target.Requests[r], s.Target.Limits[r] = o.want, to
 		moved = moved || o.want.Cmp(c.Resources.Requests[r]) != 0 || to.Cmp(o.limit) != 0

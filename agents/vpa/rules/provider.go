@@ -3,6 +3,7 @@ package rules
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,6 +27,8 @@ type Options struct {
 	// Ranges are the LimitRanges of a namespace as they are, and Quotas its ResourceQuotas; nil means none.
 	Ranges func(namespace string) []*corev1.LimitRange
 	Quotas func(namespace string) []*corev1.ResourceQuota
+	// Template is what a pod that runs is made from, nil where it is not known; nil means that it never is.
+	Template func(*corev1.Pod) *corev1.PodSpec
 	// KeepMemoryLimits says that this Kubernetes does not lower the memory limit of a container while it runs; nil means that it does.
 	KeepMemoryLimits func() bool
 	// Now is the clock; nil means time.Now.
@@ -54,6 +57,7 @@ type Provider struct {
 	capping     vpautil.RecommendationProcessor
 	ranges      func(namespace string) []*corev1.LimitRange
 	quotas      func(namespace string) []*corev1.ResourceQuota
+	template    func(*corev1.Pod) *corev1.PodSpec
 	keeps       func() bool
 	now         func() time.Time
 	known       func(*vpav1.VerticalPodAutoscaler) Known
@@ -61,12 +65,15 @@ type Provider struct {
 
 // NewProvider makes one.
 func NewProvider(o Options) *Provider {
-	p := &Provider{limitRanges: o.LimitRanges, ranges: o.Ranges, quotas: o.Quotas, keeps: o.KeepMemoryLimits, now: o.Now, known: o.Known}
+	p := &Provider{limitRanges: o.LimitRanges, ranges: o.Ranges, quotas: o.Quotas, template: o.Template, keeps: o.KeepMemoryLimits, now: o.Now, known: o.Known}
 	if p.limitRanges == nil {
 		p.limitRanges = limitrange.NewNoopLimitsCalculator()
 	}
 	if p.keeps == nil {
 		p.keeps = func() bool { return false }
+	}
+	if p.template == nil {
+		p.template = func(*corev1.Pod) *corev1.PodSpec { return nil }
 	}
 	if p.ranges == nil {
 		p.ranges = func(string) []*corev1.LimitRange { return nil }
@@ -100,7 +107,9 @@ func (p *Provider) SizeBy(pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler, set
 	}
 	// Upstream's processor knows the bounds of the autoscaler and the LimitRange, of containers and of pods. It looks at containers alone:
 	// native sidecars are shown to it as such, without their limits' share of the pod's bounds being lost.
-	recommended, _, err := p.capping.Apply(vpa, asContainers(pod))
+	ranges, quotas := p.ranges(pod.Namespace), p.quotas(pod.Namespace)
+	template := p.said(pod, ranges)
+	recommended, _, err := p.capping.Apply(vpa, asMade(asContainers(pod), template))
 	if err != nil {
 		return Sizing{}, fmt.Errorf("bounding what is recommended for %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
@@ -108,9 +117,8 @@ func (p *Provider) SizeBy(pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler, set
 	if err != nil {
 		return Sizing{}, fmt.Errorf("reading the LimitRange of %s: %w", pod.Namespace, err)
 	}
-	ranges, quotas := p.ranges(pod.Namespace), p.quotas(pod.Namespace)
 	in := Input{
-		Pod: pod, Recommended: recommended, Policy: vpa.Spec.ResourcePolicy, Settings: settings, Known: p.known(vpa), Range: item,
+		Pod: pod, Template: template, Recommended: recommended, Policy: vpa.Spec.ResourcePolicy, Settings: settings, Known: p.known(vpa), Range: item,
 		Mode: vpautil.GetUpdateMode(vpa), Now: p.now(), KeepMemoryLimits: p.keeps(), Ratio: proportions(ranges),
 	}
 	if settings.Rule(corev1.ResourceCPU).Mode == rightsizing.LimitsNone {
@@ -143,6 +151,54 @@ func asContainers(pod *corev1.Pod) *corev1.Pod {
 		}
 	}
 	to.Status.ContainerStatuses = append(append([]corev1.ContainerStatus{}, pod.Status.ContainerStatuses...), pod.Status.InitContainerStatuses...)
+	return &to
+}
+
+// said is what the template of a pod that runs says of its containers.
+func (p *Provider) said(pod *corev1.Pod, ranges []*corev1.LimitRange) map[string]corev1.ResourceRequirements {
+	if Creating(pod) {
+		return nil
+	}
+	template := p.template(pod)
+	if template == nil {
+		return nil
+	}
+	fill, said := defaults(ranges), map[string]corev1.ResourceRequirements{}
+	for _, list := range [][]corev1.Container{template.Containers, template.InitContainers} {
+		for i := range list {
+			said[list[i].Name] = fill(list[i].Resources)
+		}
+	}
+	return said
+}
+
+// asMade is the pod with the resources that its containers were made with, as far as they are known: upstream's processor reckons with the
+// proportion of limits to requests.
+func asMade(pod *corev1.Pod, template map[string]corev1.ResourceRequirements) *corev1.Pod {
+	if len(template) == 0 {
+		return pod
+	}
+	to := *pod
+	to.Spec.Containers = slices.Clone(pod.Spec.Containers)
+	to.Status.ContainerStatuses = slices.DeleteFunc(slices.Clone(pod.Status.ContainerStatuses), func(s corev1.ContainerStatus) bool { _, is := template[s.Name]; return is })
+	for i := range to.Spec.Containers {
+		c := &to.Spec.Containers[i]
+		said, is := template[c.Name]
+		if !is {
+			continue
+		}
+		made := *c.Resources.DeepCopy()
+		for _, r := range resources() {
+			if limit, has := said.Limits[r], c.Resources.Limits[r]; limit.IsZero() || has.IsZero() {
+				continue // nobody knows what gave it its limit, or took it
+			}
+			if made.Requests == nil {
+				made.Requests = corev1.ResourceList{}
+			}
+			made.Limits[r], made.Requests[r] = said.Limits[r], said.Requests[r]
+		}
+		c.Resources = made
+	}
 	return &to
 }
 

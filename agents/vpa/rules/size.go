@@ -93,6 +93,9 @@ func Creating(pod *corev1.Pod) bool { return pod.Status.Phase == "" }
 // Input is what a sizing is made of.
 type Input struct {
 	Pod *corev1.Pod
+	// Template is what the pod's template has its containers have, by name, with what the namespace adds. Of a new pod, and where it is not known,
+	// the pod itself says it.
+	Template map[string]corev1.ResourceRequirements
 	// Recommended is the recommendation, within the bounds of the autoscaler and of the namespace's LimitRange.
 	Recommended *vpav1.RecommendedPodResources
 	Policy      *vpav1.PodResourcePolicy
@@ -356,7 +359,14 @@ func (o *one) limitByRule() (resource.Quantity, bool) {
 		// A limit cannot be taken from a pod that runs, only be moved out of the way.
 		return larger(o.limit, o.want), true
 	}
-	return scaled(o.r, o.limit, o.request, o.want), true
+	limit, request := o.limit, o.request
+	if t, is := o.Template[o.c.Name]; is {
+		// What the pod has may be another proportion: a limit that was kept while its request was lowered, or was cut off.
+		if q := t.Limits[o.r]; !q.IsZero() {
+			limit, request = q, t.Requests[o.r]
+		}
+	}
+	return scaled(o.r, limit, request, o.want), true
 }
 
 // keepLimit keeps a limit from going below the request, the memory that was used, and what Java counts on.

@@ -186,6 +186,17 @@ func list(text string) corev1.ResourceList {
 	return l
 }
 
+// template has the ReplicaSet say what pods are made with; they are made by the tests all the same.
+func (p *place) template(requests, limits string) {
+	p.t.Helper()
+	p.rs.Spec.Template.Spec.Containers[0].Resources = corev1.ResourceRequirements{Requests: list(requests), Limits: list(limits)}
+	changed, err := p.Client.AppsV1().ReplicaSets(p.ns).Update(p.t.Context(), p.rs, metav1.UpdateOptions{})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.rs = changed
+}
+
 // pod makes one that runs.
 func (p *place) pod(name, requests, limits string, edit func(*corev1.Pod)) *corev1.Pod {
 	p.t.Helper()
@@ -435,6 +446,17 @@ func TestUpdater(t *testing.T) {
 		k := rules.KnownOf(p.application(), nil)
 		if got := k.Sized["c"]; got.Cpu().String() != "2" || got.Memory().String() != "512Mi" {
 			t.Errorf("known are %v", k.Sized)
+		}
+	})
+
+	t.Run("limits keep the template's proportion", func(t *testing.T) {
+		p := w.place(t, 1)
+		p.template("500m,1Gi", "1,2Gi")
+		p.pod("proportion", "500m,512Mi", "1,2Gi", nil) // a limit that was kept while its request was lowered
+		p.autoscaler(inPlace, settings(""), "500m,1Gi")
+		p.becomes(rightsizing.StateApplied, "")
+		if limit := p.get("proportion").Spec.Containers[0].Resources.Limits.Memory(); p.requests("proportion") != "500m,1Gi" || limit.String() != "2Gi" {
+			t.Errorf("it has %s, and a limit of %s", p.requests("proportion"), limit)
 		}
 	})
 

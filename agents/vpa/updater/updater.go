@@ -244,7 +244,7 @@ func (u *Updater) watch() error {
 	if err != nil {
 		return fmt.Errorf("watching LimitRanges: %w", err)
 	}
-	u.provider = rules.NewProvider(rules.Options{LimitRanges: limits, Ranges: rules.LimitRangesOf(u.kubeFactory), Quotas: rules.QuotasOf(u.kubeFactory), KeepMemoryLimits: func() bool { return u.keeps }, Now: u.now, Known: u.known})
+	u.provider = rules.NewProvider(rules.Options{LimitRanges: limits, Ranges: rules.LimitRangesOf(u.kubeFactory), Quotas: rules.QuotasOf(u.kubeFactory), Template: rules.TemplatesOf(u.kubeFactory), KeepMemoryLimits: func() bool { return u.keeps }, Now: u.now, Known: u.known})
 	// The mark on pods that upstream's last calculator makes is left out: to write it takes the right to patch pods, and nobody reads it.
 	var calculators []patch.Calculator
 	for _, c := range u.provider.Calculators(patch.Resize) {

@@ -1,0 +1,149 @@
+package rules_test
+
+import (
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/nopsctl/nopsctl/agents/vpa/rules"
+)
+
+// A limit keeps the template's proportion however often its pod was sized: not the one that a limit which was kept, or cut off, has by then.
+func TestProportionsAreTheTemplates(t *testing.T) {
+	java := func(requests, limits string) corev1.Container {
+		c := container("c", requests, limits)
+		c.Command = []string{"java", "-jar", "a.jar"}
+		return c
+	}
+	type round struct{ target, requests, limits string }
+	cases := []struct {
+		name, reason string
+		template     corev1.Container // one without a name is not known
+		pod          corev1.Container
+		keeps        bool
+		peak         string
+		ranges       []*corev1.LimitRange
+		rounds       []round
+	}{
+		{"limits that are kept", "each time down and up would double it", container("c", "1,2Gi", "2,4Gi"), container("c", "1,2Gi", "2,4Gi"), true, "", nil, []round{
+			{"1,1Gi", "1,1Gi", "2,4Gi"}, {"1,2Gi", "1,2Gi", "2,4Gi"}, {"1,1Gi", "1,1Gi", "2,4Gi"}, {"1,3Gi", "1,3Gi", "2,6Gi"},
+		}},
+		{"usage", "", container("c", "1,2Gi", "2,2200Mi"), container("c", "1,2Gi", "2,2200Mi"), false, "2000Mi", nil, []round{
+			{"1,1Gi", "1,1Gi", "2,2200Mi"}, {"1,2Gi", "1,2Gi", "2,2200Mi"},
+		}},
+		{"Java's limit", "its heap is a share of it", java("1,2Gi", "2,4Gi"), java("1,2Gi", "2,4Gi"), false, "", nil, []round{
+			{"1,1Gi", "1,1Gi", "2,4Gi"}, {"1,2Gi", "1,2Gi", "2,4Gi"},
+		}},
+		{"cut off", "a limit that a LimitRange cut off is not the proportion", container("c", "100m,1Gi", "400m,1Gi"), container("c", "500m,1Gi", "500m,1Gi"), false, "", []*corev1.LimitRange{
+			limitRange("a", corev1.LimitRangeItem{Type: corev1.LimitTypeContainer, Max: list("500m"), Default: list("500m")}),
+		}, []round{{"100m,1Gi", "100m,1Gi", "400m,1Gi"}}},
+		{"a limit by default", "the namespace gave it, to the template's request", container("c", "100m,1Gi", ""), container("c", "200m,1Gi", "1,1Gi"), false, "", []*corev1.LimitRange{
+			limitRange("a", corev1.LimitRangeItem{Type: corev1.LimitTypeContainer, Default: list("1")}),
+		}, []round{{"50m,1Gi", "50m,1Gi", "500m,1Gi"}}},
+		{"a limit of somebody else", "the pod's own proportion is all there is", container("c", "100m,1Gi", ""), container("c", "200m,1Gi", "1,1Gi"), false, "", nil, []round{{"100m,1Gi", "100m,1Gi", "500m,1Gi"}}},
+		{"a container of somebody else", "", container("other", "100m,1Gi", ""), container("c", "200m,1Gi", "1,1Gi"), false, "", nil, []round{{"100m,1Gi", "100m,1Gi", "500m,1Gi"}}},
+		{"a limit without a request", "both are equal", container("c", "", "400m,1Gi"), container("c", "100m,1Gi", "400m,1Gi"), false, "", nil, []round{{"50m,1Gi", "50m,1Gi", "50m,1Gi"}}},
+		{"no template", "the pod's own proportion is all there is", corev1.Container{}, container("c", "200m,1Gi", "1,1Gi"), false, "", nil, []round{{"100m,1Gi", "100m,1Gi", "500m,1Gi"}}},
+	}
+	for _, c := range cases {
+		known := rules.Known{Changed: true}
+		if c.peak != "" {
+			known.Peaks = map[string]resource.Quantity{"c": resource.MustParse(c.peak)}
+		}
+		p := rules.NewProvider(rules.Options{
+			Now: func() time.Time { return now }, Known: func(*vpav1.VerticalPodAutoscaler) rules.Known { return known }, KeepMemoryLimits: func() bool { return c.keeps },
+			Ranges: func(string) []*corev1.LimitRange { return c.ranges }, LimitRanges: nil,
+			Template: func(*corev1.Pod) *corev1.PodSpec {
+				if c.template.Name == "" {
+					return nil
+				}
+				return &corev1.PodSpec{Containers: []corev1.Container{c.template}}
+			},
+		})
+		pod := running(c.pod, container("rest", "1m,", "")) // Burstable whatever becomes of the other
+		for i, r := range c.rounds {
+			s, err := p.Size(pod, autoscaler(`{"policy":"p","level":"MaximumSavings"}`, map[string]string{"c": r.target}))
+			if err != nil || len(s.Containers) != 1 || s.Quota != "" {
+				t.Fatalf("%s: %+v, %v", c.name, s, err)
+			}
+			got := s.Containers[0].Target
+			if show(got.Requests) != r.requests || show(got.Limits) != r.limits {
+				t.Errorf("%s, round %d: %s, limits %s, want %s, %s; %s", c.name, i, show(got.Requests), show(got.Limits), r.requests, r.limits, c.reason)
+			}
+			pod.Spec.Containers[0].Resources = corev1.ResourceRequirements{Requests: got.Requests, Limits: got.Limits}
+		}
+	}
+	if len(cases) != 9 {
+		t.Errorf("%d cases, want 9", len(cases))
+	}
+}
+
+// A LimitRange's maximum is shared by the template's proportion, too: a pod that runs and the one that comes instead get the same.
+func TestBoundsByTheTemplatesProportion(t *testing.T) {
+	item := &corev1.LimitRangeItem{Type: corev1.LimitTypeContainer, Max: list("8,8Gi")}
+	template := container("c", "1,1Gi", "2,2Gi")
+	p := rules.NewProvider(rules.Options{Now: func() time.Time { return now }, LimitRanges: fixed{item}, Template: func(*corev1.Pod) *corev1.PodSpec { return &corev1.PodSpec{Containers: []corev1.Container{template}} }})
+	v := autoscaler(`{"policy":"p","level":"MaximumSavings"}`, map[string]string{"c": "1,6Gi"})
+	for _, pod := range []*corev1.Pod{running(container("c", "1,1Gi", "2,4Gi")), fresh(template)} {
+		s, err := p.Size(pod, v)
+		if err != nil || len(s.Containers) != 1 {
+			t.Fatalf("%+v, %v", s, err)
+		}
+		if got := s.Containers[0].Target; show(got.Requests) != "1,4Gi" || show(got.Limits) != "2,8Gi" {
+			t.Errorf("new %t: %s, limits %s", rules.Creating(pod), show(got.Requests), show(got.Limits))
+		}
+	}
+}
+
+// fixed is a LimitRange for containers.
+type fixed struct{ item *corev1.LimitRangeItem }
+
+func (f fixed) GetContainerLimitRangeItem(string) (*corev1.LimitRangeItem, error) { return f.item, nil }
+func (fixed) GetPodLimitRangeItem(string) (*corev1.LimitRangeItem, error)         { return nil, nil }
+
+func TestTemplatesOf(t *testing.T) {
+	factory := informers.NewSharedInformerFactory(nil, 0)
+	of := rules.TemplatesOf(factory)
+	meta := metav1.ObjectMeta{Namespace: "n", Name: "o", UID: "1"}
+	template := func(name string) corev1.PodTemplateSpec {
+		return corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: name}}}}
+	}
+	kinds := map[string]struct {
+		store  cache.Store
+		object runtime.Object
+	}{
+		"ReplicaSet":  {factory.Apps().V1().ReplicaSets().Informer().GetStore(), &appsv1.ReplicaSet{ObjectMeta: meta, Spec: appsv1.ReplicaSetSpec{Template: template("ReplicaSet")}}},
+		"StatefulSet": {factory.Apps().V1().StatefulSets().Informer().GetStore(), &appsv1.StatefulSet{ObjectMeta: meta, Spec: appsv1.StatefulSetSpec{Template: template("StatefulSet")}}},
+		"DaemonSet":   {factory.Apps().V1().DaemonSets().Informer().GetStore(), &appsv1.DaemonSet{ObjectMeta: meta, Spec: appsv1.DaemonSetSpec{Template: template("DaemonSet")}}},
+		"Job":         {factory.Batch().V1().Jobs().Informer().GetStore(), &batchv1.Job{ObjectMeta: meta, Spec: batchv1.JobSpec{Template: template("Job")}}},
+	}
+	yes := true
+	pod := func(kind, name string) *corev1.Pod {
+		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "n", OwnerReferences: []metav1.OwnerReference{{Kind: kind, Name: name, UID: meta.UID, Controller: &yes}}}}
+	}
+	for kind, one := range kinds {
+		if err := one.store.Add(one.object); err != nil {
+			t.Fatal(err)
+		}
+		if got := of(pod(kind, "o")); got == nil || got.Containers[0].Name != kind {
+			t.Errorf("%s: %v", kind, got)
+		}
+		other := pod(kind, "o")
+		other.OwnerReferences[0].UID = "2"
+		if of(other) != nil || of(pod(kind, "gone")) != nil {
+			t.Errorf("%s: one that is gone, or another by the same name, has a template", kind)
+		}
+	}
+	if of(pod("Node", "o")) != nil || of(&corev1.Pod{}) != nil {
+		t.Error("nobody's pods have a template")
+	}
+}

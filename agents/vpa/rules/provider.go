@@ -122,7 +122,7 @@ func (p *Provider) SizeBy(pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler, set
 		Mode: vpautil.GetUpdateMode(vpa), Now: p.now(), KeepMemoryLimits: p.keeps(), Ratio: proportions(ranges),
 	}
 	if settings.Rule(corev1.ResourceCPU).Mode == rightsizing.LimitsNone {
-		in.LimitCPU = needsLimit(ranges, quotas, corev1.ResourceCPU)
+		in.LimitCPU = needsLimit(ranges, quotas, pod, corev1.ResourceCPU)
 	}
 	s := Size(in)
 	creating := Creating(pod)

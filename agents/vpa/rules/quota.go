@@ -1,7 +1,9 @@
 package rules
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -10,15 +12,23 @@ import (
 )
 
 // overQuota says that a namespace's ResourceQuota leaves no room for a sizing. A resize is refused then, and a new pod could not be created at
-// all. Quotas for some pods only (scopes) are left to the API server, which knows whose they are.
+// all. With requests a new pod of class BestEffort comes under quotas that it was not under.
 func overQuota(quotas []*corev1.ResourceQuota, pod *corev1.Pod, s Sizing, creating bool) string {
 	if len(quotas) == 0 || !s.Changed() {
 		return ""
 	}
-	before, after := total(pod), total(s.apply(pod))
+	as := s.apply(pod)
+	before, after := total(pod), total(as)
+	wasBestEffort := bestEffort(pod)
+	isBestEffort := wasBestEffort && (!creating || bestEffort(as)) // the class of one that runs does not change
 	for _, q := range byName(quotas) {
-		if len(q.Spec.Scopes) > 0 || q.Spec.ScopeSelector != nil {
+		if !counts(q, pod, isBestEffort) {
 			continue
+		}
+		if creating && !counts(q, pod, wasBestEffort) {
+			if why := comesUnder(q, as); why != "" {
+				return why
+			}
 		}
 		for _, key := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceRequestsCPU, corev1.ResourceLimitsCPU, corev1.ResourceMemory, corev1.ResourceRequestsMemory, corev1.ResourceLimitsMemory} {
 			hard, bounded := q.Status.Hard[key]
@@ -36,6 +46,74 @@ func overQuota(quotas []*corev1.ResourceQuota, pod *corev1.Pod, s Sizing, creati
 			}
 			if gets.Cmp(free) > 0 {
 				return fmt.Sprintf("ResourceQuota %s has no room: a pod with %s of %s is too much, %s at most", q.Name, gets.String(), key, free.String())
+			}
+		}
+	}
+	return ""
+}
+
+func bestEffort(pod *corev1.Pod) bool {
+	return cmp.Or(pod.Status.QOSClass, QoS(pod)) == corev1.PodQOSBestEffort
+}
+
+// counts says whether a quota counts a pod: all of its scopes are the pod's. One that is not known is.
+func counts(q *corev1.ResourceQuota, pod *corev1.Pod, isBestEffort bool) bool {
+	var scopes []corev1.ScopedResourceSelectorRequirement
+	for _, scope := range q.Spec.Scopes {
+		scopes = append(scopes, corev1.ScopedResourceSelectorRequirement{ScopeName: scope, Operator: corev1.ScopeSelectorOpExists})
+	}
+	if q.Spec.ScopeSelector != nil {
+		scopes = append(scopes, q.Spec.ScopeSelector.MatchExpressions...)
+	}
+	terminating := pod.Spec.ActiveDeadlineSeconds != nil && *pod.Spec.ActiveDeadlineSeconds >= 0
+	return !slices.ContainsFunc(scopes, func(scope corev1.ScopedResourceSelectorRequirement) bool {
+		switch class := pod.Spec.PriorityClassName; scope.ScopeName {
+		case corev1.ResourceQuotaScopeTerminating:
+			return !terminating
+		case corev1.ResourceQuotaScopeNotTerminating:
+			return terminating
+		case corev1.ResourceQuotaScopeBestEffort:
+			return !isBestEffort
+		case corev1.ResourceQuotaScopeNotBestEffort:
+			return isBestEffort
+		case corev1.ResourceQuotaScopePriorityClass:
+			switch scope.Operator {
+			case corev1.ScopeSelectorOpIn:
+				return !slices.Contains(scope.Values, class)
+			case corev1.ScopeSelectorOpNotIn:
+				return slices.Contains(scope.Values, class)
+			case corev1.ScopeSelectorOpExists:
+				return class == ""
+			case corev1.ScopeSelectorOpDoesNotExist:
+				return class != ""
+			}
+		}
+		return false
+	})
+}
+
+// comesUnder says why a pod cannot come under a quota that would not count it as it is.
+func comesUnder(q *corev1.ResourceQuota, as *corev1.Pod) string {
+	for _, key := range []corev1.ResourceName{corev1.ResourcePods, "count/pods"} {
+		if hard, bounded := q.Status.Hard[key]; bounded {
+			free := hard.DeepCopy()
+			free.Sub(q.Status.Used[key])
+			if free.Sign() <= 0 {
+				return fmt.Sprintf("ResourceQuota %s has no room for one more pod, which it counts with requests alone", q.Name)
+			}
+		}
+	}
+	for _, list := range [][]corev1.Container{as.Spec.Containers, as.Spec.InitContainers} {
+		for i := range list {
+			for _, r := range resources() {
+				_, requested := list[i].Resources.Requests[r]
+				_, limited := list[i].Resources.Limits[r]
+				for _, key := range []corev1.ResourceName{r, "requests." + r, "limits." + r} {
+					_, bounded := q.Status.Hard[key]
+					if there := limited || requested && key != "limits."+r; bounded && !there {
+						return fmt.Sprintf("ResourceQuota %s counts pods with requests, and each container of them has to have %s, which container %s has not", q.Name, key, list[i].Name)
+					}
+				}
 			}
 		}
 	}

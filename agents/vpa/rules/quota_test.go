@@ -40,7 +40,7 @@ func TestQuota(t *testing.T) {
 		{"less", "what is over its quota may become less", running(container("c", "1,1Gi", "")), quota("requests.cpu", "1", "4", nil), "500m,1Gi", false},
 		{"new, room", "the whole of it counts: nothing of it is used yet", fresh(container("c", "1,1Gi", "")), quota("requests.cpu", "5", "3", nil), "2,1Gi", false},
 		{"new, no room", "", fresh(container("c", "1,1Gi", "")), quota("requests.cpu", "5", "4", nil), "2,1Gi", true},
-		{"for some pods only", "the API server knows whose it is", running(container("c", "1,1Gi", "")), quota("requests.cpu", "5", "4", func(q *corev1.ResourceQuota) {
+		{"for other pods only", "it does not count this one", running(container("c", "1,1Gi", "")), quota("requests.cpu", "5", "4", func(q *corev1.ResourceQuota) {
 			q.Spec.Scopes = []corev1.ResourceQuotaScope{corev1.ResourceQuotaScopeBestEffort}
 		}), "3,1Gi", false},
 	} {
@@ -64,5 +64,72 @@ func TestQuota(t *testing.T) {
 		if err != nil || written == c.over {
 			t.Errorf("%s: written is %v, %v; %s", c.name, patches, err, c.reason)
 		}
+	}
+}
+
+// A quota for some pods counts those that have all of its scopes, and a pod of class BestEffort comes under others once it has requests.
+func TestQuotasForSomePods(t *testing.T) {
+	scoped := func(scopes ...corev1.ResourceQuotaScope) corev1.ResourceQuotaSpec {
+		return corev1.ResourceQuotaSpec{Scopes: scopes}
+	}
+	priority := func(operator corev1.ScopeSelectorOperator, values ...string) corev1.ResourceQuotaSpec {
+		return corev1.ResourceQuotaSpec{ScopeSelector: &corev1.ScopeSelector{MatchExpressions: []corev1.ScopedResourceSelectorRequirement{{ScopeName: corev1.ResourceQuotaScopePriorityClass, Operator: operator, Values: values}}}}
+	}
+	full, none := "requests.cpu=4/4", "requests.cpu=8/4"
+	hour := int64(3600)
+	job := func(p *corev1.Pod) { p.Spec.ActiveDeadlineSeconds = &hour }
+	high := func(p *corev1.Pod) { p.Spec.PriorityClassName = "high" }
+	plain, best := "1,1Gi", ""
+	cases := []struct {
+		name       string
+		spec       corev1.ResourceQuotaSpec
+		bounds     string // KEY=HARD/USED
+		requests   string
+		edit       func(*corev1.Pod)
+		over, runs bool // of a new pod, and of one that runs
+	}{
+		{"none", corev1.ResourceQuotaSpec{}, full, plain, nil, true, true},
+		{"room", corev1.ResourceQuotaSpec{}, none, plain, nil, false, false},
+		{"terminating, not this one", scoped(corev1.ResourceQuotaScopeTerminating), full, plain, nil, false, false},
+		{"terminating", scoped(corev1.ResourceQuotaScopeTerminating), full, plain, job, true, true},
+		{"not terminating", scoped(corev1.ResourceQuotaScopeNotTerminating), full, plain, nil, true, true},
+		{"not terminating, not this one", scoped(corev1.ResourceQuotaScopeNotTerminating), full, plain, job, false, false},
+		{"not BestEffort", scoped(corev1.ResourceQuotaScopeNotBestEffort), full, plain, nil, true, true},
+		{"two, one of which it has not", scoped(corev1.ResourceQuotaScopeNotBestEffort, corev1.ResourceQuotaScopeTerminating), full, plain, nil, false, false},
+		{"priority, none", priority(corev1.ScopeSelectorOpIn, "high"), full, plain, nil, false, false},
+		{"priority, in", priority(corev1.ScopeSelectorOpIn, "high", "low"), full, plain, high, true, true},
+		{"priority, not in", priority(corev1.ScopeSelectorOpNotIn, "high"), full, plain, high, false, false},
+		{"priority, not in, none", priority(corev1.ScopeSelectorOpNotIn, "high"), full, plain, nil, true, true},
+		{"priority, exists", priority(corev1.ScopeSelectorOpExists), full, plain, nil, false, false},
+		{"priority, exists, it has one", scoped(corev1.ResourceQuotaScopePriorityClass), full, plain, high, true, true},
+		{"priority, does not exist", priority(corev1.ScopeSelectorOpDoesNotExist), full, plain, high, false, false},
+		{"a scope of tomorrow", scoped("Unheard"), full, plain, nil, true, true},
+		{"BestEffort, and is not any more", scoped(corev1.ResourceQuotaScopeBestEffort), "pods=9/9", best, nil, false, false},
+		{"not BestEffort, and becomes so", scoped(corev1.ResourceQuotaScopeNotBestEffort), full, best, nil, true, false},
+		{"not BestEffort, as many pods as may be", scoped(corev1.ResourceQuotaScopeNotBestEffort), "pods=9/9", best, nil, true, false},
+		{"not BestEffort, more pods may be", scoped(corev1.ResourceQuotaScopeNotBestEffort), "pods=9/8", best, nil, false, false},
+		{"not BestEffort, which have limits", scoped(corev1.ResourceQuotaScopeNotBestEffort), "limits.memory=9Gi/0", best, nil, true, false},
+		{"not BestEffort, which have requests", scoped(corev1.ResourceQuotaScopeNotBestEffort), "requests.memory=9Gi/0", best, nil, false, false},
+	}
+	for _, c := range cases {
+		key, bounds, _ := strings.Cut(c.bounds, "=")
+		hard, used, _ := strings.Cut(bounds, "/")
+		name := corev1.ResourceName(key)
+		quota := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "team"}, Spec: c.spec, Status: corev1.ResourceQuotaStatus{
+			Hard: corev1.ResourceList{name: resource.MustParse(hard)}, Used: corev1.ResourceList{name: resource.MustParse(used)},
+		}}
+		p := rules.NewProvider(rules.Options{Now: func() time.Time { return now }, Quotas: func(string) []*corev1.ResourceQuota { return []*corev1.ResourceQuota{quota} }})
+		for pod, over := range map[*corev1.Pod]bool{fresh(container("c", c.requests, "")): c.over, running(container("c", c.requests, "")): c.runs} {
+			if c.edit != nil {
+				c.edit(pod)
+			}
+			s, err := p.Size(pod, autoscaler(`{"policy":"p","level":"MaximumSavings"}`, map[string]string{"c": "2,1Gi"}))
+			if err != nil || (s.Quota != "") != over {
+				t.Errorf("%s, new %t: %q, %v", c.name, rules.Creating(pod), s.Quota, err)
+			}
+		}
+	}
+	if len(cases) != 22 {
+		t.Errorf("%d cases, want 22", len(cases))
 	}
 }

@@ -25,13 +25,13 @@ func LimitRangesOf(factory informers.SharedInformerFactory) func(namespace strin
 	}
 }
 
-// needsLimit says who in the namespace has every container limit a resource; empty is nobody. A pod whose limit was taken away is refused there,
+// needsLimit says who in the namespace has every container of a pod limit a resource; empty is nobody. A pod whose limit was taken away is refused there,
 // or is given a default one once it was sized, which its request may exceed.
-func needsLimit(ranges []*corev1.LimitRange, quotas []*corev1.ResourceQuota, r corev1.ResourceName) string {
+func needsLimit(ranges []*corev1.LimitRange, quotas []*corev1.ResourceQuota, pod *corev1.Pod, r corev1.ResourceName) string {
 	for _, q := range byName(quotas) {
 		_, counted := q.Status.Hard[corev1.ResourceName("limits."+r)]
 		_, asked := q.Spec.Hard[corev1.ResourceName("limits."+r)] // its status may come later
-		if counted || asked {
+		if (counted || asked) && counts(q, pod, false) {
 			return "ResourceQuota " + q.Name + " counts limits, and refuses pods without"
 		}
 	}

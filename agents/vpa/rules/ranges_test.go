@@ -37,6 +37,11 @@ func TestLimitsThatAreAskedFor(t *testing.T) {
 		{"nobody", "", nil, nil, ""},
 		{"a quota of limits", "a pod without is refused", []*corev1.ResourceQuota{quota("limits.cpu", true)}, nil, "ResourceQuota team"},
 		{"a quota of limits that is new", "its status comes later", []*corev1.ResourceQuota{quota("limits.cpu", false)}, nil, "ResourceQuota team"},
+		{"a quota of other pods", "it does not count these", func() []*corev1.ResourceQuota {
+			q := quota("limits.cpu", true)
+			q.Spec.Scopes = []corev1.ResourceQuotaScope{corev1.ResourceQuotaScopeTerminating}
+			return []*corev1.ResourceQuota{q}
+		}(), nil, ""},
 		{"a quota of requests", "it counts requests alone", []*corev1.ResourceQuota{quota("requests.cpu", true)}, nil, ""},
 		{"a quota of memory", "it counts memory alone", []*corev1.ResourceQuota{quota("limits.memory", true)}, nil, ""},
 		{"a default", "it is put in once more, whatever the request is by then", nil, []*corev1.LimitRange{limitRange("a", corev1.LimitRangeItem{Type: container, Default: list("1")})}, "LimitRange a has a default"},
@@ -78,8 +83,8 @@ func TestLimitsThatAreAskedFor(t *testing.T) {
 			}
 		}
 	}
-	if len(cases) != 11 {
-		t.Errorf("%d cases, want 11", len(cases))
+	if len(cases) != 12 {
+		t.Errorf("%d cases, want 12", len(cases))
 	}
 }
 

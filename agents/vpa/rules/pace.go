@@ -259,6 +259,20 @@ func (w Requests) has(pod *corev1.Pod) (missing string, all bool) {
 	return "", true
 }
 
+// asked says whether the pod still asks for the requests.
+func (w Requests) asked(pod *corev1.Pod) bool {
+	for _, list := range [][]corev1.Container{pod.Spec.Containers, pod.Spec.InitContainers} {
+		for i := range list {
+			for r, q := range w[list[i].Name] {
+				if is, there := list[i].Resources.Requests[r]; !there || is.Cmp(q) != 0 {
+					return false
+				}
+			}
+		}
+	}
+	return true
+}
+
 func sortedNames(w Requests) []string {
 	var names []string
 	for n := range w {
@@ -269,7 +283,7 @@ func sortedNames(w Requests) []string {
 }
 
 // Resized judges a resize: pod is as it is now, nil when it is gone. A node that says it cannot, or not now, is not a failure: that is
-// known, and everything works.
+// known, and everything works. Nor is it one when the pod asks for something else by now, for it was reverted or somebody else resized it.
 func Resized(pod *corev1.Pod, want Requests, at time.Time, patience time.Duration, now time.Time) (Verdict, string) {
 	if pod == nil || pod.DeletionTimestamp != nil {
 		return Nothing, ""
@@ -280,7 +294,9 @@ func Resized(pod *corev1.Pod, want Requests, at time.Time, patience time.Duratio
 	case all && resize.State == utils.ResizeStatusNone:
 		return Took, ""
 	case now.Sub(at) < patience:
-		return Open, ""
+		return Open, "" // what was seen of the pod may be older than the resize
+	case !want.asked(pod):
+		return Nothing, ""
 	}
 	switch resize.State {
 	case utils.ResizeStatusDeferred, utils.ResizeStatusInfeasible:

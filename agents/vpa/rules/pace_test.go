@@ -332,6 +332,11 @@ func TestVerdicts(t *testing.T) {
 		p.Status.Conditions = conditions
 		return p
 	}
+	other := func(actual string, conditions ...corev1.PodCondition) *corev1.Pod {
+		p := pod(actual, conditions...)
+		p.Spec.Containers[0].Resources.Requests = list("1,300Mi")
+		return p
+	}
 	condition := func(kind corev1.PodConditionType, reason string) corev1.PodCondition {
 		return corev1.PodCondition{Type: kind, Status: corev1.ConditionTrue, Reason: reason}
 	}
@@ -352,6 +357,9 @@ func TestVerdicts(t *testing.T) {
 		{"at it for ever", "", pod("1,300Mi", condition(corev1.PodResizeInProgress, "")), 61 * time.Minute, rules.Failed},
 		{"an error", "", pod("1,300Mi", condition(corev1.PodResizeInProgress, corev1.PodReasonError)), 6 * time.Minute, rules.Failed},
 		{"gone", "", nil, 6 * time.Minute, rules.Nothing},
+		{"not asked for any more", "somebody reverted it meanwhile", other("1,300Mi"), 6 * time.Minute, rules.Nothing},
+		{"not asked for any more, and at it", "", other("1,300Mi", condition(corev1.PodResizeInProgress, corev1.PodReasonError)), 6 * time.Minute, rules.Nothing},
+		{"not asked for yet", "a watch may be late", other("1,300Mi"), time.Minute, rules.Open},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if got, why := rules.Resized(c.pod, want, now.Add(-c.after), patience, now); got != c.verdict || got == rules.Failed && why == "" {

@@ -92,6 +92,9 @@ func (u *Updater) once(ctx context.Context) {
 	now := u.now()
 	u.askVersion(ctx, now)
 	plans, alive := u.look(ctx)
+	for _, p := range plans {
+		u.hold(p, now)
+	}
 	u.verify(ctx, plans, alive, now)
 	for _, p := range plans {
 		u.decide(p, now)
@@ -384,8 +387,8 @@ func (u *Updater) verify(ctx context.Context, plans []*plan, alive map[types.UID
 	taken := map[types.UID]bool{}
 	u.memory.open = slices.DeleteFunc(u.memory.open, func(c change) bool {
 		p := at[c.autoscaler]
-		if p == nil {
-			return true
+		if p == nil || p.hold.Is() {
+			return true // its pods are left alone, or get their template's requests back: what becomes of them is no news of this change
 		}
 		var verdict rules.Verdict
 		var why string

@@ -156,10 +156,9 @@ func (u *Updater) owner(ctx context.Context, pod *corev1.Pod, at map[string][]*p
 	return best
 }
 
-// decide decides about an autoscaler and each of its pods.
-func (u *Updater) decide(p *plan, now time.Time) {
+// hold finds out whether an autoscaler's pods are left alone.
+func (u *Updater) hold(p *plan, now time.Time) {
 	vpa := &p.VerticalPodAutoscaler
-	settings := p.settings
 	workload := ref(vpa)
 	objects := []metav1.Object{u.workload(workload)}
 	for _, pod := range p.pods {
@@ -169,7 +168,14 @@ func (u *Updater) decide(p *plan, now time.Time) {
 		p.hold = rules.Hold{State: rightsizing.StateElsewhere, Why: why}
 		return
 	}
-	if p.hold = rules.Held(vpa, settings, p.unreadable, u.known(vpa), now); p.hold.Is() {
+	p.hold = rules.Held(vpa, p.settings, p.unreadable, u.known(vpa), now)
+}
+
+// decide decides about an autoscaler and each of its pods.
+func (u *Updater) decide(p *plan, now time.Time) {
+	vpa := &p.VerticalPodAutoscaler
+	settings := p.settings
+	if p.hold.Is() {
 		return
 	}
 	for r, why := range u.known(vpa).Yield {

@@ -833,6 +833,27 @@ func TestUpdater(t *testing.T) {
 		}
 	})
 
+	t.Run("what is reverted in the middle of a change is no failure", func(t *testing.T) {
+		policy := strings.Replace(settings(`"budget":{"stopAfterFailures":1}`), `"policy":"p"`, `"policy":"reverted"`, 1)
+		p := w.place(t, 1)
+		p.pod("x", "1,1Gi", "", func(pod *corev1.Pod) { pod.Labels[stuck] = "" })
+		p.autoscaler(inPlace, policy, "500m,512Mi")
+		vpatest.Eventually(t, "it is resized", soon, func() bool { return p.application().InPlace == 1 })
+		body := fmt.Sprintf(`{"metadata":{"annotations":{%q:"2026-11-28T12:00:00Z"}}}`, rightsizing.AnnotationReverted)
+		if _, err := p.Dynamic.Resource(rightsizing.Autoscalers()).Namespace(p.ns).Patch(t.Context(), "web", types.MergePatchType, []byte(body), metav1.PatchOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		p.becomes(rightsizing.StateRecommend, "reverted")
+		w.add(10 * time.Minute)
+		other := w.place(t, 1)
+		other.pod("y", "1,1Gi", "", nil)
+		other.autoscaler(inPlace, policy, "500m,512Mi")
+		other.becomes(rightsizing.StateApplied, "") // the policy's circuit breaker is closed
+		if a := p.application(); a.Failed != 0 {
+			t.Errorf("%+v", a)
+		}
+	})
+
 	t.Run("a resize that nobody carries out opens the circuit breaker", func(t *testing.T) {
 		policy := strings.Replace(settings(`"budget":{"stopAfterFailures":1,"stopForMinutes":30}`), `"policy":"p"`, `"policy":"stuck"`, 1)
 		p := w.place(t, 1)

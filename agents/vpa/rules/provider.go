@@ -47,6 +47,8 @@ type Known struct {
 	// Sized are the requests of containers whose pods were sized before, by name: what one step is measured from when a new pod comes with
 	// its template's. Without them the pod's own requests are.
 	Sized map[string]corev1.ResourceList
+	// Held is the memory of containers that they have at least since they ran out of it, by name: no step keeps them from it.
+	Held map[string]resource.Quantity
 	// Yield says why a resource is left to somebody else, besides those of the settings.
 	Yield map[corev1.ResourceName]string
 }

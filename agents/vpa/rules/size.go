@@ -299,7 +299,11 @@ func (o *one) oneStep() {
 		return
 	}
 	if up := o.Settings.MaxStep.Up; up > 0 && o.want.Cmp(from) > 0 {
-		o.step("step", smaller(o.want, percentOf(o.r, from, 100+int64(up))), "at most %d%% more than %s at once", up, from.String())
+		most := percentOf(o.r, from, 100+int64(up))
+		if held, is := o.Known.Held[o.c.Name]; is && o.r == corev1.ResourceMemory {
+			most = larger(most, held) // with less it would run out of it once more
+		}
+		o.step("step", smaller(o.want, most), "at most %d%% more than %s at once", up, from.String())
 	}
 	if down := o.Settings.MaxStep.Down; down > 0 && o.want.Cmp(from) < 0 {
 		o.step("step", larger(o.want, percentOf(o.r, from, 100-int64(down))), "at most %d%% less than %s at once", down, from.String())

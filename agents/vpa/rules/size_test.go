@@ -132,6 +132,8 @@ func TestSizes(t *testing.T) {
 		{name: "step up", reason: "100 doubles at most", pod: running(container("c", "100m,100Mi", "")), vpa: one(with(`"maxStep":{"up":100,"down":50}`), "1,50Mi"), requests: "200m,50Mi", step: "step"},
 		{name: "step down", reason: "50 halves at most", pod: running(container("c", "1,1Gi", "")), vpa: one(with(`"maxStep":{"up":100,"down":50}`), "100m,100Mi"), requests: "500m,512Mi", step: "step"},
 		{name: "step of a new pod", reason: "from what its workload's pods have, not from the template once more", pod: fresh(container("c", "1,1Gi", "")), vpa: one(with(`"maxStep":{"down":50}`), "100m,100Mi"), known: rules.Known{Sized: map[string]corev1.ResourceList{"c": list("150m,150Mi")}}, requests: "100m,100Mi"},
+		{name: "step of what ran out of memory", reason: "with less it would again; more than that comes step by step", pod: running(container("c", "1,100Mi", "")), vpa: one(with(`"maxStep":{"up":10}`), "2,1Gi"), known: rules.Known{Held: map[string]resource.Quantity{"c": resource.MustParse("400Mi")}}, requests: "1100m,400Mi", step: "step"},
+		{name: "step above what ran out of memory", reason: "what is held is no bound", pod: running(container("c", "1,100Mi", "")), vpa: one(with(`"maxStep":{"up":100}`), "1,1Gi"), known: rules.Known{Held: map[string]resource.Quantity{"c": resource.MustParse("150Mi")}}, requests: "1,200Mi", step: "step"},
 		{name: "ratio", reason: "the proportion of limit to request stays", pod: running(container("c", "1,1Gi", "2,3Gi")), vpa: one(plain, "200m,512Mi"), requests: "200m,512Mi", limits: "400m,1536Mi"},
 		{name: "headroom", reason: "request plus a share", pod: running(container("c", "1,1Gi", "2,2Gi")), vpa: one(with(`"limits":{"cpu":{"mode":"Headroom","headroom":50},"memory":{"mode":"Headroom","headroom":10}}`), "200m,1000Mi"), requests: "200m,1000Mi", limits: "300m,1100Mi"},
 		{name: "keep", reason: "the limit stays, and requests do not exceed it", pod: running(container("c", "1,1Gi", "2,2Gi")), vpa: one(with(`"limits":{"cpu":{"mode":"Keep"},"memory":{"mode":"Keep"}}`), "3,512Mi"), requests: "2,512Mi", limits: "2,2Gi", step: "limit"},
@@ -194,8 +196,8 @@ func TestSizes(t *testing.T) {
 			}
 		})
 	}
-	if len(cases) != 41 {
-		t.Errorf("%d cases, want 41", len(cases))
+	if len(cases) != 43 {
+		t.Errorf("%d cases, want 43", len(cases))
 	}
 }
 

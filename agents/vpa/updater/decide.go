@@ -39,6 +39,8 @@ type plan struct {
 	mode       vpav1.UpdateMode
 	hold       rules.Hold
 	pods       []*corev1.Pod
+	// gone are pods of Jobs that ended since the last loop.
+	gone []*corev1.Pod
 	// alone are pods that are the only one of their controller.
 	alone map[types.UID]bool
 	// left says which resources are left to others.
@@ -120,9 +122,15 @@ func (u *Updater) look(ctx context.Context) ([]*plan, map[types.UID]*corev1.Pod)
 			p.pods = append(p.pods, pod)
 		}
 	}
+	for _, pod := range u.departed.take() {
+		if p := u.owner(ctx, pod, at, selectors); p != nil {
+			p.gone = append(p.gone, pod)
+		}
+	}
 	known := map[types.UID]rules.Known{}
 	for _, p := range plans {
 		k := rules.KnownOf(u.application(p.autoscaler), p.Explanations)
+		k.Held = p.held()
 		k.Yield = u.others.Scaled(ref(&p.VerticalPodAutoscaler))
 		known[p.UID] = k
 	}

@@ -13,6 +13,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	batchv1 "k8s.io/api/batch/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -76,7 +77,9 @@ func (w *world) told(kind, pod string) int {
 
 func (w *world) start(o updater.Options) (stop func()) {
 	w.t.Helper()
-	o.Every = 200 * time.Millisecond
+	if o.Every == 0 {
+		o.Every = 200 * time.Millisecond
+	}
 	u, err := updater.New(o, updater.Deps{
 		Kube: w.As("updater"), Who: agent.Identity{Component: "vpa-updater", Namespace: agenttest.Namespace, Release: agenttest.Release, Version: "1"}, Candidate: fmt.Sprint("test-", time.Now().UnixNano()),
 		Outcome: func(o nopsapi.Outcome) { w.mu.Lock(); defer w.mu.Unlock(); w.outcomes = append(w.outcomes, o) },
@@ -267,9 +270,14 @@ func (p *place) requests(name string) string {
 // autoscaler makes one and recommends.
 func (p *place) autoscaler(mode, settings, target string) {
 	p.t.Helper()
+	p.autoscalerOf("apps/v1", "Deployment", mode, settings, target)
+}
+
+func (p *place) autoscalerOf(apiVersion, kind, mode, settings, target string) {
+	p.t.Helper()
 	o := map[string]any{
 		"apiVersion": "vpa.nops.io/v1", "kind": "VerticalPodAutoscaler", "metadata": map[string]any{"name": "web"},
-		"spec": map[string]any{"targetRef": map[string]any{"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}, "updatePolicy": map[string]any{"updateMode": mode}},
+		"spec": map[string]any{"targetRef": map[string]any{"apiVersion": apiVersion, "kind": kind, "name": "web"}, "updatePolicy": map[string]any{"updateMode": mode}},
 	}
 	u := &unstructured.Unstructured{Object: o}
 	if settings != "" {
@@ -878,4 +886,36 @@ func TestUpdater(t *testing.T) {
 		q.becomes(rightsizing.StateApplied, "")
 	})
 
+	t.Run("a pod of a CronJob that ended before it was looked at", func(t *testing.T) {
+		stop()
+		stop = w.start(updater.Options{Every: 8 * time.Second})
+		p := w.place(t, 1)
+		template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "night"}}, Spec: corev1.PodSpec{RestartPolicy: corev1.RestartPolicyNever, Containers: []corev1.Container{{Name: "c", Image: "i", Resources: corev1.ResourceRequirements{Requests: list("1,1Gi")}}}}}
+		cron, err := w.Client.BatchV1().CronJobs(p.ns).Create(t.Context(), &batchv1.CronJob{ObjectMeta: metav1.ObjectMeta{Name: "web"}, Spec: batchv1.CronJobSpec{Schedule: "0 3 * * *", JobTemplate: batchv1.JobTemplateSpec{Spec: batchv1.JobSpec{Template: template}}}}, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		yes := true
+		job, err := w.Client.BatchV1().Jobs(p.ns).Create(t.Context(), &batchv1.Job{
+			ObjectMeta: metav1.ObjectMeta{Name: "web-1", OwnerReferences: []metav1.OwnerReference{{APIVersion: "batch/v1", Kind: "CronJob", Name: "web", UID: cron.UID, Controller: &yes}}}, Spec: batchv1.JobSpec{Template: template},
+		}, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.autoscalerOf("batch/v1", "CronJob", inPlace, settings(`"maxStep":{"up":100}`), "8,8Gi")
+		p.becomes(rightsizing.StateApplied, "no pod runs") // in a loop that has just been; the next comes in a while
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
+			Name: "web-1-a", Labels: template.Labels, OwnerReferences: []metav1.OwnerReference{{APIVersion: "batch/v1", Kind: "Job", Name: "web-1", UID: job.UID, Controller: &yes}},
+		}, Spec: template.Spec}
+		pod.Spec.NodeName, pod.Spec.Containers[0].Resources.Requests = "node", list("2,2Gi") // as the webhook sized it, one step from the template
+		if _, err := w.Client.CoreV1().Pods(p.ns).Create(t.Context(), pod, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		p.report("web-1-a", func(s *corev1.PodStatus) { s.Phase = corev1.PodSucceeded })
+		vpatest.Eventually(t, "it is recorded, for the next one", soon, func() bool {
+			c := p.application().Requests["c"]
+			cpu, memory := c["cpu"], c["memory"]
+			return cpu.String() == "2" && memory.String() == "2Gi"
+		})
+	})
 }

@@ -90,36 +90,64 @@ func next(recorded, known rightsizing.Application, state, message string, until,
 	return a, !same
 }
 
-// requests are the largest of the pods', by container, where steps are bounded. Where no pod runs they are those of before.
+// requests are the largest of the pods', by container, where steps are bounded. Where none runs they are those of pods that ended since, of a Job
+// that is done sooner than it is looked at, or of before. What ran out of memory counts with what it has to have by now.
 func (p *plan) requests(before map[string]map[string]resource.Quantity) map[string]map[string]resource.Quantity {
 	if p.settings.MaxStep == (rightsizing.Step{}) {
 		return nil
 	}
-	if len(p.pods) == 0 {
-		return before
-	}
 	all := map[string]map[string]resource.Quantity{}
-	for _, pod := range p.pods {
+	count := func(container string, r corev1.ResourceName, q resource.Quantity) {
+		if all[container] == nil {
+			all[container] = map[string]resource.Quantity{}
+		}
+		if most, is := all[container][string(r)]; !is || q.Cmp(most) > 0 {
+			all[container][string(r)] = q
+		}
+	}
+	for name, held := range p.held() {
+		count(name, corev1.ResourceMemory, held)
+	}
+	pods := p.pods
+	if len(pods) == 0 {
+		pods = p.gone
+	}
+	if len(pods) == 0 {
+		for name, requests := range before {
+			for r, q := range requests {
+				count(name, corev1.ResourceName(r), q)
+			}
+		}
+	}
+	for _, pod := range pods {
 		for at, list := range [][]corev1.Container{pod.Spec.Containers, pod.Spec.InitContainers} {
 			for i := range list {
 				if policy := list[i].RestartPolicy; at == 1 && (policy == nil || *policy != corev1.ContainerRestartPolicyAlways) {
 					continue // not a sidecar
 				}
 				for r, q := range list[i].Resources.Requests {
-					if r != corev1.ResourceCPU && r != corev1.ResourceMemory {
-						continue
-					}
-					if all[list[i].Name] == nil {
-						all[list[i].Name] = map[string]resource.Quantity{}
-					}
-					if most, is := all[list[i].Name][string(r)]; !is || q.Cmp(most) > 0 {
-						all[list[i].Name][string(r)] = q
+					if r == corev1.ResourceCPU || r == corev1.ResourceMemory {
+						count(list[i].Name, r, q)
 					}
 				}
 			}
 		}
 	}
 	return all
+}
+
+// held is the memory that containers have at least since they ran out of it.
+func (a *autoscaler) held() map[string]resource.Quantity {
+	var held map[string]resource.Quantity
+	for i := range a.Explanations {
+		if x := &a.Explanations[i]; x.Resource == string(corev1.ResourceMemory) && x.Held != nil {
+			if held == nil {
+				held = map[string]resource.Quantity{}
+			}
+			held[x.Container] = *x.Held
+		}
+	}
+	return held
 }
 
 // tell writes what became of recommendations, where that changed.

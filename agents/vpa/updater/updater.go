@@ -152,8 +152,9 @@ type Updater struct {
 	spare, strict restriction.PodsRestrictionFactory
 	lease         status.Validator
 
-	memory memory
-	counts counts
+	memory   memory
+	departed departed
+	counts   counts
 	// keeps says that the API server lowers no memory limits, as it said when it was asked.
 	keeps bool
 	asked time.Time
@@ -347,6 +348,12 @@ func (u *Updater) Run(ctx context.Context) error {
 // loop looks at pods again and again.
 func (u *Updater) loop(ctx context.Context) error {
 	u.memory = newMemory(u.now())
+	u.departed.take()
+	stop, err := u.departed.watch(u.podFactory.Core().V1().Pods().Informer())
+	if err != nil {
+		return err
+	}
+	defer stop()
 	for {
 		u.deps.Turn()
 		switch why := u.blind(); {

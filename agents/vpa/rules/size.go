@@ -101,6 +101,8 @@ type Input struct {
 	Policy      *vpav1.PodResourcePolicy
 	Settings    Settings
 	Known       Known
+	// Sized says that the pod may have been sized before.
+	Sized bool
 	// Range is the namespace's LimitRange for containers; nil is none.
 	Range *corev1.LimitRangeItem
 	// Ratio bounds limits in proportion to requests, as the namespace's LimitRanges do.
@@ -160,14 +162,27 @@ func (in Input) container(c *corev1.Container, class corev1.PodQOSClass, creatin
 		java = DetectJVM(c)
 	}
 	for _, r := range resources() {
+		o := &one{
+			Input: in, sized: &s, c: c, r: r, bounds: bounds, java: java, request: c.Resources.Requests[r], limit: c.Resources.Limits[r],
+			guaranteed: class == corev1.PodQOSGuaranteed, creating: creating,
+		}
+		if o.request.IsZero() {
+			o.request = o.limit // as Kubernetes has it
+		}
+		if why := in.yields(r); why != "" {
+			if o.back = o.wasSized(); o.back {
+				o.want = o.request
+				o.step("hpa", in.Template[c.Name].Requests[r], "it has its template's request again: %s", why)
+				o.size()
+			}
+			continue
+		}
 		want, is := recommended.Target[r]
 		if !is || want.Sign() <= 0 {
 			continue
 		}
-		if why := in.yields(r); why != "" {
-			continue
-		}
-		s.size(in, c, r, want, bounds, java, class, creating)
+		o.want = want
+		o.size()
 	}
 	return s, len(s.Target.Requests) > 0
 }
@@ -196,6 +211,8 @@ type one struct {
 	want           resource.Quantity // the request that it should get, so far
 	guaranteed     bool
 	creating       bool
+	// back says that it goes back to what the template says, for it is left to somebody else by now.
+	back bool
 	// starting says that Java is not given less CPU now.
 	starting bool
 }
@@ -208,18 +225,21 @@ func (o *one) step(rule string, to resource.Quantity, format string, args ...any
 	}
 }
 
+// wasSized says whether what the container has of a resource may be of a sizing before, and its template says what it would have without. Where that
+// says nothing, somebody else gave it what it has.
+func (o *one) wasSized() bool {
+	request := o.Template[o.c.Name].Requests[o.r]
+	return o.Sized && !o.creating && !request.IsZero()
+}
+
 // size sizes one resource of the container.
-func (s *Sized) size(in Input, c *corev1.Container, r corev1.ResourceName, want resource.Quantity, bounds *vpav1.ContainerResourcePolicy, java JVM, class corev1.PodQOSClass, creating bool) {
-	o := &one{
-		Input: in, sized: s, c: c, r: r, bounds: bounds, java: java, want: want, request: c.Resources.Requests[r], limit: c.Resources.Limits[r],
-		guaranteed: class == corev1.PodQOSGuaranteed, creating: creating,
+func (o *one) size() {
+	s, c, r := o.sized, o.c, o.r
+	if !o.back {
+		o.floor()
+		o.guardJava()
+		o.oneStep()
 	}
-	if o.request.IsZero() {
-		o.request = o.limit // as Kubernetes has it
-	}
-	o.floor()
-	o.guardJava()
-	o.oneStep()
 	if least, is := o.least(); is && o.want.Cmp(least) < 0 {
 		o.step("limitRange", least, "the namespace's LimitRange asks for %s at least", least.String())
 	}
@@ -230,7 +250,7 @@ func (s *Sized) size(in Input, c *corev1.Container, r corev1.ResourceName, want 
 	}
 	if limited {
 		to = o.keepLimit(to)
-		if o.KeepMemoryLimits && !creating && r == corev1.ResourceMemory && to.Cmp(o.limit) < 0 && !restarts(c, r) {
+		if o.KeepMemoryLimits && !o.creating && r == corev1.ResourceMemory && to.Cmp(o.limit) < 0 && !restarts(c, r) {
 			to = o.limit
 			if o.guaranteed {
 				o.want = to
@@ -338,6 +358,12 @@ func (o *one) most() (resource.Quantity, bool) {
 
 // limitByRule is what becomes of the limit; false is that it is taken away.
 func (o *one) limitByRule() (resource.Quantity, bool) {
+	if o.back {
+		if q := o.Template[o.c.Name].Limits[o.r]; !q.IsZero() {
+			return q, true
+		}
+		return o.limit, true
+	}
 	rule := o.Settings.Rule(o.r)
 	if o.bounds != nil && o.bounds.ControlledValues != nil && *o.bounds.ControlledValues == vpav1.ContainerControlledValuesRequestsOnly {
 		rule.Mode = rightsizing.LimitsKeep

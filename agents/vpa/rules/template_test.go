@@ -1,6 +1,8 @@
 package rules_test
 
 import (
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -10,11 +12,13 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/admission-controller/resource/pod/patch"
 	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/nopsctl/nopsctl/agents/vpa/rules"
+	"github.com/nopsctl/nopsctl/internal/rightsizing"
 )
 
 // A limit keeps the template's proportion however often its pod was sized: not the one that a limit which was kept, or cut off, has by then.
@@ -101,6 +105,70 @@ func TestBoundsByTheTemplatesProportion(t *testing.T) {
 		if got := s.Containers[0].Target; show(got.Requests) != "1,4Gi" || show(got.Limits) != "2,8Gi" {
 			t.Errorf("new %t: %s, limits %s", rules.Creating(pod), show(got.Requests), show(got.Limits))
 		}
+	}
+}
+
+// What was sized before a HorizontalPodAutoscaler came goes back to what the template says: its share of a request that was lowered is larger.
+func TestYieldedGoesBack(t *testing.T) {
+	mark := func(p *corev1.Pod) *corev1.Pod {
+		p.Annotations = map[string]string{patch.ResourceUpdatesAnnotation: "Pod resources updated by v: container 0: cpu request"}
+		return p
+	}
+	const plain = `{"policy":"p","level":"MaximumSavings","maxStep":{"up":10}}`
+	cases := []struct {
+		name, reason     string
+		template         string // requests and limits, "/" between
+		pod              *corev1.Pod
+		settings         string
+		changed, keeps   bool
+		yields           corev1.ResourceName
+		requests, limits string // empty: nothing is sized
+	}{
+		{"resized", "at once: steps are about recommendations", "1,1Gi/2,2Gi", running(container("c", "200m,512Mi", "400m,1Gi")), plain, true, false, "cpu", "1,512Mi", "2,1Gi"},
+		{"sized when it was made", "", "1,1Gi/2,2Gi", mark(running(container("c", "200m,512Mi", "400m,1Gi"))), plain, false, false, "cpu", "1,512Mi", "2,1Gi"},
+		{"by the settings", "the policy's controller found that it cannot follow", "1,1Gi/", running(container("c", "200m,512Mi", "")), `{"policy":"p","level":"MaximumSavings","yield":["cpu"]}`, true, false, "", "1,512Mi", ""},
+		{"aligned", "its target follows", "1,1Gi/", running(container("c", "200m,512Mi", "")), `{"policy":"p","level":"MaximumSavings","align":["cpu"]}`, true, false, "cpu", "300m,512Mi", ""},
+		{"never sized", "somebody else gave it what it has", "1,1Gi/", running(container("c", "200m,512Mi", "")), plain, false, false, "cpu", ",512Mi", ""},
+		{"new", "it is what its template says", "1,1Gi/", fresh(container("c", "1,512Mi", "")), plain, true, false, "cpu", ",512Mi", ""},
+		{"no request", "somebody else gave it what it has", ",1Gi/", running(container("c", "200m,512Mi", "")), plain, true, false, "cpu", ",512Mi", ""},
+		{"no template", "", "", running(container("c", "200m,512Mi", "")), plain, true, false, "cpu", ",512Mi", ""},
+		{"no limit by now", "it was taken away when it was made; none is given while it runs", "1,1Gi/2,2Gi", running(container("c", "200m,512Mi", ",1Gi")), plain, true, false, "cpu", "1,512Mi", ",1Gi"},
+		{"a limit of somebody else", "it is no less than the request", "1,1Gi/", running(container("c", "200m,512Mi", "400m,1Gi")), plain, true, false, "cpu", "1,512Mi", "1,1Gi"},
+		{"memory down", "Kubernetes 1.33 lowers no limit", "1,256Mi/2,512Mi", running(container("c", "300m,512Mi", "600m,1Gi")), plain, true, true, "memory", "300m,256Mi", "600m,1Gi"},
+		{"Guaranteed", "", "1,512Mi/1,512Mi", running(container("c", "200m,512Mi", "200m,512Mi")), plain, true, false, "cpu", "1,512Mi", "1,512Mi"},
+		{"back already", "", "1,1Gi/2,2Gi", running(container("c", "1,512Mi", "2,1Gi")), plain, true, false, "cpu", "1,512Mi", "2,1Gi"},
+	}
+	for _, c := range cases {
+		requests, limits, _ := strings.Cut(c.template, "/")
+		known := rules.Known{Changed: c.changed}
+		if c.yields != "" {
+			known.Yield = map[corev1.ResourceName]string{c.yields: "web scales"}
+		}
+		p := rules.NewProvider(rules.Options{
+			Now: func() time.Time { return now }, Known: func(*vpav1.VerticalPodAutoscaler) rules.Known { return known }, KeepMemoryLimits: func() bool { return c.keeps },
+			Template: func(*corev1.Pod) *corev1.PodSpec {
+				if c.template == "" {
+					return nil
+				}
+				return &corev1.PodSpec{Containers: []corev1.Container{container("c", requests, limits)}}
+			},
+		})
+		s, err := p.Size(c.pod, autoscaler(c.settings, map[string]string{"c": "300m,512Mi"}))
+		if err != nil || len(s.Containers) != 1 || s.Refused != "" {
+			t.Errorf("%s: %+v, %v; %s", c.name, s, err, c.reason)
+			continue
+		}
+		got := s.Containers[0]
+		if show(got.Target.Requests) != c.requests || show(got.Target.Limits) != c.limits {
+			t.Errorf("%s: %s, limits %s, want %s, %s; %s", c.name, show(got.Target.Requests), show(got.Target.Limits), c.requests, c.limits, c.reason)
+		}
+		says := slices.ContainsFunc(got.Steps, func(a rightsizing.Adjustment) bool { return a.Rule == "hpa" && strings.Contains(a.Why, "scales") })
+		if want := strings.HasPrefix(c.requests, "1,") && c.name != "back already" || c.yields == corev1.ResourceMemory; says != want {
+			t.Errorf("%s: says so: %t, %v", c.name, says, got.Steps)
+		}
+	}
+	if len(cases) != 13 {
+		t.Errorf("%d cases, want 13", len(cases))
 	}
 }
 

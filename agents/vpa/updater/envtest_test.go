@@ -267,6 +267,20 @@ func (p *place) requests(name string) string {
 	return r.Cpu().String() + "," + r.Memory().String()
 }
 
+// scales makes a HorizontalPodAutoscaler that scales on CPU.
+func (p *place) scales() {
+	p.t.Helper()
+	use := int32(80)
+	if _, err := p.Client.AutoscalingV2().HorizontalPodAutoscalers(p.ns).Create(p.t.Context(), &autoscalingv2.HorizontalPodAutoscaler{
+		ObjectMeta: metav1.ObjectMeta{Name: "web"}, Spec: autoscalingv2.HorizontalPodAutoscalerSpec{
+			MaxReplicas: 3, ScaleTargetRef: autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: "web"},
+			Metrics: []autoscalingv2.MetricSpec{{Type: autoscalingv2.ResourceMetricSourceType, Resource: &autoscalingv2.ResourceMetricSource{Name: corev1.ResourceCPU, Target: autoscalingv2.MetricTarget{Type: autoscalingv2.UtilizationMetricType, AverageUtilization: &use}}}},
+		},
+	}, metav1.CreateOptions{}); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
 // autoscaler makes one and recommends.
 func (p *place) autoscaler(mode, settings, target string) {
 	p.t.Helper()
@@ -515,17 +529,20 @@ func TestUpdater(t *testing.T) {
 		}
 	})
 
+	t.Run("CPU is left to a HorizontalPodAutoscaler that comes later", func(t *testing.T) {
+		p := w.place(t, 1)
+		p.template("1,1Gi", "")
+		p.pod("later", "1,1Gi", "", nil)
+		p.autoscaler(inPlace, settings(""), "500m,512Mi")
+		p.becomes(rightsizing.StateApplied, "")
+		vpatest.Eventually(t, "it is sized", soon, func() bool { return p.requests("later") == "500m,512Mi" })
+		p.scales()
+		vpatest.Eventually(t, "it has its template's CPU again, by which it is scaled", soon, func() bool { return p.requests("later") == "1,512Mi" })
+	})
+
 	t.Run("CPU is left to a HorizontalPodAutoscaler", func(t *testing.T) {
 		p := w.place(t, 1)
-		use := int32(80)
-		if _, err := w.Client.AutoscalingV2().HorizontalPodAutoscalers(p.ns).Create(t.Context(), &autoscalingv2.HorizontalPodAutoscaler{
-			ObjectMeta: metav1.ObjectMeta{Name: "web"}, Spec: autoscalingv2.HorizontalPodAutoscalerSpec{
-				MaxReplicas: 3, ScaleTargetRef: autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: "web"},
-				Metrics: []autoscalingv2.MetricSpec{{Type: autoscalingv2.ResourceMetricSourceType, Resource: &autoscalingv2.ResourceMetricSource{Name: corev1.ResourceCPU, Target: autoscalingv2.MetricTarget{Type: autoscalingv2.UtilizationMetricType, AverageUtilization: &use}}}},
-			},
-		}, metav1.CreateOptions{}); err != nil {
-			t.Fatal(err)
-		}
+		p.scales()
 		time.Sleep(time.Second)
 		p.pod("g", "1,1Gi", "", nil)
 		p.autoscaler(inPlace, settings(""), "500m,512Mi")

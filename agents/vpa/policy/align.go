@@ -88,18 +88,11 @@ func Align(h *autoscalingv2.HorizontalPodAutoscaler, wanted bool, template, live
 		if known && percent != before.Written {
 			before.Released = true // a person's, or a tool's
 		}
-		target := percent
-		if template[name] > 0 && live[name] > 0 {
-			// Scaling begins at the same usage as before: percent of what the template requests.
-			of := percent
-			if known {
-				of = before.Percent
-			}
-			exact := math.Round(float64(of) * float64(template[name]) / float64(live[name]))
-			if wants := int32(min(max(exact, 1), 10000)); math.Abs(float64(wants-percent))*100 >= minAligned*float64(percent) {
-				target = wants
-			}
+		of := percent
+		if known {
+			of = before.Percent
 		}
+		target := moved(of, percent, template[name], live[name])
 		follow := func() {
 			if target != percent {
 				out.Set[name] = target
@@ -143,6 +136,19 @@ func Align(h *autoscalingv2.HorizontalPodAutoscaler, wanted bool, template, live
 		out.Targets = &now
 	}
 	return out
+}
+
+// moved is the target at which scaling begins at the same usage as at that percent of what the template requests; the one there is, where that is
+// near it.
+func moved(of, there int32, template, live int64) int32 {
+	if template <= 0 || live <= 0 {
+		return there
+	}
+	target := int32(min(max(math.Round(float64(of)*float64(template)/float64(live)), 1), 10000))
+	if math.Abs(float64(target-there))*100 < minAligned*float64(there) {
+		return there
+	}
+	return target
 }
 
 // patch is the JSON patch that an alignment comes to; nil is none. It tests the version that was read.

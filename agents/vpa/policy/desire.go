@@ -96,47 +96,30 @@ const (
 func Desire(in Input) Outcome {
 	out := Outcome{Status: map[string]rightsizing.PolicyStatus{}, Of: map[string]*rightsizing.Policy{}, Held: map[string]*rightsizing.Policy{}}
 	policies, compiled := out.understand(in)
-	own := map[string]bool{}      // targets for which somebody made an autoscaler
-	reverted := map[string]bool{} // of autoscalers, by NAMESPACE/NAME
-	sized := map[string]bool{}    // likewise
-	held := map[string]bool{}     // policies that cannot be understood, or are paused
-	stop := map[string]bool{}     // policies that are both
-	made := map[string]string{}   // which policy made the autoscaler of a workload, by its key
-	kept := map[types.NamespacedName]bool{}
+	held := map[string]bool{} // policies that cannot be understood, or are paused
+	stop := map[string]bool{} // policies that are both
 	for i, c := range compiled {
 		held[policies[i].Name], stop[policies[i].Name] = c.err || c.paused(), c.err && c.paused()
 	}
-	for _, e := range in.Existing {
-		switch kind, name, _ := strings.Cut(e.Target, "/"); {
-		case e.Policy == "" && e.Imported && e.Off:
-			// A copy that nobody turned on wants nothing yet: a policy that selects its workload is how it may be handed over.
-		case e.Policy == "":
-			own[kind+"/"+e.Namespace+"/"+name] = true
-		case e.Name == Name(kind, name):
-			made[kind+"/"+e.Namespace+"/"+name] = e.Policy
-		}
-		if stop[e.Policy] && !e.Off {
-			out.Stop = append(out.Stop, types.NamespacedName{Namespace: e.Namespace, Name: e.Name})
-		}
-		reverted[e.Namespace+"/"+e.Name], sized[e.Namespace+"/"+e.Name] = e.Reverted, e.Sized
-	}
+	t := whatIsThere(in.Existing)
+	kept := map[types.NamespacedName]bool{}
 	workloads := slices.Clone(in.Workloads)
 	slices.SortFunc(workloads, func(a, b Workload) int { return strings.Compare(a.key(), b.key()) })
 	for _, w := range workloads {
 		namespace, known := in.Namespaces[w.Object.Namespace]
-		if !known || slices.Contains(in.Ignored, w.Object.Namespace) || off(namespace.Annotations) || off(w.Object.Annotations) || own[w.key()] {
+		if !known || slices.Contains(in.Ignored, w.Object.Namespace) || off(namespace.Annotations) || off(w.Object.Annotations) || t.own[w.key()] {
 			continue
 		}
 		for i, c := range compiled {
 			// Whom a policy that cannot be understood means is not known: those it made something for are among them.
-			if !c.selects(namespace, w) && !(c.err && made[w.key()] == policies[i].Name) {
+			if !c.selects(namespace, w) && !(c.err && t.made[w.key()] == policies[i].Name) {
 				continue
 			}
 			name := types.NamespacedName{Namespace: w.Object.Namespace, Name: Name(w.Kind, w.Object.Name)}
 			kept[name] = true
 			status := out.Status[policies[i].Name]
 			status.Workloads++
-			if was := sized[name.String()]; was && !c.err && !c.paused() && policies[i].Spec.DryRun {
+			if was := t.sized[name.String()]; was && !c.err && !c.paused() && policies[i].Spec.DryRun {
 				status.Leaving++
 				out.TakeBack = append(out.TakeBack, name)
 			}
@@ -146,12 +129,40 @@ func Desire(in Input) Outcome {
 				break // what it made before stays, and nobody else takes over by its mistake
 			}
 			out.Of[w.key()] = &policies[i]
-			out.Autoscalers = append(out.Autoscalers, Autoscaler{Policy: &policies[i], Workload: w, Object: c.render(name, w, in.Align[w.key()], in.Yield[w.key()], reverted[name.String()], sized[name.String()])})
+			out.Autoscalers = append(out.Autoscalers, Autoscaler{Policy: &policies[i], Workload: w, Object: c.render(name, w, in.Align[w.key()], in.Yield[w.key()], t.reverted[name.String()], t.sized[name.String()])})
 			break
 		}
 	}
-	out.letGo(in.Existing, func(e Existing, name types.NamespacedName) bool { return kept[name] || held[e.Policy] }, own)
+	for _, e := range in.Existing {
+		if kind, name, _ := strings.Cut(e.Target, "/"); stop[e.Policy] && !e.Off && out.Of[kind+"/"+e.Namespace+"/"+name] == nil {
+			out.Stop = append(out.Stop, types.NamespacedName{Namespace: e.Namespace, Name: e.Name})
+		}
+	}
+	out.letGo(in.Existing, func(e Existing, name types.NamespacedName) bool { return kept[name] || held[e.Policy] }, t.own)
 	return out
+}
+
+// there is what autoscalers that are there say.
+type there struct {
+	own             map[string]bool   // workloads, by key, for which somebody made one
+	made            map[string]string // which policy made one of a workload, by its key
+	reverted, sized map[string]bool   // by NAMESPACE/NAME
+}
+
+func whatIsThere(existing []Existing) there {
+	t := there{own: map[string]bool{}, made: map[string]string{}, reverted: map[string]bool{}, sized: map[string]bool{}}
+	for _, e := range existing {
+		switch kind, name, _ := strings.Cut(e.Target, "/"); {
+		case e.Policy == "" && e.Imported && e.Off:
+			// A copy that nobody turned on wants nothing yet: a policy that selects its workload is how it may be handed over.
+		case e.Policy == "":
+			t.own[kind+"/"+e.Namespace+"/"+name] = true
+		case e.Name == Name(kind, name):
+			t.made[kind+"/"+e.Namespace+"/"+name] = e.Policy
+		}
+		t.reverted[e.Namespace+"/"+e.Name], t.sized[e.Namespace+"/"+e.Name] = e.Reverted, e.Sized
+	}
+	return t
 }
 
 // understand compiles policies, the one that holds first, and says what is wrong with them.

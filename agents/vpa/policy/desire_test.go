@@ -242,16 +242,16 @@ func TestWhatCannotBeRead(t *testing.T) {
 				t.Fatalf("%s: read as %+v, without %v", c.reason, p, unread)
 			}
 			in := world()
-			in.Policies, in.Unread = []rightsizing.Policy{p, policyOf("p", 0, func(s *rightsizing.PolicySpec) { s.Kinds, s.Paused = []string{"StatefulSet"}, true })}, map[string]Unread{"bad": unread}
-			in.Existing = []Existing{{Namespace: "a", Name: "deployment-web", Policy: "bad", Target: "Deployment/web", Sized: true}, {Namespace: "a", Name: "cronjob-x", Policy: "bad", Target: "CronJob/x", Sized: true, Off: true}}
+			in.Policies, in.Unread = []rightsizing.Policy{p, policyOf("p", 0, func(s *rightsizing.PolicySpec) { s.Kinds, s.Paused = []string{"StatefulSet"}, true }), policyOf("z", 10, func(s *rightsizing.PolicySpec) { s.Kinds = []string{"DaemonSet"} })}, map[string]Unread{"bad": unread}
+			in.Existing = []Existing{{Namespace: "a", Name: "deployment-web", Policy: "bad", Target: "Deployment/web", Sized: true}, {Namespace: "a", Name: "cronjob-x", Policy: "bad", Target: "CronJob/x", Sized: true, Off: true}, {Namespace: "b", Name: "daemonset-agent", Policy: "bad", Target: "DaemonSet/agent", Sized: true}}
 			out := Desire(in)
-			if got := made(out); !slices.Equal(got, []string{"a/statefulset-db=p:Off"}) || len(out.Delete)+len(out.Leave)+len(out.TakeBack) != 0 {
+			if got := made(out); !slices.Equal(got, []string{"a/statefulset-db=p:Off", "b/daemonset-agent=z:InPlace"}) || len(out.Delete)+len(out.Leave)+len(out.TakeBack) != 0 {
 				t.Errorf("%s: makes %v, lets go %v %v %v", c.reason, got, out.Delete, out.Leave, out.TakeBack)
 			}
 			if ready := out.Status["bad"].Conditions[0]; ready.Reason != "Invalid" || !strings.Contains(ready.Message, c.says) {
 				t.Errorf("%s: %+v, want %s", c.reason, ready, c.says)
 			}
-			// It is paused: what it made is switched off, where it is not.
+			// It is paused: what it made is switched off, where it is not, and no other policy has it now.
 			if want := []types.NamespacedName{{Namespace: "a", Name: "deployment-web"}}; !slices.Equal(out.Stop, want) {
 				t.Errorf("%s: switches off %v, want %v", c.reason, out.Stop, want)
 			}

@@ -158,6 +158,9 @@ func (r *karpenRemains) takeBack(ctx context.Context, job agentJob, operation st
 	return nil
 }
 
+// after has nothing to do: what karpenops changed, revert takes back.
+func (r *karpenRemains) after(context.Context, event.Func) error { return nil }
+
 // settle ends the pause, which was the operation's own.
 func (r *karpenRemains) settle(ctx context.Context) error {
 	_, _, err := r.k.pauseAll(ctx, "")

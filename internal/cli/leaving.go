@@ -21,6 +21,8 @@ type remains interface {
 	words() remainsWords
 	// takeBack runs the component's own program, for the operation named. Whoever must not make anew what is taken back is kept from it first.
 	takeBack(ctx context.Context, job agentJob, operation string) error
+	// after is what is left to do when the component is gone, whether anything was taken back or not.
+	after(ctx context.Context, observe event.Func) error
 	// settle ends what takeBack began, when the component is gone.
 	settle(ctx context.Context) error
 }
@@ -149,12 +151,13 @@ func (o *keeper) leave(ctx context.Context, l *leaving, operation string, observ
 	return &failure{class: class, reason: l.words().stays, err: err, advice: "nopsctl " + operation + " --revert goes on; " + l.words().resume}
 }
 
-// gone ends what leave began.
-func (l *leaving) gone(ctx context.Context) error {
-	if !l.reverted {
-		return nil
+// gone does what is left to do, and ends what leave began.
+func (l *leaving) gone(ctx context.Context, observe event.Func) error {
+	err := l.after(ctx, observe)
+	if l.reverted {
+		err = errors.Join(err, l.settle(ctx))
 	}
-	return l.settle(ctx)
+	return err
 }
 
 // What is left with nobody to tend it.

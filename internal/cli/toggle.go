@@ -180,7 +180,7 @@ func (o *toggleOptions) carryOut(ctx context.Context, op *operation, s *session,
 	if answer.Result, err = s.engine.Apply(ctx, plan); err != nil {
 		return err
 	}
-	return leaves.gone(ctx)
+	return leaves.gone(ctx, op.Observe)
 }
 
 // consequence is what the switch leads to: with --revert not what the engine knows, which leaves things as they are.

@@ -117,7 +117,15 @@ func (o *uninstallOptions) uninstall(ctx context.Context, op *operation, answer 
 		}
 		answer.Reverted = answer.Reverted || l.reverted
 	}
-	return s.engine.Uninstall(ctx, install.UninstallRequest{Timeout: o.timeout, KeepNamespace: o.keepNamespace, DeleteCRDs: o.deleteCRDs, Recover: o.recover})
+	result, err := s.engine.Uninstall(ctx, install.UninstallRequest{Timeout: o.timeout, KeepNamespace: o.keepNamespace, DeleteCRDs: o.deleteCRDs, Recover: o.recover})
+	if err != nil {
+		return result, err
+	}
+	var errs []error
+	for _, l := range all {
+		errs = append(errs, l.after(ctx, op.Observe))
+	}
+	return result, errors.Join(errs...)
 }
 
 // leaves is what the components would leave.

@@ -318,6 +318,58 @@ func TestDisableRightsizing(t *testing.T) {
 	}
 }
 
+// follows makes a HorizontalPodAutoscaler of a Deployment whose target was made to follow requests, from 80 to 160 %.
+func (v *vpaWorld) follows(name string) {
+	v.t.Helper()
+	v.make(schema.GroupVersionResource{Group: "autoscaling", Version: "v2", Resource: "horizontalpodautoscalers"}, v.shop, `apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {name: `+name+`, annotations: {`+rightsizing.AnnotationTargets+`: '{"cpu":{"percent":80,"milli":1000,"written":160}}'}}
+spec: {maxReplicas: 5, scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: `+name+`}, metrics: [{type: Resource, resource: {name: cpu, target: {type: Utilization, averageUtilization: 160}}}]}`)
+}
+
+// scales is at what percentage a HorizontalPodAutoscaler scales, and whether it is said to follow requests.
+func (v *vpaWorld) scales(name string) (percent int32, follows bool) {
+	v.t.Helper()
+	h, err := v.client.AutoscalingV2().HorizontalPodAutoscalers(v.shop).Get(v.t.Context(), name, metav1.GetOptions{})
+	must(v.t, err)
+	_, follows = h.Annotations[rightsizing.AnnotationTargets]
+	return *h.Spec.Metrics[0].Resource.Target.AverageUtilization, follows
+}
+
+// TestSwitchedOffTargetsAreGivenBack: nobody moves a target on any more, and pods that are made request what their templates say.
+func TestSwitchedOffTargetsAreGivenBack(t *testing.T) {
+	v := newVPAWorld(t)
+	withNothing := v.change
+	for _, tt := range []struct {
+		name, reason string
+		sized        bool
+		args         []string
+	}{
+		{"pods stay", "they are replaced some day", true, []string{"disable", "containerRightsizing", "--wait=false", "--yes", "--no-revert"}},
+		{"pods are given back", "what the agent left is given back, too", true, []string{"disable", "containerRightsizing", "--wait=false", "--yes", "--revert"}},
+		{"nothing is sized", "a target that follows is marked all the same", false, []string{"disable", "containerRightsizing", "--wait=false", "--yes"}},
+		{"uninstall", "the same", true, []string{"uninstall", "--yes", "--no-revert"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			v.t = t
+			v.change = withNothing
+			v.installed(rightsized(true))
+			defer v.empty()
+			if tt.sized {
+				v.fill()
+			}
+			v.follows("web")
+			v.program(agentRun{act: func() { v.giveBack() }})
+			v.want(CodeOK, v.args(tt.args...)...)
+			if percent, follows := v.scales("web"); percent != 80 || follows {
+				t.Errorf("it scales at %d %%, want 80; follows: %t: %s", percent, follows, tt.reason)
+			}
+			v.contains(v.errOut, "1 HorizontalPodAutoscaler")
+			v.clean()
+		})
+	}
+}
+
 // watch says afterwards in which order the webhook and the component's Deployments were deleted: revisions are those of one store.
 func (v *vpaWorld) watch() func(want int) []string {
 	v.t.Helper()

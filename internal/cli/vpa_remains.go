@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -149,9 +150,8 @@ func (r *vpaRemains) takeBack(ctx context.Context, job agentJob, operation strin
 // settlePatience is how long the component's pods may take to end.
 const settlePatience = 2 * time.Minute
 
-// settle takes the marks away, which were the operation's own, so that the policies hold again when the component is switched on. As long as a program of it runs
-// it would begin again at once.
-func (r *vpaRemains) settle(ctx context.Context) error {
+// ended waits until no program of the component runs.
+func (r *vpaRemains) ended(ctx context.Context) error {
 	labels := componentLabel + " in (" + strings.Join(vpaParts(), ",") + ")"
 	sleep, until := r.v.f.Sleep, r.v.f.Now().Add(settlePatience)
 	if sleep == nil {
@@ -160,7 +160,7 @@ func (r *vpaRemains) settle(ctx context.Context) error {
 	for {
 		pods, err := r.v.client.CoreV1().Pods(r.v.namespace).List(ctx, metav1.ListOptions{LabelSelector: labels})
 		if err == nil && len(pods.Items) == 0 {
-			break
+			return nil
 		}
 		if err == nil && !r.v.f.Now().Before(until) {
 			err = &failure{class: "timeout", reason: fmt.Sprintf("%d pods of it have not ended within %s", len(pods.Items), settlePatience)}
@@ -169,8 +169,58 @@ func (r *vpaRemains) settle(ctx context.Context) error {
 			err = sleep(ctx, jobPoll)
 		}
 		if err != nil {
-			return &failure{reason: "containerRightsizing is disabled; policies keep the mark of the revert", err: err, advice: "before it is enabled again: " + resumeAll}
+			return err
 		}
+	}
+}
+
+// after gives HorizontalPodAutoscalers whose targets were made to follow requests their own targets back, also where pods keep what they have:
+// nobody moves those targets on any more, and with ones that are too high the pods that replace them would be scaled in. As long as a program of it runs it
+// would make them follow anew.
+func (r *vpaRemains) after(ctx context.Context, observe event.Func) error {
+	start, advice := r.v.f.Now(), "nopsctl vpa revert --all gives them back, too, also while containerRightsizing is switched off"
+	var names []types.NamespacedName
+	options := metav1.ListOptions{Limit: page}
+	for {
+		list, err := r.v.client.AutoscalingV2().HorizontalPodAutoscalers(metav1.NamespaceAll).List(ctx, options)
+		if err != nil {
+			observe.Emit(event.Warning{ID: warnSized, Message: "whether there are HorizontalPodAutoscalers whose targets followed requests is not known: " + oneLine(unreachable("list them", err)), Hint: advice})
+			return nil
+		}
+		for i := range list.Items {
+			if h := &list.Items[i]; rightsizing.RestoreTargets(h) != nil {
+				names = append(names, types.NamespacedName{Namespace: h.Namespace, Name: h.Name})
+			}
+		}
+		if options.Continue = list.Continue; options.Continue == "" {
+			break
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	what := count(len(names), "HorizontalPodAutoscaler")
+	if err := r.ended(ctx); err != nil {
+		return &failure{reason: "containerRightsizing is switched off; targets of " + what + " still are what they were made to be by it", err: err, advice: advice}
+	}
+	var errs []error
+	for _, n := range names {
+		if _, err := rightsizing.GiveTargetsBack(ctx, r.v.client.AutoscalingV2().HorizontalPodAutoscalers(n.Namespace), n.Name, "nopsctl"); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return &failure{reason: fmt.Sprintf("containerRightsizing is switched off; targets of %d of %s still are what they were made to be by it", len(errs), what), err: err, advice: advice}
+	}
+	observe.Emit(event.StepFinished{Step: "targets", Title: "Giving targets that followed requests back", Outcome: event.OK, Message: what, Duration: r.v.f.Now().Sub(start)})
+	return nil
+}
+
+// settle takes the marks away, which were the operation's own, so that the policies hold again when the component is switched on. As long as a program of it runs
+// it would begin again at once.
+func (r *vpaRemains) settle(ctx context.Context) error {
+	if err := r.ended(ctx); err != nil {
+		return &failure{reason: "containerRightsizing is disabled; policies keep the mark of the revert", err: err, advice: "before it is enabled again: " + resumeAll}
 	}
 	body, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]any{rightsizing.AnnotationReverted: nil, rightsizing.AnnotationRevertedBy: nil}}})
 	if err != nil {

@@ -81,7 +81,7 @@ func newVPAWorld(t *testing.T) *vpaWorld {
 func (v *vpaWorld) empty() {
 	ctx := context.WithoutCancel(v.t.Context())
 	now := int64(0)
-	for _, r := range []schema.GroupVersionResource{rightsizing.Autoscalers(), rightsizing.UpstreamAutoscalers(), {Version: "v1", Resource: "pods"}, {Group: "apps", Version: "v1", Resource: "deployments"}, {Group: "apps", Version: "v1", Resource: "statefulsets"}} {
+	for _, r := range []schema.GroupVersionResource{rightsizing.Autoscalers(), rightsizing.UpstreamAutoscalers(), {Version: "v1", Resource: "pods"}, {Group: "apps", Version: "v1", Resource: "deployments"}, {Group: "apps", Version: "v1", Resource: "statefulsets"}, {Group: "autoscaling", Version: "v2", Resource: "horizontalpodautoscalers"}} {
 		if err := v.dynamic.Resource(r).Namespace(v.shop).DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: &now}, metav1.ListOptions{}); err != nil {
 			v.t.Error(err)
 		}

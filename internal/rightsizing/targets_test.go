@@ -1,12 +1,17 @@
 package rightsizing_test
 
 import (
+	"context"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nopsctl/nopsctl/internal/rightsizing"
 )
@@ -39,6 +44,55 @@ func TestRestoreTargets(t *testing.T) {
 		}
 		if diff := cmp.Diff(c.want, string(rightsizing.RestoreTargets(h))); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", c.name, diff)
+		}
+	}
+}
+
+// busy is a HorizontalPodAutoscaler that somebody else writes each time it was read, so many times.
+type busy struct {
+	writes  int
+	missing bool
+	h       *autoscalingv2.HorizontalPodAutoscaler
+	patches []string
+}
+
+func (b *busy) Get(context.Context, string, metav1.GetOptions) (*autoscalingv2.HorizontalPodAutoscaler, error) {
+	if b.missing {
+		return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "horizontalpodautoscalers"}, "web")
+	}
+	read := b.h.DeepCopy()
+	if b.writes > 0 {
+		b.writes--
+		b.h.ResourceVersion += "1"
+	}
+	return read, nil
+}
+
+func (b *busy) Patch(_ context.Context, _ string, _ types.PatchType, data []byte, _ metav1.PatchOptions, _ ...string) (*autoscalingv2.HorizontalPodAutoscaler, error) {
+	if !strings.Contains(string(data), `"value":"`+b.h.ResourceVersion+`"`) {
+		return nil, apierrors.NewInvalid(schema.GroupKind{}, "web", nil)
+	}
+	b.patches = append(b.patches, string(data))
+	return b.h, nil
+}
+
+func TestGiveTargetsBack(t *testing.T) {
+	marked := &autoscalingv2.HorizontalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{ResourceVersion: "7", Annotations: map[string]string{rightsizing.AnnotationTargets: `{}`}}}
+	for _, c := range []struct {
+		name string
+		b    busy
+		did  bool
+		err  string
+	}{
+		{"one that stands still", busy{h: marked.DeepCopy()}, true, ""},
+		{"one that is written now and then", busy{h: marked.DeepCopy(), writes: 2}, true, ""},
+		{"one that is written all the time", busy{h: marked.DeepCopy(), writes: 100}, false, "somebody wrote it"},
+		{"one without targets of ours", busy{h: &autoscalingv2.HorizontalPodAutoscaler{}}, false, ""},
+		{"one that is gone", busy{missing: true}, false, ""},
+	} {
+		did, err := rightsizing.GiveTargetsBack(t.Context(), &c.b, "web", "test")
+		if did != c.did || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) || (len(c.b.patches) == 1) != c.did {
+			t.Errorf("%s: done: %t, %v, %d patches; want %t, %q", c.name, did, err, len(c.b.patches), c.did, c.err)
 		}
 	}
 }

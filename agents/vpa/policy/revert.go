@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -194,9 +193,6 @@ func (v *reverter) following(ctx context.Context) (map[string][]types.Namespaced
 	return out, nil
 }
 
-// restoreTries is how often a HorizontalPodAutoscaler is read anew that somebody writes meanwhile: its own controller does.
-const restoreTries = 5
-
 // restore gives the HorizontalPodAutoscalers of a workload their own targets back, once. That comes after its pods: with small requests, and
 // the target of large ones, it would be scaled out at once. Where pods keep their small requests until they are replaced, it is all the same:
 // a target that is too high then would scale their successors in, and nobody would be left to see it.
@@ -205,26 +201,11 @@ func (v *reverter) restore(ctx context.Context, key string, following map[string
 	delete(following, key)
 	var errs []error
 	for _, name := range names {
-		client := v.kube.AutoscalingV2().HorizontalPodAutoscalers(name.Namespace)
-		var change []byte
-		var err error
-		for range restoreTries {
-			var h *autoscalingv2.HorizontalPodAutoscaler
-			if h, err = client.Get(ctx, name.Name, metav1.GetOptions{}); err != nil {
-				break
-			}
-			if change = rightsizing.RestoreTargets(h); change == nil {
-				break
-			}
-			if _, err = client.Patch(ctx, name.Name, types.JSONPatchType, change, metav1.PatchOptions{FieldManager: manager}); !apierrors.IsConflict(err) && !apierrors.IsInvalid(err) {
-				break
-			}
+		did, err := rightsizing.GiveTargetsBack(ctx, v.kube.AutoscalingV2().HorizontalPodAutoscalers(name.Namespace), name.Name, manager)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", key, err))
 		}
-		switch {
-		case apierrors.IsNotFound(err), err == nil && change == nil: // it went, or somebody did it meanwhile
-		case err != nil:
-			errs = append(errs, fmt.Errorf("give HorizontalPodAutoscaler %s its own targets back: %w", name, err))
-		default:
+		if did {
 			out.Targets++
 			v.Say("%s: HorizontalPodAutoscaler %s scales at its own targets again", key, name.Name)
 		}

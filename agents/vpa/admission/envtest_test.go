@@ -91,6 +91,16 @@ func (f *fixture) start(name string, listener net.Listener) (stop func()) {
 // pod makes one of the workload's, and says what CPU it requests.
 func (f *fixture) pod(owner *appsv1.ReplicaSet, edit func(*corev1.Pod)) (string, time.Duration) {
 	f.t.Helper()
+	began := time.Now()
+	cpu, err := f.try(owner, edit)
+	if err != nil {
+		f.t.Fatalf("a pod cannot be made: %v", err)
+	}
+	return cpu, time.Since(began)
+}
+
+// try is pod where it may be refused.
+func (f *fixture) try(owner *appsv1.ReplicaSet, edit func(*corev1.Pod)) (string, error) {
 	yes := true
 	p := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{GenerateName: "web-", Labels: map[string]string{"app": "web"}, OwnerReferences: []metav1.OwnerReference{
@@ -103,12 +113,11 @@ func (f *fixture) pod(owner *appsv1.ReplicaSet, edit func(*corev1.Pod)) (string,
 	if edit != nil {
 		edit(p)
 	}
-	began := time.Now()
 	made, err := f.Client.CoreV1().Pods("default").Create(f.t.Context(), p, metav1.CreateOptions{})
 	if err != nil {
-		f.t.Fatalf("a pod cannot be made: %v", err)
+		return "", err
 	}
-	return made.Spec.Containers[0].Resources.Requests.Cpu().String(), time.Since(began)
+	return made.Spec.Containers[0].Resources.Requests.Cpu().String(), nil
 }
 
 // authorities are those that the webhook's configuration trusts.
@@ -212,6 +221,31 @@ func TestAgainstKubernetes(t *testing.T) {
 		vpatest.Eventually(t, "pods of a workload that StormForge sizes stay as they are", 20*time.Second, func() bool { cpu, _ := f.pod(owner, nil); return cpu == "1" })
 		mark("null")
 		vpatest.Eventually(t, "and are sized without it", 20*time.Second, func() bool { cpu, _ := f.pod(owner, nil); return cpu == "300m" })
+	})
+
+	t.Run("what a namespace asks of limits is heeded", func(t *testing.T) {
+		// The API server would refuse a request of 300m beside a limit that is kept, and with it every pod of the workload.
+		keep := []byte(`{"spec":{"resourcePolicy":{"containerPolicies":[{"containerName":"*","controlledValues":"RequestsOnly"}]}}}`)
+		if _, err := vpas.Patch(ctx, "web", types.MergePatchType, keep, metav1.PatchOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		ranges := f.Client.CoreV1().LimitRanges("default")
+		if _, err := ranges.Create(ctx, &corev1.LimitRange{ObjectMeta: metav1.ObjectMeta{Name: "proportion"}, Spec: corev1.LimitRangeSpec{Limits: []corev1.LimitRangeItem{
+			{Type: corev1.LimitTypeContainer, MaxLimitRequestRatio: corev1.ResourceList{"cpu": resource.MustParse("4")}},
+		}}}, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		limited := func(p *corev1.Pod) {
+			p.Spec.Containers[0].Resources.Limits = corev1.ResourceList{"cpu": resource.MustParse("2")}
+		}
+		vpatest.Eventually(t, "pods are made, with as much as their limit asks for", 20*time.Second, func() bool { cpu, err := f.try(owner, limited); return err == nil && cpu == "500m" })
+		if err := ranges.Delete(ctx, "proportion", metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := vpas.Patch(ctx, "web", types.MergePatchType, []byte(`{"spec":{"resourcePolicy":null}}`), metav1.PatchOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		vpatest.Eventually(t, "pods are sized as before", 20*time.Second, func() bool { cpu, err := f.try(owner, nil); return err == nil && cpu == "300m" })
 	})
 
 	t.Run("an administrator's changes stay", func(t *testing.T) {

@@ -118,7 +118,7 @@ func (e estimators) recommend(g given) made {
 			local := in.Local.Target
 			var kept []rightsizing.Adjustment
 			if res == model.ResourceMemory {
-				in.OOM, in.Peak = g.holds[name].bytes, int64(g.states[name].AggregateMemoryPeaks.Percentile(1))
+				in.OOM, in.Peak = g.holds[name].bytes, max(int64(g.states[name].AggregateMemoryPeaks.Percentile(1)), g.before[name].peak)
 				if said := g.before[name].target; said > local {
 					in.Local.Target = said
 					kept = []rightsizing.Adjustment{{Rule: ruleRestart, Why: "it was so much when the recommender began again, less than a day ago, and peaks of a day that has not ended are not stored", To: push.Quantity(string(res), said)}}

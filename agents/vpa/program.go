@@ -91,6 +91,7 @@ func runRecommender(ctx context.Context, c *agent.Call) error {
 const attempts = 1
 
 func recommenderDeps(ctx context.Context, c *agent.Call, o *recommender.Options, log *slog.Logger) (recommender.Deps, error) {
+	agent.Headroom(c.Getenv)
 	d := recommender.Deps{Version: c.Version, Candidate: candidate(c, "recommender"), Log: log, Now: time.Now, Rand: rand.Float64}
 	var err error
 	if d.Kube, err = c.Kubernetes(); err != nil {
@@ -203,6 +204,7 @@ type part struct {
 }
 
 func begin(ctx context.Context, c *agent.Call, o *PartOptions, name string, conditions ...string) (*part, error) {
+	agent.Headroom(c.Getenv)
 	log, err := c.Logger(o.ProcessOptions)
 	if err != nil {
 		return nil, err

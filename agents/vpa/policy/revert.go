@@ -350,32 +350,41 @@ func (v *reverter) ask(ctx context.Context, key string) (a asked, err error) {
 			}
 			looked = true
 		}
-		change, stays := resize(p, spec, ranges)
-		if len(stays) > 0 {
-			a.kept, a.why = a.kept+1, "its template has no "+strings.Join(stays, ", ")+", and Kubernetes takes none from a pod that runs"
-		}
-		if change == nil {
-			if len(stays) == 0 {
-				a.same = append(a.same, *p)
-			}
-			continue
-		}
-		after, err := v.kube.CoreV1().Pods(namespace).Patch(ctx, p.Name, types.StrategicMergePatchType, change, metav1.PatchOptions{FieldManager: manager}, "resize")
-		switch {
-		case apierrors.IsNotFound(err):
-			// Gone meanwhile; the next one is as the template says.
-		case err != nil && len(stays) > 0:
-			// It is replaced anyway.
-		case apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsMethodNotSupported(err) || apierrors.IsBadRequest(err):
-			a.kept, a.why = a.kept+1, oneLine(err.Error())
-		case err != nil:
-			return a, fmt.Errorf("resize pod %s: %w", p.Name, err)
-		case len(stays) > 0:
-		default:
-			a.told = append(a.told, *after)
+		if err := v.askPod(ctx, p, spec, ranges, &a); err != nil {
+			return a, err
 		}
 	}
 	return a, nil
+}
+
+// askPod asks one pod for what its template says.
+func (v *reverter) askPod(ctx context.Context, p *corev1.Pod, spec *corev1.PodSpec, ranges []corev1.LimitRange, a *asked) error {
+	change, stays := resize(p, spec, ranges)
+	refused := ""
+	if len(stays) > 0 {
+		refused = "its template has no " + strings.Join(stays, ", ") + ", and Kubernetes takes none from a pod that runs"
+	}
+	if change == nil && refused == "" {
+		a.same = append(a.same, *p)
+		return nil
+	}
+	if change != nil {
+		after, err := v.kube.CoreV1().Pods(p.Namespace).Patch(ctx, p.Name, types.StrategicMergePatchType, change, metav1.PatchOptions{FieldManager: manager}, "resize")
+		switch {
+		case apierrors.IsNotFound(err):
+			return nil // gone meanwhile; the next one is as the template says
+		case apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsMethodNotSupported(err) || apierrors.IsBadRequest(err):
+			refused = oneLine(err.Error())
+		case err != nil:
+			return fmt.Errorf("resize pod %s: %w", p.Name, err)
+		case refused == "":
+			a.told = append(a.told, *after)
+		}
+	}
+	if refused != "" {
+		a.kept, a.why = a.kept+1, refused
+	}
+	return nil
 }
 
 // ranges are a namespace's LimitRanges, by name.
@@ -576,7 +585,7 @@ func gave(p *corev1.Pod, list, container, field string, name corev1.ResourceName
 			continue
 		}
 		var fields map[string]any
-		if json.Unmarshal(m.FieldsV1.Raw, &fields) != nil {
+		if json.Unmarshal(m.FieldsV1.GetRawBytes(), &fields) != nil {
 			continue
 		}
 		if _, is, _ := unstructured.NestedFieldNoCopy(fields, "f:spec", "f:"+list, fmt.Sprintf("k:{\"name\":%q}", container), "f:resources", "f:"+field, "f:"+string(name)); is {

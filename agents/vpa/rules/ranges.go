@@ -29,8 +29,8 @@ func LimitRangesOf(factory informers.SharedInformerFactory) func(namespace strin
 // or is given a default one once it was sized, which its request may exceed.
 func needsLimit(ranges []*corev1.LimitRange, quotas []*corev1.ResourceQuota, pod *corev1.Pod, r corev1.ResourceName) string {
 	for _, q := range byName(quotas) {
-		_, counted := q.Status.Hard[corev1.ResourceName("limits."+r)]
-		_, asked := q.Spec.Hard[corev1.ResourceName("limits."+r)] // its status may come later
+		_, counted := q.Status.Hard["limits."+r]
+		_, asked := q.Spec.Hard["limits."+r] // its status may come later
 		if (counted || asked) && counts(q, pod, false) {
 			return "ResourceQuota " + q.Name + " counts limits, and refuses pods without"
 		}

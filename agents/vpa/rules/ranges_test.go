@@ -8,6 +8,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/limitrange"
+	"k8s.io/client-go/informers"
 
 	"github.com/nopsctl/nopsctl/agents/vpa/rules"
 	"github.com/nopsctl/nopsctl/internal/rightsizing"
@@ -107,7 +109,8 @@ func TestProportionsOfLimits(t *testing.T) {
 		says             string // why nothing is
 	}{
 		{"kept", "the request is what its limit asks for", corev1.LimitRangeItem{Type: containers, MaxLimitRequestRatio: list("4,2")}, with(`{"cpu":{"mode":"Keep"},"memory":{"mode":"Keep"}}`), fresh, container("c", "1,2Gi", "2,2Gi"), "100m,512Mi", "500m,1Gi", "2,2Gi", ""},
-		{"rounded up", "50m are more than half as much again of 33m", corev1.LimitRangeItem{Type: containers, MaxLimitRequestRatio: list("1500m")}, with(`{}`), fresh, container("c", "100m,1Gi", "150m,2Gi"), "33m,512Mi", "34m,512Mi", "50m,1Gi", ""},
+		{"in proportion", "rounded down, it is never more than the template's", corev1.LimitRangeItem{Type: containers, MaxLimitRequestRatio: list("1500m")}, with(`{}`), fresh, container("c", "100m,1Gi", "150m,2Gi"), "33m,512Mi", "33m,512Mi", "49m,1Gi", ""},
+		{"rounded up", "50m are more than half as much again of 33m", corev1.LimitRangeItem{Type: containers, MaxLimitRequestRatio: list("1500m")}, with(`{"cpu":{"mode":"Headroom","headroom":50}}`), fresh, container("c", "100m,1Gi", "150m,2Gi"), "33m,512Mi", "34m,512Mi", "50m,1Gi", ""},
 		{"running", "a resize is validated, too", corev1.LimitRangeItem{Type: containers, MaxLimitRequestRatio: list("4,2")}, with(`{"cpu":{"mode":"Keep"}}`), running, container("c", "1,1Gi", "2,2Gi"), "100m,512Mi", "500m,512Mi", "2,1Gi", ""},
 		{"headroom", "more than is allowed", corev1.LimitRangeItem{Type: containers, MaxLimitRequestRatio: list(",2")}, with(`{"memory":{"mode":"Headroom","headroom":300}}`), fresh, container("c", "1,1Gi", "2,2Gi"), "1,512Mi", "1,1Gi", "2,2Gi", ""},
 		{"of pods", "each container keeps what all of them have to", corev1.LimitRangeItem{Type: pods, MaxLimitRequestRatio: list("4")}, with(`{"cpu":{"mode":"Keep"}}`), fresh, container("c", "1,1Gi", "2,2Gi"), "100m,512Mi", "500m,512Mi", "2,1Gi", ""},
@@ -141,7 +144,50 @@ func TestProportionsOfLimits(t *testing.T) {
 			t.Errorf("%s: %s, limits %s, want %s, %s; %s", c.name, show(got.Target.Requests), show(got.Target.Limits), c.requests, c.limits, c.reason)
 		}
 	}
-	if len(cases) != 10 {
-		t.Errorf("%d cases, want 10", len(cases))
+	if len(cases) != 11 {
+		t.Errorf("%d cases, want 11", len(cases))
+	}
+}
+
+// What upstream's processor bounds by a LimitRange is within it, to the last thousandth of a core: it is not held back once more.
+func TestBoundedIsWithinRange(t *testing.T) {
+	three := func() []corev1.Container {
+		return []corev1.Container{container("a", "1m,100Mi", "1m,100Mi"), container("b", "1m,100Mi", "1m,100Mi"), container("c", "1m,100Mi", "1m,100Mi")}
+	}
+	targets := map[string]string{"a": "4m,100Mi", "b": "21m,100Mi", "c": "90m,100Mi"}
+	containers, pods := corev1.LimitTypeContainer, corev1.LimitTypePod
+	for _, c := range []struct {
+		name       string
+		item       corev1.LimitRangeItem
+		containers []corev1.Container
+		targets    map[string]string
+		want       []string // requests
+	}{
+		{"a container's maximum", corev1.LimitRangeItem{Type: containers, Max: list("60m,1Gi"), Default: list("60m,1Gi")}, []corev1.Container{container("a", "20m,100Mi", "30m,200Mi")}, map[string]string{"a": "50m,200Mi"}, []string{"40m,200Mi"}},
+		{"a container's minimum", corev1.LimitRangeItem{Type: containers, Min: list("10m,250Mi")}, []corev1.Container{container("a", "20m,200Mi", "30m,400Mi")}, map[string]string{"a": "50m,100Mi"}, []string{"50m,250Mi"}},
+		{"a pod's minimum of CPU", corev1.LimitRangeItem{Type: pods, Min: list("150m")}, three(), targets, []string{"6m,100Mi", "28m,100Mi", "118m,100Mi"}},
+		{"a pod's maximum of CPU", corev1.LimitRangeItem{Type: pods, Max: list("80m")}, three(), targets, []string{"2m,100Mi", "14m,100Mi", "62m,100Mi"}},
+		{"a pod's minimum of memory", corev1.LimitRangeItem{Type: pods, Min: list("20m,500Mi")}, []corev1.Container{container("a", "20m,200Mi", "30m,400Mi"), container("b", "20m,200Mi", "30m,400Mi")}, map[string]string{"a": "24m,100Mi", "b": "24m,100Mi"}, []string{"24m,250Mi", "24m,250Mi"}},
+		{"a pod's maximum, to the last thousandth", corev1.LimitRangeItem{Type: pods, Max: list("462m")}, []corev1.Container{container("a", "387m,100Mi", "757m,200Mi"), container("b", "354m,100Mi", "717m,200Mi")}, map[string]string{"a": "509m,100Mi", "b": "273m,100Mi"}, []string{"152m,100Mi", "81m,100Mi"}},
+	} {
+		factory := informers.NewSharedInformerFactory(nil, 0)
+		if err := factory.Core().V1().LimitRanges().Informer().GetStore().Add(limitRange("a", c.item)); err != nil {
+			t.Fatal(err)
+		}
+		limits, err := limitrange.NewLimitsRangeCalculator(factory)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := rules.NewProvider(rules.Options{Now: func() time.Time { return now }, LimitRanges: limits, Ranges: rules.LimitRangesOf(factory)})
+		s, err := p.Size(fresh(c.containers...), autoscaler("", c.targets))
+		if err != nil || s.Quota != "" || len(s.Containers) != len(c.containers) {
+			t.Errorf("%s: %q, %v, %d containers", c.name, s.Quota, err, len(s.Containers))
+			continue
+		}
+		for i, want := range c.want {
+			if got := show(s.Containers[i].Target.Requests); got != want {
+				t.Errorf("%s: %s gets %s, want %s", c.name, s.Containers[i].Name, got, want)
+			}
+		}
 	}
 }

@@ -545,12 +545,13 @@ func percentOf(r corev1.ResourceName, q resource.Quantity, percent int64) resour
 	return ratio(r, q, big.NewInt(percent), big.NewInt(100))
 }
 
-// scaled is a limit in the proportion to the new request that it had to the one before.
+// scaled is a limit in the proportion to the new request that it had to the one before, rounded down: what upstream's processor shares out of a
+// LimitRange's maximum for pods is all there is.
 func scaled(r corev1.ResourceName, limit, before, after resource.Quantity) resource.Quantity {
 	if before.IsZero() || limit.Cmp(before) == 0 {
 		return after
 	}
-	return ratio(r, limit, units(r, after), units(r, before))
+	return amount(r, new(big.Int).Div(new(big.Int).Mul(units(r, limit), units(r, after)), units(r, before)))
 }
 
 func units(r corev1.ResourceName, q resource.Quantity) *big.Int {
@@ -562,7 +563,11 @@ func units(r corev1.ResourceName, q resource.Quantity) *big.Int {
 
 func ratio(r corev1.ResourceName, q resource.Quantity, by, of *big.Int) resource.Quantity {
 	n := new(big.Int).Mul(units(r, q), by)
-	n.Add(n, new(big.Int).Sub(of, big.NewInt(1))).Div(n, of)
+	return amount(r, n.Add(n, new(big.Int).Sub(of, big.NewInt(1))).Div(n, of))
+}
+
+// amount is a quantity of so many units.
+func amount(r corev1.ResourceName, n *big.Int) resource.Quantity {
 	most := int64(1) << 62
 	v := most
 	if n.IsInt64() && n.Int64() < most {

@@ -371,6 +371,14 @@ func (c *Cluster) GetControllingVPA(p *model.PodState) *model.Vpa {
 	return nil
 }
 
+// Autoscalers are all that select the pod, the one that controls it first. Each recommends for it.
+func (c *Cluster) Autoscalers(p *model.PodState) (all []*model.Vpa) {
+	for _, a := range c.setOf(p).autoscalers {
+		all = append(all, a.vpa)
+	}
+	return all
+}
+
 // GetControllerForPodUnderVPA returns the controller that the pod's autoscaler targets, nil when there is none of either.
 func (c *Cluster) GetControllerForPodUnderVPA(ctx context.Context, p *model.PodState, fetcher controllerfetcher.ControllerFetcher) *controllerfetcher.ControllerKeyWithAPIVersion {
 	return controllerOf(ctx, c.GetControllingVPA(p), fetcher)

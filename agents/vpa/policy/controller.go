@@ -587,11 +587,14 @@ func (c *Controller) align(ctx context.Context, v *view, out Outcome) []error {
 		if !known || p == nil && h.Annotations[AnnotationTargets] == "" {
 			continue
 		}
-		if p != nil && p.Spec.Paused || held != nil && held.Spec.Paused {
-			continue // neither further nor back
+		// Of a policy that is paused no target begins to follow. One that does goes on, for pods that are replaced meanwhile have what their template
+		// says: a target that stayed would scale them far too late.
+		paused := p != nil && p.Spec.Paused || held != nil && held.Spec.Paused
+		if paused && h.Annotations[AnnotationTargets] == "" {
+			continue
 		}
 		// What a policy that cannot be understood sized before is sized still.
-		wanted := held != nil || p != nil && p.Spec.HPA == rightsizing.HPAAlign && !p.Spec.DryRun && p.Annotations[rightsizing.AnnotationReverted] == "" && !reverted[key]
+		wanted := !paused && (held != nil || p != nil && p.Spec.HPA == rightsizing.HPAAlign && !p.Spec.DryRun && p.Annotations[rightsizing.AnnotationReverted] == "" && !reverted[key])
 		template, live := c.requests(h.Namespace, s)
 		a := Align(h, wanted, template, live)
 		v.Align[key], v.Yield[key] = a.Align, a.Yield

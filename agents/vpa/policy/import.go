@@ -60,7 +60,7 @@ func Import(ctx context.Context, config *rest.Config, userAgent string, names []
 			errs = append(errs, fmt.Errorf("copy %s: %w", name, err))
 		default:
 			out.Copied = append(out.Copied, name)
-			say("%s: copied, in mode Off. To hand over: kubectl delete verticalpodautoscalers.%s -n %s %s, then set spec.updatePolicy.updateMode of ours, or let a policy select its workload and delete ours", name, rightsizing.UpstreamGroup, from.GetNamespace(), from.GetName())
+			say("%s: copied, in mode Off. To hand over: kubectl delete verticalpodautoscalers.%s -n %s %s, then set spec.updatePolicy.updateMode of ours, or let a policy select its workload: it sizes beside ours, which only recommends", name, rightsizing.UpstreamGroup, from.GetNamespace(), from.GetName())
 		}
 	}
 	for _, name := range names {

@@ -253,8 +253,8 @@ func TestTargetsGoBackWithPods(t *testing.T) {
 		{name: "reverted", reason: "pods are given back by the revert", edit: func(p *rightsizing.Policy) { p.Annotations = map[string]string{rightsizing.AnnotationReverted: "now"} }, want: []int32{160, 107, 0}},
 		{name: "the workload reverted", reason: "nobody sizes it until the mark is gone", edit: func(*rightsizing.Policy) {}, reverted: true, want: []int32{160, 107, 0}},
 		{name: "not understood", reason: "pods are sized as before, and so its target follows as before", edit: func(p *rightsizing.Policy) { p.Spec.Level = "Cheapest" }, want: []int32{160, 107, 80}},
-		{name: "paused", reason: "nothing is changed", edit: func(p *rightsizing.Policy) { p.Spec.Paused = true }, want: []int32{160, 160, 160}},
-		{name: "not understood, and paused", reason: "nothing is changed", edit: func(p *rightsizing.Policy) { p.Spec.Paused, p.Spec.Level = true, "Cheapest" }, want: []int32{160, 160, 160}},
+		{name: "paused", reason: "pods that are replaced meanwhile have what their template says", edit: func(p *rightsizing.Policy) { p.Spec.Paused = true }, want: []int32{160, 107, 0}},
+		{name: "not understood, and paused", reason: "the same", edit: func(p *rightsizing.Policy) { p.Spec.Paused, p.Spec.Level = true, "Cheapest" }, want: []int32{160, 107, 0}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newStage(t)

@@ -346,7 +346,7 @@ type crowd struct {
 
 // Fetch implements target.VpaTargetSelectorFetcher.
 func (*crowd) Fetch(_ context.Context, vpa *vpav1.VerticalPodAutoscaler) (labels.Selector, error) {
-	return labels.SelectorFromSet(labels.Set{"app": vpa.Name}), nil
+	return labels.SelectorFromSet(labels.Set{"app": vpa.Spec.TargetRef.Name}), nil
 }
 
 // List implements metrics.PodMetricsLister.
@@ -384,6 +384,19 @@ func TestEveryOutOfMemoryIsHeld(t *testing.T) {
 			s.round(t.Context())
 			seen.OnUpdate(alive, killed)
 			s.round(t.Context())
+		}, 500 * mi},
+		{"of one with an elder autoscaler, too", "a copy that was imported only recommends; who sizes has to know", func(s *stage, c *crowd, seen *feed.Observer) {
+			elder := s.autoscaler("copy", balanced)
+			elder.CreationTimestamp = metav1.NewTime(start.Add(-30 * 24 * time.Hour))
+			elder.Spec.TargetRef = s.vpas["web"].Spec.TargetRef
+			_ = c.vpas.Add(elder)
+			_ = c.pods.Add(alive)
+			s.round(t.Context())
+			seen.OnUpdate(alive, killed)
+			s.round(t.Context())
+			if got := s.holds.of(model.VpaID{Namespace: "shop", VpaName: "copy"}, start)["app"].bytes; got != 500*mi {
+				t.Errorf("the elder holds %d Mi", got/mi)
+			}
 		}, 500 * mi},
 		{"of one born while usage is asked for", "the next round knows it", func(s *stage, c *crowd, seen *feed.Observer) {
 			c.meanwhile = func() {

@@ -664,15 +664,17 @@ func (l *leader) keep(ctx context.Context) {
 
 // ranOut takes what the feeder recorded.
 func (l *leader) ranOut(o oom.OomInfo) {
-	vpa := l.cluster.GetControllingVPA(&model.PodState{ID: o.ContainerID.PodID}) // that of a pod that is gone, too
-	if vpa == nil {
+	vpas := l.cluster.Autoscalers(&model.PodState{ID: o.ContainerID.PodID}) // those of a pod that is gone, too
+	if len(vpas) == 0 {
 		return
 	}
 	had := int64(o.Memory)
-	l.holds.add(vpa.ID, o.ContainerID.ContainerName, had, o.Timestamp)
+	for _, vpa := range vpas {
+		l.holds.add(vpa.ID, o.ContainerID.ContainerName, had, o.Timestamp)
+	}
 	l.counters.ooms.Add(1)
 	l.deps.Log.Info("a container ran out of memory", "namespace", o.ContainerID.Namespace, "pod", o.ContainerID.PodName, "container", o.ContainerID.ContainerName, "requested", had)
-	if ref, is := refOf(vpa); is && l.outcomes != nil {
+	if ref, is := refOf(vpas[0]); is && l.outcomes != nil {
 		q := push.Quantity("memory", had)
 		l.outcomes.Add(nopsapi.Outcome{
 			ID: oomID(o), At: o.Timestamp.UTC(), Workload: ref, Pod: o.ContainerID.PodName, Kind: nopsapi.OutcomeOOM,

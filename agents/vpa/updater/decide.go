@@ -138,7 +138,8 @@ func (u *Updater) look(ctx context.Context) ([]*plan, map[types.UID]*corev1.Pod)
 	return plans, alive
 }
 
-// owner is the autoscaler of a pod: the eldest of those that name its workload and whose selector it matches.
+// owner is the autoscaler of a pod: the eldest of those that name its workload and whose selector it matches. One that only recommends is it where
+// there is no other, as the webhook has it: beside a copy that was imported, a policy's sizes.
 func (u *Updater) owner(ctx context.Context, pod *corev1.Pod, at map[string][]*plan, selectors map[*plan]labels.Selector) *plan {
 	parent, err := vpautil.FindParentControllerForPod(ctx, pod, u.controllers)
 	if err != nil || parent == nil {
@@ -153,15 +154,19 @@ func (u *Updater) owner(ctx context.Context, pod *corev1.Pod, at map[string][]*p
 			}
 			selectors[p] = selector
 		}
-		var than *vpav1.VerticalPodAutoscaler
-		if best != nil {
-			than = &best.VerticalPodAutoscaler
-		}
-		if selector.Matches(labels.Set(pod.Labels)) && vpautil.Stronger(&p.VerticalPodAutoscaler, than) {
+		if selector.Matches(labels.Set(pod.Labels)) && (best == nil || stronger(&p.VerticalPodAutoscaler, &best.VerticalPodAutoscaler)) {
 			best = p
 		}
 	}
 	return best
+}
+
+func stronger(a, b *vpav1.VerticalPodAutoscaler) bool {
+	off := func(vpa *vpav1.VerticalPodAutoscaler) bool { return vpautil.GetUpdateMode(vpa) == vpav1.UpdateModeOff }
+	if off(a) != off(b) {
+		return off(b)
+	}
+	return vpautil.Stronger(a, b)
 }
 
 // hold finds out whether an autoscaler's pods are left alone.

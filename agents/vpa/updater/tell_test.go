@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/nopsctl/nopsctl/agents/vpa/rules"
@@ -136,5 +137,28 @@ func TestDeparted(t *testing.T) {
 	}
 	if n := len(d.take()); n != mostDeparted {
 		t.Errorf("%d are kept", n)
+	}
+}
+
+// TestStronger: one that only recommends keeps no other from sizing.
+func TestStronger(t *testing.T) {
+	vpa := func(name string, day int, mode vpav1.UpdateMode) *vpav1.VerticalPodAutoscaler {
+		return &vpav1.VerticalPodAutoscaler{
+			ObjectMeta: metav1.ObjectMeta{Name: name, CreationTimestamp: metav1.NewTime(time.Date(2026, 11, day, 0, 0, 0, 0, time.UTC))},
+			Spec:       vpav1.VerticalPodAutoscalerSpec{UpdatePolicy: &vpav1.PodUpdatePolicy{UpdateMode: &mode}},
+		}
+	}
+	for _, c := range []struct {
+		reason           string
+		stronger, weaker *vpav1.VerticalPodAutoscaler
+	}{
+		{"the eldest", vpa("b", 1, vpav1.UpdateModeInPlace), vpa("a", 2, vpav1.UpdateModeInPlace)},
+		{"the first by name", vpa("a", 1, vpav1.UpdateModeInPlace), vpa("b", 1, vpav1.UpdateModeInPlace)},
+		{"a policy's beside an elder copy that was imported", vpa("b", 2, vpav1.UpdateModeInPlace), vpa("a", 1, vpav1.UpdateModeOff)},
+		{"of two that only recommend the eldest", vpa("b", 1, vpav1.UpdateModeOff), vpa("a", 2, vpav1.UpdateModeOff)},
+	} {
+		if !stronger(c.stronger, c.weaker) || stronger(c.weaker, c.stronger) {
+			t.Errorf("%s is not stronger", c.reason)
+		}
 	}
 }

@@ -29,8 +29,8 @@ const (
 	directRate, directCount, directBursts = 200, 500, 12 // requests a second, in a burst, and how many of them
 	throughRate, through, throughBursts   = 50, 200, 8
 	bareBursts                            = 3
-	inFlight                = 16 // at most; what is late because of it is late
-	admissionLimit          = 90 * time.Second
+	inFlight                              = 16 // at most; what is late because of it is late
+	admissionLimit                        = 90 * time.Second
 )
 
 // admitting is what an admission controller did: latencies of the webhook asked directly, and of pods made through the API server without being

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -1128,12 +1129,15 @@ func TestHistoryComesLate(t *testing.T) {
 }
 
 // failing is a store that lets nobody in until it is mended.
-type failing struct{ asked, mended int }
+type failing struct {
+	asked, loaded atomic.Int64
+	mended        atomic.Bool
+}
 
 func (f *failing) Usage(context.Context, string, time.Time, time.Time) (sources.Usage, error) {
-	f.asked++
-	if f.mended > 0 {
-		f.mended++
+	f.asked.Add(1)
+	if f.mended.Load() {
+		f.loaded.Add(1)
 		return sources.Usage{}, nil
 	}
 	return nil, &sources.StoreError{Host: "store", Status: 401}
@@ -1164,17 +1168,17 @@ func TestAStoreThatFails(t *testing.T) {
 		done := make(chan error, 1)
 		go func() { done <- p.run(ctx, agent.NewHealth(time.Now).Loop("past", time.Hour)) }()
 		synctest.Wait()
-		if n := waiting(); n != 0 || f.asked != 1 {
-			t.Errorf("after %d attempts %d of %d still wait: their checkpoints are not written", f.asked, n, namespaces)
+		if n := waiting(); n != 0 || f.asked.Load() != 1 {
+			t.Errorf("after %d attempts %d of %d still wait: their checkpoints are not written", f.asked.Load(), n, namespaces)
 		}
 		time.Sleep(3 * time.Hour)
-		if f.asked < 5 || f.asked > 30 {
-			t.Errorf("it was asked %d times in three hours", f.asked)
+		if n := f.asked.Load(); n < 5 || n > 30 {
+			t.Errorf("it was asked %d times in three hours", n)
 		}
-		f.mended = 1
+		f.mended.Store(true)
 		time.Sleep(20 * time.Minute)
-		if f.mended != namespaces+1 {
-			t.Errorf("when it was mended the history of %d was loaded, want %d", f.mended-1, namespaces)
+		if n := f.loaded.Load(); n != namespaces {
+			t.Errorf("when it was mended the history of %d was loaded, want %d", n, namespaces)
 		}
 		cancel()
 		if err := <-done; err != nil {

@@ -17,6 +17,9 @@ import (
 // last: Targets in JSON, by resource. Whoever removes it, or changes a target, gets the autoscaler back.
 const AnnotationTargets = "vpa.nops.io/original-targets"
 
+// Targets are by resource.
+type Targets map[corev1.ResourceName]Target
+
 // Target is what a HorizontalPodAutoscaler's target utilization was while pods requested what their template says, and what was made of it.
 type Target struct {
 	Percent  int32 `json:"percent"`
@@ -37,7 +40,7 @@ func RestoreTargets(h *autoscalingv2.HorizontalPodAutoscaler) []byte {
 		Value any    `json:"value,omitempty"`
 	}
 	all := []operation{{"test", "/metadata/resourceVersion", h.ResourceVersion}, {"remove", "/metadata/annotations/" + strings.ReplaceAll(AnnotationTargets, "/", "~1"), nil}}
-	was := map[corev1.ResourceName]Target{}
+	was := Targets{}
 	if json.Unmarshal([]byte(text), &was) != nil {
 		was = nil // nobody can know what it was: what is there now stays
 	}

@@ -9,23 +9,9 @@ import (
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/nopsctl/nopsctl/internal/rightsizing"
 )
-
-// AnnotationTargets on a HorizontalPodAutoscaler is what its targets were before they were made to follow requests, and what was written
-// last: Targets in JSON. Whoever removes it, or changes a target, gets the autoscaler back.
-const AnnotationTargets = "vpa.nops.io/original-targets"
-
-// Targets are by resource.
-type Targets map[corev1.ResourceName]Target
-
-// Target is what a HorizontalPodAutoscaler's target utilization was while pods requested what their template says, and what was made of
-// it. Released says that somebody changed it since: it is theirs from then on.
-type Target struct {
-	Percent  int32 `json:"percent"`
-	Milli    int64 `json:"milli"` // a pod's requests by its template then, in thousandths of a core or of a byte
-	Written  int32 `json:"written"`
-	Released bool  `json:"released,omitempty"`
-}
 
 // minAligned is by how much a target must be off, in percent of it, before it is written again: each write makes the horizontal autoscaler
 // look anew.
@@ -38,7 +24,7 @@ type Alignment struct {
 	// Why says why of those in Yield, by resource.
 	Why map[string]string
 	// Patch is a JSON merge patch of its metadata, and Targets what to set in its metrics; nil changes nothing.
-	Targets *Targets
+	Targets *rightsizing.Targets
 	Set     map[corev1.ResourceName]int32
 }
 
@@ -76,12 +62,12 @@ func gitops(h *autoscalingv2.HorizontalPodAutoscaler) string {
 // own again when they request what their template says: at once it would scale out, or in, by as much as it had been moved.
 func Align(h *autoscalingv2.HorizontalPodAutoscaler, wanted bool, template, live map[corev1.ResourceName]int64) (out Alignment) {
 	out.Why, out.Set = map[string]string{}, map[corev1.ResourceName]int32{}
-	was := Targets{}
-	text, marked := h.Annotations[AnnotationTargets]
+	was := rightsizing.Targets{}
+	text, marked := h.Annotations[rightsizing.AnnotationTargets]
 	if marked && json.Unmarshal([]byte(text), &was) != nil {
-		was = Targets{} // nobody can know what it was: what is there now is the beginning
+		was = rightsizing.Targets{} // nobody can know what it was: what is there now is the beginning
 	}
-	now := Targets{}
+	now := rightsizing.Targets{}
 	writer := gitops(h)
 	for name, percent := range utilization(h) {
 		before, known := was[name]
@@ -124,7 +110,7 @@ func Align(h *autoscalingv2.HorizontalPodAutoscaler, wanted bool, template, live
 			yield("HorizontalPodAutoscaler %s scales on a share of requests for %s, of which its pods' template has none", h.Name, name)
 		default:
 			if !known {
-				before = Target{Percent: percent, Milli: template[name], Written: percent}
+				before = rightsizing.Target{Percent: percent, Written: percent}
 			}
 			out.Align = append(out.Align, string(name))
 			follow()
@@ -157,7 +143,7 @@ func (a Alignment) patch(h *autoscalingv2.HorizontalPodAutoscaler) []map[string]
 		return nil
 	}
 	out := []map[string]any{{"op": "test", "path": "/metadata/resourceVersion", "value": h.ResourceVersion}}
-	path := "/metadata/annotations/" + strings.ReplaceAll(AnnotationTargets, "/", "~1")
+	path := "/metadata/annotations/" + strings.ReplaceAll(rightsizing.AnnotationTargets, "/", "~1")
 	switch {
 	case a.Targets == nil:
 	case len(*a.Targets) == 0:

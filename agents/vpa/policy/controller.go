@@ -584,13 +584,13 @@ func (c *Controller) align(ctx context.Context, v *view, out Outcome) []error {
 	for _, key := range slices.Sorted(maps.Keys(v.hpas)) {
 		h, p, held := v.hpas[key], out.Of[key], out.Held[key]
 		s, known := c.shapeOf(h.Spec.ScaleTargetRef.Kind, h.Namespace, h.Spec.ScaleTargetRef.Name)
-		if !known || p == nil && h.Annotations[AnnotationTargets] == "" {
+		if !known || p == nil && h.Annotations[rightsizing.AnnotationTargets] == "" {
 			continue
 		}
 		// Of a policy that is paused no target begins to follow. One that does goes on, for pods that are replaced meanwhile have what their template
 		// says: a target that stayed would scale them far too late.
 		paused := p != nil && p.Spec.Paused || held != nil && held.Spec.Paused
-		if paused && h.Annotations[AnnotationTargets] == "" {
+		if paused && h.Annotations[rightsizing.AnnotationTargets] == "" {
 			continue
 		}
 		// What a policy that cannot be understood sized before is sized still.

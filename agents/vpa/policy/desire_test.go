@@ -326,13 +326,13 @@ func written(t *testing.T, h *autoscalingv2.HorizontalPodAutoscaler, a Alignment
 	}
 	if a.Targets != nil {
 		if len(*a.Targets) == 0 {
-			delete(h.Annotations, AnnotationTargets)
+			delete(h.Annotations, rightsizing.AnnotationTargets)
 		} else {
 			text, err := json.Marshal(*a.Targets)
 			if err != nil {
 				t.Fatal(err)
 			}
-			h.Annotations = map[string]string{AnnotationTargets: string(text)}
+			h.Annotations = map[string]string{rightsizing.AnnotationTargets: string(text)}
 		}
 	}
 	return h
@@ -364,15 +364,15 @@ func TestAlign(t *testing.T) {
 			t.Errorf("pods that request %dm still: %+v", live, a)
 		}
 		half := written(t, moved, Align(moved, false, cpu(1000), cpu((live+1000)/2)))
-		if want := int32(math.Round(80000 / float64((live+1000)/2))); target(half) != want || live != 1000 && half.Annotations[AnnotationTargets] == "" {
+		if want := int32(math.Round(80000 / float64((live+1000)/2))); target(half) != want || live != 1000 && half.Annotations[rightsizing.AnnotationTargets] == "" {
 			t.Errorf("on the way back from %dm: %d, want %d, %v", live, target(half), want, half.Annotations)
 		}
 		for why, live := range map[string]map[corev1.ResourceName]int64{"all of its pods have it": cpu(1000), "it has no pods": nil} {
-			if back := written(t, half, Align(half, false, cpu(1000), live)); target(back) != 80 || back.Annotations[AnnotationTargets] != "" {
+			if back := written(t, half, Align(half, false, cpu(1000), live)); target(back) != 80 || back.Annotations[rightsizing.AnnotationTargets] != "" {
 				t.Errorf("given back, for %s: %d, %v", why, target(back), back.Annotations)
 			}
 		}
-		if back := written(t, half, Align(half, true, cpu(0), cpu(live))); target(back) != 80 || back.Annotations[AnnotationTargets] != "" {
+		if back := written(t, half, Align(half, true, cpu(0), cpu(live))); target(back) != 80 || back.Annotations[rightsizing.AnnotationTargets] != "" {
 			t.Errorf("its template requests nothing any more: %d, %v", target(back), back.Annotations)
 		}
 		edited := written(t, moved, Align(moved, true, cpu(2000), cpu(2000)))

@@ -200,7 +200,7 @@ func TestAgainstKubernetes(t *testing.T) {
 		}
 		vpatest.Eventually(t, "and is its own again", 20*time.Second, func() bool {
 			h, err := hpas.Get(ctx, "web", metav1.GetOptions{})
-			return err == nil && h.Annotations[policy.AnnotationTargets] == ""
+			return err == nil && h.Annotations[rightsizing.AnnotationTargets] == ""
 		})
 	})
 

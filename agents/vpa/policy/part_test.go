@@ -278,7 +278,7 @@ func TestTargetsGoBackWithPods(t *testing.T) {
 			}
 			h := hpa(160, func(h *autoscalingv2.HorizontalPodAutoscaler) {
 				h.Namespace, h.Spec.ScaleTargetRef = "shop", autoscalingv2.CrossVersionObjectReference{Kind: "StatefulSet", Name: "web"}
-				h.Annotations = map[string]string{AnnotationTargets: string(encoded(Targets{"cpu": {Percent: 80, Milli: 1000, Written: 160}}))}
+				h.Annotations = map[string]string{rightsizing.AnnotationTargets: string(encoded(rightsizing.Targets{"cpu": {Percent: 80, Written: 160}}))}
 			})
 			if err := s.kube.Tracker().Add(h); err != nil {
 				t.Fatal(err)
@@ -307,7 +307,7 @@ func TestTargetsGoBackWithPods(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				target, kept := utilization(now)["cpu"], now.Annotations[AnnotationTargets] != ""
+				target, kept := utilization(now)["cpu"], now.Annotations[rightsizing.AnnotationTargets] != ""
 				if want := c.want[i]; want == 0 && (kept || target != 80) || want != 0 && (!kept || target != want) {
 					t.Errorf("%s: pods that request %s: target %d, kept %t, want %d", c.reason, cpu, target, kept, want)
 				}

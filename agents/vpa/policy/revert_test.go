@@ -144,21 +144,6 @@ func (v *reverting) has(namespace, name string) string {
 	return text(r.Requests) + "/" + text(r.Limits)
 }
 
-// TestTargetsAreOneThing: nopsctl gives back what the policy controller wrote.
-func TestTargetsAreOneThing(t *testing.T) {
-	if policy.AnnotationTargets != rightsizing.AnnotationTargets {
-		t.Errorf("%s and %s", policy.AnnotationTargets, rightsizing.AnnotationTargets)
-	}
-	text, err := json.Marshal(policy.Target{Percent: 80, Milli: 1000, Written: 160, Released: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var read rightsizing.Target
-	if err := json.Unmarshal(text, &read); err != nil || read != (rightsizing.Target{Percent: 80, Written: 160, Released: true}) {
-		t.Errorf("%s reads as %+v: %v", text, read, err)
-	}
-}
-
 func TestRevert(t *testing.T) {
 	v := newReverting(t)
 
@@ -257,7 +242,7 @@ func TestRevert(t *testing.T) {
 				Metrics: []autoscalingv2.MetricSpec{{Type: autoscalingv2.ResourceMetricSourceType, Resource: &autoscalingv2.ResourceMetricSource{Name: "cpu", Target: autoscalingv2.MetricTarget{Type: autoscalingv2.UtilizationMetricType, AverageUtilization: &percent}}}},
 			}}
 			if annotation != "" {
-				h.Annotations = map[string]string{policy.AnnotationTargets: annotation}
+				h.Annotations = map[string]string{rightsizing.AnnotationTargets: annotation}
 			}
 			if _, err := v.Client.AutoscalingV2().HorizontalPodAutoscalers("default").Create(t.Context(), h, metav1.CreateOptions{}); err != nil {
 				t.Fatal(err)
@@ -269,10 +254,10 @@ func TestRevert(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, marked = h.Annotations[policy.AnnotationTargets]
+			_, marked = h.Annotations[rightsizing.AnnotationTargets]
 			return *h.Spec.Metrics[0].Resource.Target.AverageUtilization, marked
 		}
-		written, err := json.Marshal(policy.Targets{"cpu": {Percent: 80, Milli: 1000, Written: 160}})
+		written, err := json.Marshal(rightsizing.Targets{"cpu": {Percent: 80, Written: 160}})
 		if err != nil {
 			t.Fatal(err)
 		}

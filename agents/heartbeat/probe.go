@@ -126,12 +126,10 @@ func authStage(res probe.Result, o ProbeOptions) probe.StageResult {
 
 func observeNonce(ctx context.Context, o ProbeOptions, d ProbeDeps) *probe.Observation {
 	transport, err := nopsclient.Transport(d.CABundle)
-	if t, is := transport.(*http.Transport); is {
-		t.Proxy = d.Proxy
-		defer t.CloseIdleConnections()
-	}
 	var client *nopsclient.Client
 	if err == nil {
+		transport.Proxy = d.Proxy
+		defer transport.CloseIdleConnections()
 		client, err = nopsclient.New(nopsclient.Options{Host: o.Host, Key: o.APIKey, UserAgent: "nops-heartbeat/" + d.Version, Attempts: 2, Now: d.Now, Transport: transport})
 	}
 	if err == nil {

@@ -160,6 +160,9 @@ func newSource(o sourceOptions) (oci.Shelf, error) {
 	if err != nil {
 		return nil, err
 	}
+	// All images of a release are mostly at one registry, and are asked for at once. A connection that finds no place to wait in is
+	// closed, and the next request then opens another, which across a network takes longer than the request.
+	via.MaxIdleConns, via.MaxIdleConnsPerHost = 4*verify.DefaultParallel, 2*verify.DefaultParallel
 	return oci.New(oci.Options{Transport: via, UserAgent: o.UserAgent, Prefer: o.Prefer, Credential: dockerCredential}), nil
 }
 

@@ -141,12 +141,10 @@ func (o *PlatformOptions) Client(userAgent string, bundle []byte, attempts int) 
 	if err != nil {
 		return nil, fmt.Errorf("--ca-bundle (%s): %w", EnvCABundle, err)
 	}
-	if t, is := transport.(*http.Transport); is {
-		// One small request a minute gains nothing from HTTP/2, which costs memory and keeps a connection that a firewall
-		// has forgotten in use for minutes.
-		t.ForceAttemptHTTP2, t.Protocols = false, new(http.Protocols)
-		t.Protocols.SetHTTP1(true)
-	}
+	// One small request a minute gains nothing from HTTP/2, which costs memory and keeps a connection that a firewall
+	// has forgotten in use for minutes.
+	transport.ForceAttemptHTTP2, transport.Protocols = false, new(http.Protocols)
+	transport.Protocols.SetHTTP1(true)
 	c, err := nopsclient.New(nopsclient.Options{Host: o.Host, Key: o.APIKey, UserAgent: userAgent, Attempts: attempts, Transport: transport})
 	if err != nil {
 		return nil, fmt.Errorf("making a client of the platform: %w", err)

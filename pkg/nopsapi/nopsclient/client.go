@@ -146,7 +146,7 @@ func loopback(host string) bool {
 }
 
 // Transport trusts the system's roots and those of a PEM bundle, and uses the proxy of the environment.
-func Transport(bundle []byte) (http.RoundTripper, error) {
+func Transport(bundle []byte) (*http.Transport, error) {
 	t := &http.Transport{
 		Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, MaxIdleConns: 4, IdleConnTimeout: 90 * time.Second,
 		TLSHandshakeTimeout: 10 * time.Second, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12},

@@ -3,6 +3,7 @@ package notary
 import (
 	"bytes"
 	"context"
+	"crypto/ecdh"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
@@ -94,6 +95,7 @@ func New(o Options) (*Engine, error) {
 		e.stores[s.Name] = made
 	}
 	e.status = statusOptions{allowPrivate: o.AllowPrivate, proxy: o.Proxy}.client()
+	go prepare()
 	if e.checker == nil {
 		var err error
 		if e.checker, err = newChecker(o, e.now); err != nil {
@@ -104,6 +106,14 @@ func New(o Options) (*Engine, error) {
 		e.checker = o.Record.over(e.checker)
 	}
 	return e, nil
+}
+
+// prepare has the tables for P-384 computed, which Go does once, when the first signature needs them, with everybody else waiting. By
+// then the processors, which wait for registries before, have enough to do. It takes some milliseconds, and nothing waits for it.
+func prepare() {
+	one := make([]byte, 48)
+	one[47] = 1
+	_, _ = ecdh.P384().NewPrivateKey(one)
 }
 
 func newStore(s policy.Store) (*store, error) {

@@ -1,6 +1,7 @@
 package foreign
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -20,6 +21,10 @@ func TestClaims(t *testing.T) {
 		{"upstream, initial", "it sizes new pods", "verticalpodautoscalers", "metadata: {name: web}\nspec: {targetRef: {kind: Deployment, name: web}, updatePolicy: {updateMode: Initial}}", "Deployment", "web", "VerticalPodAutoscaler web", ""},
 		{"EKS", "the name says it", "resourceoptimizations", "metadata: {name: web-deploy}", "Deployment", "web", "ResourceOptimization web-deploy", ""},
 		{"EKS, StatefulSet", "", "resourceoptimizations", "metadata: {name: db-sts}\nspec: {mode: Apply}", "StatefulSet", "db", "ResourceOptimization db-sts", ""},
+		{"EKS, a target", "it says more than its name", "resourceoptimizations", "metadata: {name: anything}\nspec: {targetRef: {kind: StatefulSet, name: db}}", "StatefulSet", "db", "ResourceOptimization anything", ""},
+		{"EKS, a target and a name", "", "resourceoptimizations", "metadata: {name: web-deploy}\nspec: {targetRef: {kind: StatefulSet, name: db}}", "StatefulSet", "db", "ResourceOptimization web-deploy", ""},
+		{"EKS, is to recommend", "wherever its mode is", "resourceoptimizations", "metadata: {name: web-deploy}\nspec: {mode: Recommend}", "Deployment", "web", "", ""},
+		{"EKS, neither a target nor such a name", "it is about nothing that is known", "resourceoptimizations", "metadata: {name: web}", "", "", "ResourceOptimization web", ""},
 		{"EKS, recommends", "it changes nothing", "resourceoptimizations", "metadata: {name: web-deploy}\nstatus: {mode: Recommend}", "Deployment", "web", "", ""},
 		{"Datadog", "", "datadogpodautoscalers", "metadata: {name: d}\nspec: {targetRef: {apiVersion: apps/v1, kind: Deployment, name: web}, applyPolicy: {mode: Apply}}", "Deployment", "web", "DatadogPodAutoscaler d", ""},
 		{"Datadog, preview", "", "datadogpodautoscalers", "metadata: {name: d}\nspec: {targetRef: {kind: Deployment, name: web}, applyPolicy: {mode: Preview}}", "Deployment", "web", "", ""},
@@ -70,11 +75,12 @@ func TestMarked(t *testing.T) {
 		}
 		return &metav1.ObjectMeta{Annotations: pair(annotation), Labels: pair(label)}
 	}
-	for _, c := range []struct {
+	type marked struct {
 		name   string
 		object metav1.Object
 		who    string
-	}{
+	}
+	cases := []marked{
 		{"nobody", object("a=b", "c=d"), ""},
 		{"none", nil, ""},
 		{"CAST AI", object("workloads.cast.ai/configuration=vertical: {optimization: on}", ""), "CAST AI"},
@@ -85,9 +91,29 @@ func TestMarked(t *testing.T) {
 		{"ScaleOps", object("scaleops.sh/default-rightsize-auto=true", ""), "ScaleOps"},
 		{"ScaleOps, off", object("scaleops.sh/default-rightsize-auto=false", ""), ""},
 		{"ScaleOps, pod", object("", "scaleops.sh/managed=true"), "ScaleOps"},
+		{"ScaleOps, before", object("scaleops.sh/default-auto=true", ""), "ScaleOps"},
+		{"ScaleOps, before, off", object("scaleops.sh/default-auto=false", ""), ""},
+		{"ScaleOps, containers of a pod", object("scaleops.sh/managed-containers=web", ""), "ScaleOps"},
+		{"ScaleOps, no containers", object("scaleops.sh/managed-containers=", ""), ""},
+		{"CAST AI, before, off", object("workloads.cast.ai/vertical-autoscaling=off", ""), ""},
+		{"StormForge, off", object("live.stormforge.io/auto-deploy=Disabled", ""), ""},
+		{"Kubecost, off", object("request.autoscaling.kubecost.com/enabled=false", ""), ""},
 		{"StormForge", object("live.stormforge.io/auto-deploy=Enabled", ""), "StormForge"},
 		{"Kubecost", object("request.autoscaling.kubecost.com/enabled=true", ""), "Kubecost"},
-	} {
+	}
+	for _, m := range marks() {
+		if !slices.ContainsFunc(cases, func(c marked) bool {
+			if c.object == nil || c.who != m.product {
+				return false
+			}
+			_, annotated := c.object.GetAnnotations()[m.key]
+			_, labelled := c.object.GetLabels()[m.key]
+			return annotated || labelled
+		}) {
+			t.Errorf("no case shows that %s counts", m.key)
+		}
+	}
+	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			why, is := Marked(nil, c.object)
 			if is != (c.who != "") || !strings.Contains(why, c.who) {

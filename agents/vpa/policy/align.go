@@ -39,6 +39,18 @@ func utilization(h *autoscalingv2.HorizontalPodAutoscaler) map[corev1.ResourceNa
 	return out
 }
 
+// byContainer names the container on whose utilization it scales, by resource. Such a target follows nothing: beside one, a target that does would
+// leave the other behind, and with it the pods.
+func byContainer(h *autoscalingv2.HorizontalPodAutoscaler) map[corev1.ResourceName]string {
+	out := map[corev1.ResourceName]string{}
+	for _, m := range h.Spec.Metrics {
+		if c := m.ContainerResource; m.Type == autoscalingv2.ContainerResourceMetricSourceType && c != nil && c.Target.Type == autoscalingv2.UtilizationMetricType {
+			out[c.Name] = c.Container
+		}
+	}
+	return out
+}
+
 // gitops are field managers that write what is in a repository, again and again: to change what they write is a fight.
 func gitops(h *autoscalingv2.HorizontalPodAutoscaler) string {
 	known := []string{"argocd", "argo-cd", "openshift-gitops", "kustomize-controller", "helm", "flux", "gotk", "terraform", "pulumi", "crossplane", "configsync", "fleet", "kapp"}
@@ -68,7 +80,7 @@ func Align(h *autoscalingv2.HorizontalPodAutoscaler, wanted bool, template, live
 		was = rightsizing.Targets{} // nobody can know what it was: what is there now is the beginning
 	}
 	now := rightsizing.Targets{}
-	writer := gitops(h)
+	writer, containers := gitops(h), byContainer(h)
 	for name, percent := range utilization(h) {
 		before, known := was[name]
 		if known && percent != before.Written {
@@ -106,6 +118,8 @@ func Align(h *autoscalingv2.HorizontalPodAutoscaler, wanted bool, template, live
 			yield("somebody changed the target of HorizontalPodAutoscaler %s since it was made to follow requests", h.Name)
 		case writer != "":
 			yield("HorizontalPodAutoscaler %s is written by %s, which would put its target back", h.Name, writer)
+		case containers[name] != "":
+			yield("HorizontalPodAutoscaler %s scales on the utilization of %s in container %s, too, and that target follows no requests", h.Name, name, containers[name])
 		case template[name] <= 0:
 			yield("HorizontalPodAutoscaler %s scales on a share of requests for %s, of which its pods' template has none", h.Name, name)
 		default:

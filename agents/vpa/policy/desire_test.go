@@ -412,6 +412,31 @@ func TestAlign(t *testing.T) {
 	if a := Align(absolute, true, cpu(1000), cpu(500)); len(a.Align)+len(a.Yield) != 0 {
 		t.Errorf("an absolute target moves with nothing: %+v", a)
 	}
+	// A target of one container follows nothing: the other one is left where it is, or goes back with its pods.
+	beside := func(kind autoscalingv2.MetricTargetType, resource corev1.ResourceName) func(*autoscalingv2.HorizontalPodAutoscaler) {
+		percent := int32(70)
+		return func(h *autoscalingv2.HorizontalPodAutoscaler) {
+			h.Spec.Metrics = append(h.Spec.Metrics, autoscalingv2.MetricSpec{Type: autoscalingv2.ContainerResourceMetricSourceType, ContainerResource: &autoscalingv2.ContainerResourceMetricSource{
+				Name: resource, Container: "web", Target: autoscalingv2.MetricTarget{Type: kind, AverageUtilization: &percent},
+			}})
+		}
+	}
+	if a := Align(hpa(80, beside(autoscalingv2.UtilizationMetricType, "cpu")), true, cpu(1000), cpu(500)); len(a.Set)+len(a.Align) != 0 || !slices.Equal(a.Yield, []string{"cpu"}) || !strings.Contains(a.Why["cpu"], "container web") {
+		t.Errorf("beside a target of a container: %+v", a)
+	}
+	for _, edit := range []func(*autoscalingv2.HorizontalPodAutoscaler){beside(autoscalingv2.AverageValueMetricType, "cpu"), beside(autoscalingv2.UtilizationMetricType, "memory")} {
+		if a := Align(hpa(80, edit), true, cpu(1000), cpu(500)); a.Set["cpu"] != 160 || !slices.Equal(a.Align, []string{"cpu"}) {
+			t.Errorf("beside a target that has nothing to do with it: %+v", a)
+		}
+	}
+	followed := written(t, h, Align(h, true, cpu(1000), cpu(500)))
+	beside(autoscalingv2.UtilizationMetricType, "cpu")(followed)
+	if a := Align(followed, true, cpu(1000), cpu(500)); a.patch(followed) != nil || !slices.Equal(a.Yield, []string{"cpu"}) {
+		t.Errorf("beside a target of a container that came later: %+v", a)
+	}
+	if back := written(t, followed, Align(followed, true, cpu(1000), cpu(1000))); target(back) != 80 || back.Annotations[rightsizing.AnnotationTargets] != "" {
+		t.Errorf("its pods are back: %d, %v", target(back), back.Annotations)
+	}
 	if p := Align(h, true, cpu(1000), cpu(500)).patch(h); len(p) < 2 || p[0]["op"] != "test" || !strings.Contains(p[len(p)-1]["path"].(string), "/spec/metrics/1/") {
 		t.Errorf("the patch: %v", p)
 	}

@@ -3,6 +3,8 @@ package rules
 import (
 	"cmp"
 	"fmt"
+	"maps"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -15,6 +17,7 @@ import (
 	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/updater/inplace"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/limitrange"
+	resourcehelpers "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/resources"
 	vpautil "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/vpa"
 
 	"github.com/nopsctl/nopsctl/internal/rightsizing"
@@ -102,8 +105,14 @@ func (p *Provider) Size(pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler) (Sizi
 	return p.SizeBy(pod, vpa, settings)
 }
 
-// SizeBy is Size by settings that were read already: to read them takes as long as the rest.
-func (p *Provider) SizeBy(pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler, settings Settings) (Sizing, error) {
+// SizeBy is Size by settings that were read already: to read them takes as long as the rest. What panics is an error of this pod: whoever sizes
+// many goes on with the others.
+func (p *Provider) SizeBy(pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler, settings Settings) (s Sizing, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			s, err = Sizing{}, fmt.Errorf("sizing %s/%s: panic at %s: %v", pod.Namespace, pod.Name, panickedAt(), r)
+		}
+	}()
 	if vpa.Status.Recommendation == nil {
 		return Sizing{}, nil
 	}
@@ -111,7 +120,7 @@ func (p *Provider) SizeBy(pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler, set
 	// native sidecars are shown to it as such, without their limits' share of the pod's bounds being lost.
 	ranges, quotas := p.ranges(pod.Namespace), p.quotas(pod.Namespace)
 	template := p.said(pod, ranges)
-	recommended, _, err := p.capping.Apply(vpa, asMade(asContainers(pod), template))
+	recommended, err := p.bounded(vpa, asMade(asContainers(pod), template))
 	if err != nil {
 		return Sizing{}, fmt.Errorf("bounding what is recommended for %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
@@ -128,12 +137,76 @@ func (p *Provider) SizeBy(pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler, set
 	if settings.Rule(corev1.ResourceCPU).Mode == rightsizing.LimitsNone {
 		in.LimitCPU = needsLimit(ranges, quotas, pod, corev1.ResourceCPU)
 	}
-	s := Size(in)
+	s = Size(in)
 	creating := Creating(pod)
 	if s.Quota = cmp.Or(overQuota(quotas, pod, s, creating), outOfRange(ranges, pod, s)); s.Quota != "" && creating {
 		s.Containers = nil
 	}
 	return s, nil
+}
+
+// panickedAt is where the panic began that is being recovered from.
+func panickedAt() string {
+	pcs := make([]uintptr, 32)
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(3, pcs)])
+	for {
+		f, more := frames.Next()
+		if !more || !strings.HasPrefix(f.Function, "runtime.") && !strings.HasPrefix(f.Function, "internal/runtime/") {
+			return fmt.Sprintf("%s:%d", f.Function, f.Line)
+		}
+	}
+}
+
+// bounded is what upstream's processor makes of a recommendation: the bounds of the autoscaler, and of LimitRanges. Where one of these bounds pods,
+// it writes into the target and into both bounds of every container, also where there is none to write into: it is given them all, of a container
+// that nothing is recommended for what this one requests. What it then makes up is taken out again.
+func (p *Provider) bounded(vpa *vpav1.VerticalPodAutoscaler, pod *corev1.Pod) (*vpav1.RecommendedPodResources, error) {
+	item, err := p.limitRanges.GetPodLimitRangeItem(pod.Namespace)
+	if err != nil {
+		return nil, err //nolint:wrapcheck // the caller says what it is about
+	}
+	if item == nil {
+		answer, _, err := p.capping.Apply(vpa, pod)
+		return answer, err //nolint:wrapcheck // likewise
+	}
+	recommended := vpa.Status.Recommendation.ContainerRecommendations
+	given := slices.Grow(slices.Clone(recommended), len(pod.Spec.Containers))
+	for i := range pod.Spec.Containers {
+		name := pod.Spec.Containers[i].Name
+		if !slices.ContainsFunc(recommended, func(r vpav1.RecommendedContainerResources) bool { return r.ContainerName == name }) {
+			requests, _ := resourcehelpers.ContainerRequestsAndLimits(name, pod)
+			given = append(given, vpav1.RecommendedContainerResources{ContainerName: name, Target: requests, LowerBound: requests, UpperBound: requests})
+		}
+	}
+	filled := slices.Clone(given)
+	for i := range filled {
+		for _, list := range []*corev1.ResourceList{&filled[i].Target, &filled[i].LowerBound, &filled[i].UpperBound} {
+			if *list == nil {
+				*list = corev1.ResourceList{}
+			}
+		}
+	}
+	to := *vpa
+	to.Status.Recommendation = &vpav1.RecommendedPodResources{ContainerRecommendations: filled}
+	answer, _, err := p.capping.Apply(&to, pod)
+	if err != nil {
+		return nil, err //nolint:wrapcheck // likewise
+	}
+	for i := range answer.ContainerRecommendations {
+		a := &answer.ContainerRecommendations[i]
+		at := slices.IndexFunc(given, func(r vpav1.RecommendedContainerResources) bool { return r.ContainerName == a.ContainerName })
+		a.Target, a.LowerBound, a.UpperBound = only(a.Target, given[at].Target), only(a.LowerBound, given[at].LowerBound), only(a.UpperBound, given[at].UpperBound)
+		if at >= len(recommended) {
+			a.LowerBound, a.UpperBound = nil, nil // nobody said what is close enough
+		}
+	}
+	return answer, nil
+}
+
+// only is a list without the resources that another one does not have.
+func only(list, of corev1.ResourceList) corev1.ResourceList {
+	maps.DeleteFunc(list, func(r corev1.ResourceName, _ resource.Quantity) bool { _, is := of[r]; return !is })
+	return list
 }
 
 // asContainers is the pod with its native sidecars among its containers.

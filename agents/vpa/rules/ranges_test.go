@@ -7,7 +7,10 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/admission-controller/resource/pod/patch"
+	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/limitrange"
 	"k8s.io/client-go/informers"
 
@@ -189,5 +192,94 @@ func TestBoundedIsWithinRange(t *testing.T) {
 				t.Errorf("%s: %s gets %s, want %s", c.name, s.Containers[i].Name, got, want)
 			}
 		}
+	}
+}
+
+// A LimitRange of pods is shared among all containers, also where nothing is recommended for one: upstream's processor writes into what is not there.
+func TestPodsWithContainersThatAreNotSized(t *testing.T) {
+	recommends := func(name, target, lower, upper string) vpav1.RecommendedContainerResources {
+		return vpav1.RecommendedContainerResources{ContainerName: name, Target: list(target), LowerBound: list(lower), UpperBound: list(upper)}
+	}
+	off := vpav1.ContainerScalingModeOff
+	ignored := []vpav1.ContainerResourcePolicy{{ContainerName: "istio-proxy", Mode: &off}}
+	least := []vpav1.ContainerResourcePolicy{{ContainerName: "*", MinAllowed: list("5m,64Mi")}}
+	web := container("web", "500m,1Gi", "500m,2Gi")
+	cases := []struct {
+		name, reason     string
+		item             corev1.LimitRangeItem
+		other            corev1.Container
+		policies         []vpav1.ContainerResourcePolicy
+		recommended      []vpav1.RecommendedContainerResources
+		requests, limits string // of container web
+		others           string // requests of the other one; empty: it is not sized
+		lower, upper     string // of container web; the other one has none
+	}{
+		{"ignored by a policy", "the upper bound alone is too much, of the two", corev1.LimitRangeItem{Max: list(",4Gi")}, container("istio-proxy", "100m,128Mi", "200m,256Mi"), ignored, []vpav1.RecommendedContainerResources{recommends("web", "500m,1Gi", "500m,1Gi", "500m,3Gi")}, "500m,1Gi", "500m,2Gi", "", "500m,1Gi", "500m,2061584302"},
+		{"without a recommendation yet", "it is no reason to wait, and stays as it is", corev1.LimitRangeItem{Max: list(",4Gi")}, container("new", "100m,128Mi", "200m,256Mi"), nil, []vpav1.RecommendedContainerResources{recommends("web", "500m,1Gi", "500m,1Gi", "500m,3Gi")}, "500m,1Gi", "500m,2Gi", "100m,128Mi", "500m,1Gi", "500m,2061584302"},
+		{"without resources", "the other one gets all there is", corev1.LimitRangeItem{Max: list(",4Gi")}, container("bare", "", ""), least, []vpav1.RecommendedContainerResources{recommends("web", "500m,3Gi", "500m,3Gi", "500m,3Gi")}, "500m,2Gi", "500m,4Gi", "", "500m,2Gi", "500m,2Gi"},
+		{"with CPU alone", "nobody recommends memory for it, not the least of all containers either", corev1.LimitRangeItem{Max: list(",4Gi")}, container("half", "100m,", "200m,"), least, []vpav1.RecommendedContainerResources{recommends("web", "500m,3Gi", "500m,3Gi", "500m,3Gi")}, "500m,2Gi", "500m,4Gi", "100m", "500m,2Gi", "500m,2Gi"},
+		{"without bounds", "somebody else's recommendation may have none", corev1.LimitRangeItem{Max: list(",4Gi")}, container("loose", "100m,512Mi", "200m,1Gi"), nil, []vpav1.RecommendedContainerResources{recommends("web", "500m,1Gi", "500m,1Gi", "500m,3Gi"), recommends("loose", "100m,1Gi", "", "")}, "500m,1Gi", "500m,2Gi", "100m,1Gi", "500m,1Gi", "500m,2Gi"},
+		{"the least of a pod", "there is nothing to share out", corev1.LimitRangeItem{Min: list(",1Gi")}, container("bare", "", ""), nil, []vpav1.RecommendedContainerResources{recommends("web", "500m,512Mi", "500m,512Mi", "500m,512Mi")}, "500m,1Gi", "500m,2Gi", "", "500m,1Gi", "500m,1Gi"},
+	}
+	for _, c := range cases {
+		factory := informers.NewSharedInformerFactory(nil, 0)
+		c.item.Type = corev1.LimitTypePod
+		if err := factory.Core().V1().LimitRanges().Informer().GetStore().Add(limitRange("a", c.item)); err != nil {
+			t.Fatal(err)
+		}
+		limits, err := limitrange.NewLimitsRangeCalculator(factory)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := rules.NewProvider(rules.Options{
+			Now: func() time.Time { return now }, LimitRanges: limits, Ranges: rules.LimitRangesOf(factory), Template: func(pod *corev1.Pod) *corev1.PodSpec { return &pod.Spec },
+		})
+		v := autoscaler(`{"policy":"p","level":"MaximumSavings","observation":"0s","floors":{"cpu":"1m","memory":"1Mi"}}`, nil)
+		v.Spec.ResourcePolicy = &vpav1.PodResourcePolicy{ContainerPolicies: c.policies}
+		v.Status.Recommendation.ContainerRecommendations = c.recommended
+		before := v.DeepCopy()
+		for _, pod := range []*corev1.Pod{running(web, c.other), fresh(web, c.other)} {
+			s, err := p.Size(pod, v)
+			if err != nil || s.Quota != "" || s.Refused != "" {
+				t.Errorf("%s, new %t: %q, %q, %v; %s", c.name, rules.Creating(pod), s.Quota, s.Refused, err, c.reason)
+				continue
+			}
+			got := map[string]rules.Sized{}
+			for _, one := range s.Containers {
+				got[one.Name] = one
+			}
+			if one := got["web"]; show(one.Target.Requests) != c.requests || show(one.Target.Limits) != c.limits || show(one.Lower) != c.lower || show(one.Upper) != c.upper {
+				t.Errorf("%s, new %t: %s, limits %s, between %s and %s; want %s, limits %s, between %s and %s; %s", c.name, rules.Creating(pod), show(one.Target.Requests), show(one.Target.Limits), show(one.Lower), show(one.Upper), c.requests, c.limits, c.lower, c.upper, c.reason)
+			}
+			if one := got[c.other.Name]; show(one.Target.Requests) != c.others || len(one.Lower)+len(one.Upper) > 0 {
+				t.Errorf("%s, new %t: the other one gets %s, between %s and %s, want %s; %s", c.name, rules.Creating(pod), show(one.Target.Requests), show(one.Lower), show(one.Upper), c.others, c.reason)
+			}
+			target := patch.Resize
+			if rules.Creating(pod) {
+				target = patch.Pod
+			}
+			if _, err := p.Calculators(target)[0].CalculatePatches(pod, v); err != nil {
+				t.Errorf("%s, new %t: %v", c.name, rules.Creating(pod), err)
+			}
+		}
+		if !equality.Semantic.DeepEqual(before, v) {
+			t.Errorf("%s: the autoscaler itself was changed", c.name)
+		}
+	}
+	if len(cases) != 6 {
+		t.Errorf("%d cases, want 6", len(cases))
+	}
+}
+
+// Whatever panics over one pod is an error of that pod: whoever sizes all of them goes on.
+func TestOnePodThatPanics(t *testing.T) {
+	p := rules.NewProvider(rules.Options{Now: func() time.Time { return now }, Ranges: func(string) []*corev1.LimitRange { panic("so it goes") }})
+	v := autoscaler("", map[string]string{"c": "200m,300Mi"})
+	s, err := p.Size(running(oneContainer()), v)
+	if err == nil || s.Changed() || !strings.Contains(err.Error(), "n/p") || !strings.Contains(err.Error(), "TestOnePodThatPanics") || !strings.Contains(err.Error(), "so it goes") {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if patches, err := p.Calculators(patch.Pod)[0].CalculatePatches(fresh(oneContainer()), v); err == nil || len(patches) > 0 {
+		t.Errorf("a new pod: %v, %v", patches, err)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/informers"
 )
@@ -133,33 +132,31 @@ func QuotasOf(factory informers.SharedInformerFactory) func(namespace string) []
 	}
 }
 
-// total is what a pod's containers request and are limited to together, by the names that quotas have.
+// total is what quotas count of a pod, by the names that they have: what its containers have together, and the overhead of its RuntimeClass.
 func total(pod *corev1.Pod) corev1.ResourceList {
 	sum := corev1.ResourceList{}
-	add := func(key corev1.ResourceName, q resource.Quantity) {
-		is := sum[key].DeepCopy()
-		is.Add(q)
-		sum[key] = is
-	}
-	each := func(c *corev1.Container) {
-		for _, r := range resources() {
-			limit := c.Resources.Limits[r]
-			request, is := c.Resources.Requests[r]
-			if !is {
-				request = limit // as Kubernetes has it
-			}
-			add(r, request)
-			add("requests."+r, request)
-			add("limits."+r, limit)
+	requests := together(pod, func(c *corev1.Container) corev1.ResourceList { return requestsOf(&c.Resources) })
+	limits := together(pod, func(c *corev1.Container) corev1.ResourceList { return c.Resources.Limits })
+	for _, r := range resources() {
+		request, limit := requests[r].DeepCopy(), limits[r].DeepCopy()
+		request.Add(pod.Spec.Overhead[r])
+		if !limit.IsZero() {
+			limit.Add(pod.Spec.Overhead[r])
 		}
-	}
-	for i := range pod.Spec.Containers {
-		each(&pod.Spec.Containers[i])
-	}
-	for i := range pod.Spec.InitContainers {
-		if c := &pod.Spec.InitContainers[i]; isSidecar(c) {
-			each(c)
-		}
+		sum[r], sum["requests."+r], sum["limits."+r] = request, request, limit
 	}
 	return sum
+}
+
+// requestsOf is what a container requests: a limit alone is a request, too, as Kubernetes has it.
+func requestsOf(of *corev1.ResourceRequirements) corev1.ResourceList {
+	all := corev1.ResourceList{}
+	for _, r := range resources() {
+		if q, is := of.Requests[r]; is {
+			all[r] = q
+		} else if q, is := of.Limits[r]; is {
+			all[r] = q
+		}
+	}
+	return all
 }

@@ -26,7 +26,24 @@ func TestQuota(t *testing.T) {
 		}
 		return q
 	}
-	for _, c := range []struct {
+	with := func(p *corev1.Pod, edits ...func(*corev1.Pod)) *corev1.Pod {
+		for _, edit := range edits {
+			edit(p)
+		}
+		return p
+	}
+	overhead := func(p *corev1.Pod) { p.Spec.Overhead = list("10m,130Mi") }
+	setup := func(cpu string) func(*corev1.Pod) {
+		return func(p *corev1.Pod) {
+			p.Spec.InitContainers = append(p.Spec.InitContainers, container("setup", cpu, ""))
+		}
+	}
+	sidecar := func(p *corev1.Pod) {
+		always, s := corev1.ContainerRestartPolicyAlways, container("s", "100m,1Gi", "")
+		s.RestartPolicy = &always
+		p.Spec.InitContainers = append(p.Spec.InitContainers, s)
+	}
+	cases := []struct {
 		name, reason string
 		pod          *corev1.Pod
 		quota        *corev1.ResourceQuota
@@ -40,11 +57,23 @@ func TestQuota(t *testing.T) {
 		{"less", "what is over its quota may become less", running(container("c", "1,1Gi", "")), quota("requests.cpu", "1", "4", nil), "500m,1Gi", false},
 		{"new, room", "the whole of it counts: nothing of it is used yet", fresh(container("c", "1,1Gi", "")), quota("requests.cpu", "5", "3", nil), "2,1Gi", false},
 		{"new, no room", "", fresh(container("c", "1,1Gi", "")), quota("requests.cpu", "5", "4", nil), "2,1Gi", true},
+		{"overhead", "the API server counts it, of pods that are made too", with(fresh(container("c", "1,500Mi", "")), overhead), quota("requests.memory", "1000Mi", "0", nil), "1,900Mi", true},
+		{"overhead, room", "", with(fresh(container("c", "1,500Mi", "")), overhead), quota("requests.memory", "1030Mi", "0", nil), "1,900Mi", false},
+		{"overhead of limits", "on top of limits that there are", with(fresh(container("c", "1,500Mi", "1,500Mi")), overhead), quota("limits.memory", "1000Mi", "0", nil), "1,900Mi", true},
+		{"overhead without limits", "and of no others", with(fresh(container("c", "1,500Mi", "")), overhead), quota("limits.memory", "0", "0", nil), "1,900Mi", false},
+		{"overhead, running", "it is counted already", with(running(container("c", "1,500Mi", "")), overhead), quota("requests.memory", "1030Mi", "630Mi", nil), "1,900Mi", false},
+		{"overhead, running, no room", "", with(running(container("c", "1,500Mi", "")), overhead), quota("requests.memory", "1029Mi", "630Mi", nil), "1,900Mi", true},
+		{"an init container that needs more", "what runs after it does not count beside it", with(running(container("c", "100m,1Gi", "")), setup("2")), quota("requests.cpu", "4", "4", nil), "500m,1Gi", false},
+		{"an init container that needs more, new", "", with(fresh(container("c", "100m,1Gi", "")), setup("2")), quota("requests.cpu", "2", "0", nil), "500m,1Gi", false},
+		{"more than the init container", "", with(running(container("c", "100m,1Gi", "")), setup("2")), quota("requests.cpu", "4", "4", nil), "2001m,1Gi", true},
+		{"a sidecar that grows beside an init container", "the init container runs with the sidecars before it", with(fresh(container("c", "100m,1Gi", "")), sidecar, setup("2")), quota("requests.cpu", "2500m", "0", nil), "100m,1Gi", true},
+		{"a sidecar that grows after an init container", "", with(fresh(container("c", "100m,1Gi", "")), setup("2"), sidecar), quota("requests.cpu", "2500m", "0", nil), "100m,1Gi", false},
 		{"for other pods only", "it does not count this one", running(container("c", "1,1Gi", "")), quota("requests.cpu", "5", "4", func(q *corev1.ResourceQuota) {
 			q.Spec.Scopes = []corev1.ResourceQuotaScope{corev1.ResourceQuotaScopeBestEffort}
 		}), "3,1Gi", false},
-	} {
-		v := autoscaler(`{"policy":"p","level":"MaximumSavings","observation":"0s"}`, map[string]string{"c": c.target})
+	}
+	for _, c := range cases {
+		v := autoscaler(`{"policy":"p","level":"MaximumSavings","observation":"0s"}`, map[string]string{"c": c.target, "s": "600m,1Gi"})
 		p := rules.NewProvider(rules.Options{Now: func() time.Time { return now }, Quotas: func(namespace string) []*corev1.ResourceQuota {
 			if namespace != "n" {
 				t.Errorf("quotas of %q", namespace)
@@ -64,6 +93,9 @@ func TestQuota(t *testing.T) {
 		if err != nil || written == c.over {
 			t.Errorf("%s: written is %v, %v; %s", c.name, patches, err, c.reason)
 		}
+	}
+	if len(cases) != 19 {
+		t.Errorf("%d cases, want 19", len(cases))
 	}
 }
 

@@ -494,7 +494,7 @@ func (s *Sized) stepBack() bool {
 
 // apply is the pod as it would be.
 func (s Sizing) apply(pod *corev1.Pod) *corev1.Pod {
-	to := &corev1.Pod{Spec: corev1.PodSpec{Containers: slices.Clone(pod.Spec.Containers), InitContainers: slices.Clone(pod.Spec.InitContainers)}}
+	to := &corev1.Pod{Spec: corev1.PodSpec{Containers: slices.Clone(pod.Spec.Containers), InitContainers: slices.Clone(pod.Spec.InitContainers), Overhead: pod.Spec.Overhead}}
 	for _, c := range s.Containers {
 		list := to.Spec.Containers
 		if c.Sidecar {

@@ -213,7 +213,8 @@ type one struct {
 	creating       bool
 	// back says that it goes back to what the template says, for it is left to somebody else by now.
 	back bool
-	// starting says that Java is not given less CPU now.
+	// guarded is what Java is given at least, and starting says that it would get less CPU, but starts now.
+	guarded  resource.Quantity
 	starting bool
 }
 
@@ -298,15 +299,24 @@ func (o *one) floor() {
 
 // guardJava keeps memory above what the heap needs, and CPU while Java starts. It raises nothing.
 func (o *one) guardJava() {
-	if o.want.Cmp(o.request) >= 0 {
+	needs := o.java.Needs()
+	switch {
+	case !o.java.Is:
+		return
+	case o.r == corev1.ResourceMemory:
+		o.guarded = smaller(o.request, needs)
+	case o.isStarting():
+		o.guarded = o.request
+	}
+	if o.want.Cmp(o.guarded) >= 0 {
 		return
 	}
-	if o.starting = o.java.Is && o.r == corev1.ResourceCPU && o.isStarting(); o.starting {
-		o.step("jvm", o.request, "Java starts, and is not given less CPU within its first %s", Startup)
+	if o.r == corev1.ResourceMemory {
+		o.step("jvm", o.guarded, "Java's heap is up to %s, and needs %s with what is around it", resource.NewQuantity(o.java.Heap, resource.BinarySI), needs.String())
+		return
 	}
-	if needs := o.java.Needs(); o.r == corev1.ResourceMemory && o.want.Cmp(needs) < 0 {
-		o.step("jvm", smaller(o.request, needs), "Java's heap is up to %s, and needs %s with what is around it", resource.NewQuantity(o.java.Heap, resource.BinarySI), needs.String())
-	}
+	o.starting = true
+	o.step("jvm", o.guarded, "Java starts, and is not given less CPU within its first %s", Startup)
 }
 
 // oneStep goes one step at a time, from what the pod has, or from what its workload's pods have.
@@ -323,6 +333,7 @@ func (o *one) oneStep() {
 		if held, is := o.Known.Held[o.c.Name]; is && o.r == corev1.ResourceMemory {
 			most = larger(most, held) // with less it would run out of it once more
 		}
+		most = larger(most, o.guarded) // a new pod comes with its template's, which may be many steps from what the others have
 		o.step("step", smaller(o.want, most), "at most %d%% more than %s at once", up, from.String())
 	}
 	if down := o.Settings.MaxStep.Down; down > 0 && o.want.Cmp(from) < 0 {

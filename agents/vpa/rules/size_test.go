@@ -102,6 +102,11 @@ func TestSizes(t *testing.T) {
 		p.Spec.InitContainers = append(p.Spec.InitContainers, c)
 		return p
 	}
+	initial := func(v *vpav1.VerticalPodAutoscaler) *vpav1.VerticalPodAutoscaler {
+		mode := vpav1.UpdateModeInitial
+		v.Spec.UpdatePolicy.UpdateMode = &mode
+		return v
+	}
 	bounded := func(v *vpav1.VerticalPodAutoscaler, least, most string) *vpav1.VerticalPodAutoscaler {
 		v.Spec.ResourcePolicy = &vpav1.PodResourcePolicy{ContainerPolicies: []vpav1.ContainerResourcePolicy{{ContainerName: "*", MinAllowed: list(least), MaxAllowed: list(most)}}}
 		return v
@@ -160,6 +165,12 @@ func TestSizes(t *testing.T) {
 		{name: "Java starts", reason: "CPU is not lowered in the first minutes", pod: young(running(java("1,1Gi", "2,2Gi", "-Xmx256m"))), vpa: one(plain, "200m,2Gi"), requests: "1,2Gi", limits: "2,4Gi", step: "jvm"},
 		{name: "Java runs", reason: "and is afterwards", pod: running(java("1,1Gi", "2,2Gi", "-Xmx256m")), vpa: one(plain, "200m,2Gi"), requests: "200m,2Gi", limits: "400m,4Gi"},
 		{name: "Java starts, more CPU", reason: "it may get more at any time", pod: young(running(java("1,1Gi", "", "-Xmx256m"))), vpa: one(plain, "2,1Gi"), requests: "2,1Gi"},
+		{name: "new Java", reason: "it starts, and is resized once it has", pod: fresh(java("1,1Gi", "2,2Gi", "-Xmx256m")), vpa: one(plain, "200m,2Gi"), requests: "1,2Gi", limits: "2,4Gi", step: "jvm"},
+		{name: "new Java that is not resized", reason: "what it gets at the start is all it gets", pod: fresh(java("1,1Gi", "2,2Gi", "-Xmx256m")), vpa: initial(one(plain, "200m,2Gi")), requests: "200m,2Gi", limits: "400m,4Gi"},
+		{name: "new Java, step by step", reason: "a step from what the others have by now would take from it what it starts with", pod: fresh(java("2,1Gi", "4,2Gi", "-Xmx256m")), vpa: one(with(`"maxStep":{"up":100}`), "250m,1Gi"), known: rules.Known{Sized: map[string]corev1.ResourceList{"c": list("250m,1Gi")}}, requests: "2,1Gi", limits: "4,2Gi", step: "jvm"},
+		{name: "new Java, step by step to more", reason: "its template's is no step, either", pod: fresh(java("2,1Gi", "", "-Xmx256m")), vpa: one(with(`"maxStep":{"up":100}`), "3,1Gi"), known: rules.Known{Sized: map[string]corev1.ResourceList{"c": list("250m,1Gi")}}, requests: "2,1Gi", step: "step"},
+		{name: "new Java with a larger heap", reason: "steps are from the smaller one's memory, which is less than it needs", pod: fresh(java("1,4Gi", "", "-Xmx2g")), vpa: one(with(`"maxStep":{"up":100}`), "1,3Gi"), known: rules.Known{Sized: map[string]corev1.ResourceList{"c": list("1,1Gi")}}, requests: "1,2560Mi", step: "step"},
+		{name: "new Java that takes steps", reason: "what Java needs is no step further", pod: fresh(java("1,4Gi", "", "-Xmx256m")), vpa: one(with(`"maxStep":{"up":100}`), "1,3Gi"), known: rules.Known{Sized: map[string]corev1.ResourceList{"c": list("1,1Gi")}}, requests: "1,2Gi", step: "step"},
 		{name: "left to a HorizontalPodAutoscaler", reason: "the other resource is sized all the same", pod: running(container("c", "1,1Gi", "")), vpa: one(plain, "200m,300Mi"), known: rules.Known{Yield: map[corev1.ResourceName]string{corev1.ResourceCPU: "web scales"}}, requests: ",300Mi"},
 		{name: "aligned with it", reason: "its target follows", pod: running(container("c", "1,1Gi", "")), vpa: one(with(`"align":["cpu"]`), "200m,300Mi"), known: rules.Known{Yield: map[corev1.ResourceName]string{corev1.ResourceCPU: "web scales"}}, requests: "200m,300Mi"},
 		{name: "left by settings", reason: "the policy controller found that it cannot be aligned", pod: running(container("c", "1,1Gi", "")), vpa: one(with(`"yield":["cpu","memory"]`), "200m,300Mi"), requests: "none"},
@@ -196,8 +207,8 @@ func TestSizes(t *testing.T) {
 			}
 		})
 	}
-	if len(cases) != 43 {
-		t.Errorf("%d cases, want 43", len(cases))
+	if len(cases) != 49 {
+		t.Errorf("%d cases, want 49", len(cases))
 	}
 }
 
@@ -392,10 +403,19 @@ func TestPatches(t *testing.T) {
 			}
 		})
 	}
-	v.Annotations[rightsizing.AnnotationSettings] = `{"policy":"p","level":"MaximumSavings","paused":true}`
-	for _, calculator := range p.Calculators(patch.Pod) {
-		if records, err := calculator.CalculatePatches(pod(fresh(container("c", "1,1Gi", "2,2Gi"))), v); err != nil || len(records) > 0 {
-			t.Errorf("paused, and yet %v, %v", records, err)
+	for _, c := range []struct {
+		name, reason, settings string
+		sized                  bool
+	}{
+		{"paused", "nothing is changed", `"paused":true`, false},
+		{"watched", "its day is not over", `"observation":"72h"`, false},
+		{"a closed window", "it is about pods that run", `"observation":"0s","windows":[{"schedule":"0 22 * * *","duration":"1h"}]`, true},
+		{"a cooldown", "a new pod disturbs nobody", `"observation":"0s","cooldown":"24h"`, true},
+	} {
+		v.Annotations[rightsizing.AnnotationSettings] = `{"policy":"p","level":"MaximumSavings",` + c.settings + `}`
+		records, err := p.Calculators(patch.Pod)[0].CalculatePatches(pod(fresh(container("c", "1,1Gi", "2,2Gi"))), v)
+		if err != nil || len(records) > 0 != c.sized {
+			t.Errorf("%s: %v, %v; %s", c.name, records, err, c.reason)
 		}
 	}
 }

@@ -128,11 +128,9 @@ func (p *Provider) SizeBy(pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler, set
 	if err != nil {
 		return Sizing{}, fmt.Errorf("reading the LimitRange of %s: %w", pod.Namespace, err)
 	}
-	known := p.known(vpa)
 	in := Input{
-		Pod: pod, Template: template, Recommended: recommended, Policy: vpa.Spec.ResourcePolicy, Settings: settings, Known: known, Range: item,
-		Sized: known.Changed || strings.Contains(pod.Annotations[patch.ResourceUpdatesAnnotation], vpa.Name), // by the updater, or when it was made
-		Mode:  vpautil.GetUpdateMode(vpa), Now: p.now(), KeepMemoryLimits: p.keeps(), Ratio: proportions(ranges),
+		Pod: pod, Template: template, Recommended: recommended, Policy: vpa.Spec.ResourcePolicy, Settings: settings, Known: p.known(vpa), Range: item,
+		Mode: vpautil.GetUpdateMode(vpa), Now: p.now(), KeepMemoryLimits: p.keeps(), Ratio: proportions(ranges),
 	}
 	if settings.Rule(corev1.ResourceCPU).Mode == rightsizing.LimitsNone {
 		in.LimitCPU = needsLimit(ranges, quotas, pod, corev1.ResourceCPU)

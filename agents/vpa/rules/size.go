@@ -101,8 +101,6 @@ type Input struct {
 	Policy      *vpav1.PodResourcePolicy
 	Settings    Settings
 	Known       Known
-	// Sized says that the pod may have been sized before.
-	Sized bool
 	// Range is the namespace's LimitRange for containers; nil is none.
 	Range *corev1.LimitRangeItem
 	// Ratio bounds limits in proportion to requests, as the namespace's LimitRanges do.
@@ -226,11 +224,11 @@ func (o *one) step(rule string, to resource.Quantity, format string, args ...any
 	}
 }
 
-// wasSized says whether what the container has of a resource may be of a sizing before, and its template says what it would have without. Where that
-// says nothing, somebody else gave it what it has.
+// wasSized says whether what the container requests of a resource may be of a sizing before, and its template says what it would request without.
+// Where that says nothing, or nobody here sized this resource, somebody else gave it what it has.
 func (o *one) wasSized() bool {
 	request := o.Template[o.c.Name].Requests[o.r]
-	return o.Sized && !o.creating && !request.IsZero()
+	return !o.creating && !request.IsZero() && WasSized(o.Pod, o.c.Name, o.r)
 }
 
 // size sizes one resource of the container.

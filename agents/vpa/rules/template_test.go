@@ -1,6 +1,7 @@
 package rules_test
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -110,10 +111,20 @@ func TestBoundsByTheTemplatesProportion(t *testing.T) {
 
 // What was sized before a HorizontalPodAutoscaler came goes back to what the template says: its share of a request that was lowered is larger.
 func TestYieldedGoesBack(t *testing.T) {
-	mark := func(p *corev1.Pod) *corev1.Pod {
-		p.Annotations = map[string]string{patch.ResourceUpdatesAnnotation: "Pod resources updated by v: container 0: cpu request"}
+	mark := func(p *corev1.Pod, what string) *corev1.Pod {
+		p.Annotations = map[string]string{patch.ResourceUpdatesAnnotation: "Pod resources updated by v: container 0: cpu: it never goes below the floor of 10m, " + what}
 		return p
 	}
+	by := func(manager, subresource, list string, p *corev1.Pod, resources ...string) *corev1.Pod {
+		var owned []string
+		for _, r := range resources {
+			owned = append(owned, fmt.Sprintf(`"f:%s":{}`, r))
+		}
+		fields := fmt.Sprintf(`{"f:spec":{"f:%s":{"k:{\"name\":\"c\"}":{"f:resources":{"f:requests":{".":{},%s}}}}}}`, list, strings.Join(owned, ","))
+		p.ManagedFields = append(p.ManagedFields, metav1.ManagedFieldsEntry{Manager: manager, Operation: metav1.ManagedFieldsOperationUpdate, Subresource: subresource, FieldsV1: metav1.NewFieldsV1(fields)})
+		return p
+	}
+	resized := func(p *corev1.Pod) *corev1.Pod { return by(rules.Resizer, "resize", "containers", p, "cpu", "memory") }
 	const plain = `{"policy":"p","level":"MaximumSavings","maxStep":{"up":10}}`
 	cases := []struct {
 		name, reason     string
@@ -124,19 +135,24 @@ func TestYieldedGoesBack(t *testing.T) {
 		yields           corev1.ResourceName
 		requests, limits string // empty: nothing is sized
 	}{
-		{"resized", "at once: steps are about recommendations", "1,1Gi/2,2Gi", running(container("c", "200m,512Mi", "400m,1Gi")), plain, true, false, "cpu", "1,512Mi", "2,1Gi"},
-		{"sized when it was made", "", "1,1Gi/2,2Gi", mark(running(container("c", "200m,512Mi", "400m,1Gi"))), plain, false, false, "cpu", "1,512Mi", "2,1Gi"},
-		{"by the settings", "the policy's controller found that it cannot follow", "1,1Gi/", running(container("c", "200m,512Mi", "")), `{"policy":"p","level":"MaximumSavings","yield":["cpu"]}`, true, false, "", "1,512Mi", ""},
-		{"aligned", "its target follows", "1,1Gi/", running(container("c", "200m,512Mi", "")), `{"policy":"p","level":"MaximumSavings","align":["cpu"]}`, true, false, "cpu", "300m,512Mi", ""},
+		{"resized", "at once: steps are about recommendations", "1,1Gi/2,2Gi", resized(running(container("c", "200m,512Mi", "400m,1Gi"))), plain, true, false, "cpu", "1,512Mi", "2,1Gi"},
+		{"sized when it was made", "", "1,1Gi/2,2Gi", mark(running(container("c", "200m,512Mi", "400m,1Gi")), "cpu request, memory request"), plain, false, false, "cpu", "1,512Mi", "2,1Gi"},
+		{"by the settings", "the policy's controller found that it cannot follow", "1,1Gi/", resized(running(container("c", "200m,512Mi", ""))), `{"policy":"p","level":"MaximumSavings","yield":["cpu"]}`, true, false, "", "1,512Mi", ""},
+		{"aligned", "its target follows", "1,1Gi/", resized(running(container("c", "200m,512Mi", ""))), `{"policy":"p","level":"MaximumSavings","align":["cpu"]}`, true, false, "cpu", "300m,512Mi", ""},
+		{"memory alone was resized", "somebody's webhook gave it the CPU that it has, of which its HorizontalPodAutoscaler knows", "1,1Gi/2,2Gi", by(rules.Resizer, "resize", "containers", running(container("c", "200m,512Mi", "400m,1Gi")), "memory"), plain, true, false, "cpu", ",512Mi", ",1Gi"},
+		{"memory alone was sized when it was made", "", "1,1Gi/", mark(running(container("c", "200m,512Mi", "")), "memory request, cpu limit"), plain, true, false, "cpu", ",512Mi", ""},
+		{"somebody else resized it", "", "1,1Gi/", by("kubectl", "resize", "containers", running(container("c", "200m,512Mi", "")), "cpu"), plain, true, false, "cpu", ",512Mi", ""},
+		{"made with it", "whoever made the pod made it with what its webhooks said", "1,1Gi/", by(rules.Resizer, "", "containers", running(container("c", "200m,512Mi", "")), "cpu"), plain, true, false, "cpu", ",512Mi", ""},
+		{"a sidecar by its name was", "there is one container of a name", "1,1Gi/", by(rules.Resizer, "resize", "initContainers", running(container("c", "200m,512Mi", "")), "cpu"), plain, true, false, "cpu", "1,512Mi", ""},
 		{"never sized", "somebody else gave it what it has", "1,1Gi/", running(container("c", "200m,512Mi", "")), plain, false, false, "cpu", ",512Mi", ""},
 		{"new", "it is what its template says", "1,1Gi/", fresh(container("c", "1,512Mi", "")), plain, true, false, "cpu", ",512Mi", ""},
-		{"no request", "somebody else gave it what it has", ",1Gi/", running(container("c", "200m,512Mi", "")), plain, true, false, "cpu", ",512Mi", ""},
-		{"no template", "", "", running(container("c", "200m,512Mi", "")), plain, true, false, "cpu", ",512Mi", ""},
-		{"no limit by now", "it was taken away when it was made; none is given while it runs", "1,1Gi/2,2Gi", running(container("c", "200m,512Mi", ",1Gi")), plain, true, false, "cpu", "1,512Mi", ",1Gi"},
-		{"a limit of somebody else", "it is no less than the request", "1,1Gi/", running(container("c", "200m,512Mi", "400m,1Gi")), plain, true, false, "cpu", "1,512Mi", "1,1Gi"},
-		{"memory down", "Kubernetes 1.33 lowers no limit", "1,256Mi/2,512Mi", running(container("c", "300m,512Mi", "600m,1Gi")), plain, true, true, "memory", "300m,256Mi", "600m,1Gi"},
-		{"Guaranteed", "", "1,512Mi/1,512Mi", running(container("c", "200m,512Mi", "200m,512Mi")), plain, true, false, "cpu", "1,512Mi", "1,512Mi"},
-		{"back already", "", "1,1Gi/2,2Gi", running(container("c", "1,512Mi", "2,1Gi")), plain, true, false, "cpu", "1,512Mi", "2,1Gi"},
+		{"no request", "somebody else gave it what it has", ",1Gi/", resized(running(container("c", "200m,512Mi", ""))), plain, true, false, "cpu", ",512Mi", ""},
+		{"no template", "", "", resized(running(container("c", "200m,512Mi", ""))), plain, true, false, "cpu", ",512Mi", ""},
+		{"no limit by now", "it was taken away when it was made; none is given while it runs", "1,1Gi/2,2Gi", resized(running(container("c", "200m,512Mi", ",1Gi"))), plain, true, false, "cpu", "1,512Mi", ",1Gi"},
+		{"a limit of somebody else", "it is no less than the request", "1,1Gi/", resized(running(container("c", "200m,512Mi", "400m,1Gi"))), plain, true, false, "cpu", "1,512Mi", "1,1Gi"},
+		{"memory down", "Kubernetes 1.33 lowers no limit", "1,256Mi/2,512Mi", resized(running(container("c", "300m,512Mi", "600m,1Gi"))), plain, true, true, "memory", "300m,256Mi", "600m,1Gi"},
+		{"Guaranteed", "", "1,512Mi/1,512Mi", resized(running(container("c", "200m,512Mi", "200m,512Mi"))), plain, true, false, "cpu", "1,512Mi", "1,512Mi"},
+		{"back already", "", "1,1Gi/2,2Gi", resized(running(container("c", "1,512Mi", "2,1Gi"))), plain, true, false, "cpu", "1,512Mi", "2,1Gi"},
 	}
 	for _, c := range cases {
 		requests, limits, _ := strings.Cut(c.template, "/")
@@ -153,7 +169,12 @@ func TestYieldedGoesBack(t *testing.T) {
 				return &corev1.PodSpec{Containers: []corev1.Container{container("c", requests, limits)}}
 			},
 		})
-		s, err := p.Size(c.pod, autoscaler(c.settings, map[string]string{"c": "300m,512Mi"}))
+		kept, err := rules.KeepResizes(c.pod.DeepCopy()) // as an informer has it
+		pod, is := kept.(*corev1.Pod)
+		if err != nil || !is {
+			t.Fatal(kept, err)
+		}
+		s, err := p.Size(pod, autoscaler(c.settings, map[string]string{"c": "300m,512Mi"}))
 		if err != nil || len(s.Containers) != 1 || s.Refused != "" {
 			t.Errorf("%s: %+v, %v; %s", c.name, s, err, c.reason)
 			continue
@@ -167,8 +188,28 @@ func TestYieldedGoesBack(t *testing.T) {
 			t.Errorf("%s: says so: %t, %v", c.name, says, got.Steps)
 		}
 	}
-	if len(cases) != 13 {
-		t.Errorf("%d cases, want 13", len(cases))
+	if len(cases) != 18 {
+		t.Errorf("%d cases, want 18", len(cases))
+	}
+}
+
+// Who wrote what of a pod is most of it, and is not kept, but for what tells that it was resized.
+func TestKeepResizes(t *testing.T) {
+	entry := func(manager, subresource string) metav1.ManagedFieldsEntry {
+		return metav1.ManagedFieldsEntry{Manager: manager, Subresource: subresource, FieldsV1: metav1.NewFieldsV1("{}")}
+	}
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{ManagedFields: []metav1.ManagedFieldsEntry{entry("kube-controller-manager", ""), entry("kubelet", "status"), entry(rules.Resizer, "resize"), entry("kubectl", "resize"), entry(rules.Resizer, ""), {Manager: rules.Resizer, Subresource: "resize"}}}}
+	for range 2 { // informers may ask twice
+		if o, err := rules.KeepResizes(pod); o != pod || err != nil || len(pod.ManagedFields) != 1 || pod.ManagedFields[0].Manager != rules.Resizer {
+			t.Fatalf("%v, %v", pod.ManagedFields, err)
+		}
+	}
+	pod.ManagedFields = []metav1.ManagedFieldsEntry{entry("kubelet", "status")}
+	if _, err := rules.KeepResizes(pod); err != nil || pod.ManagedFields != nil {
+		t.Errorf("%v, %v", pod.ManagedFields, err)
+	}
+	if o, err := rules.KeepResizes("else"); o != "else" || err != nil {
+		t.Errorf("%v, %v", o, err)
 	}
 }
 

@@ -540,6 +540,20 @@ func TestUpdater(t *testing.T) {
 		vpatest.Eventually(t, "it has its template's CPU again, by which it is scaled", soon, func() bool { return p.requests("later") == "1,512Mi" })
 	})
 
+	t.Run("CPU that nobody here sized is left as it is", func(t *testing.T) {
+		p := w.place(t, 1)
+		p.template("1,1Gi", "")
+		p.scales()
+		time.Sleep(time.Second)
+		p.pod("theirs", "250m,1Gi", "", nil) // somebody's webhook has less of it requested
+		p.autoscaler(inPlace, settings(""), "500m,512Mi")
+		vpatest.Eventually(t, "its memory is sized", soon, func() bool { return p.application().InPlace == 1 && strings.HasSuffix(p.requests("theirs"), ",512Mi") })
+		time.Sleep(2 * time.Second) // ten loops that know that it was changed
+		if got := p.requests("theirs"); got != "250m,512Mi" {
+			t.Errorf("it has %s", got)
+		}
+	})
+
 	t.Run("CPU is left to a HorizontalPodAutoscaler", func(t *testing.T) {
 		p := w.place(t, 1)
 		p.scales()

@@ -226,7 +226,7 @@ func New(o Options, deps Deps) (*Updater, error) {
 // watch makes the informers; Run starts them.
 func (u *Updater) watch() error {
 	u.kubeFactory = informers.NewSharedInformerFactoryWithOptions(u.kube, resync, informers.WithTransform(client.StripManagedFields))
-	u.podFactory = informers.NewSharedInformerFactoryWithOptions(u.kube, resync, informers.WithTransform(client.StripManagedFields),
+	u.podFactory = informers.NewSharedInformerFactoryWithOptions(u.kube, resync, informers.WithTransform(rules.KeepResizes),
 		informers.WithTweakListOptions(func(o *metav1.ListOptions) {
 			o.FieldSelector = "spec.nodeName!=,status.phase!=" + string(corev1.PodSucceeded) + ",status.phase!=" + string(corev1.PodFailed)
 		}))

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -26,9 +27,11 @@ import (
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/client"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/limitrange"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/status"
+	vpautil "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/vpa"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
 
 	"github.com/nopsctl/nopsctl/agents/internal/agent"
 	"github.com/nopsctl/nopsctl/agents/vpa/foreign"
@@ -210,11 +213,39 @@ func (c *Controller) logic(ctx context.Context) (*logic.AdmissionServer, error) 
 		}
 	}
 	calculators := append(provider.Calculators(patch.Pod), patch.NewObservedContainersCalculator())
+	for i := range calculators {
+		calculators[i] = loud{calculators[i], c.deps.Log}
+	}
 	server := logic.NewAdmissionServer(pod.NewDefaultPreProcessor(), autoscaler.NewDefaultPreProcessor(), limits, matcher{
-		Matcher: autoscaler.NewMatcher(index, selectors, patient{controllers, stores(factory)}), leave: c.deps.Leave, workload: workloads, log: c.deps.Log,
+		Matcher: autoscaler.NewMatcher(index, selectors, patient{controllers, stores(factory), func(namespace string) bool { return sizes(index, namespace) }}), leave: c.deps.Leave, workload: workloads, log: c.deps.Log,
 	}, calculators)
 	server.RegisterResourceHandler(ours{autoscaler.NewResourceHandler(autoscaler.NewDefaultPreProcessor())})
 	return server, nil
+}
+
+// sizes says whether a namespace has an autoscaler that sizes pods.
+func sizes(index cache.Indexer, namespace string) bool {
+	all, err := index.ByIndex(cache.NamespaceIndex, namespace)
+	return err == nil && slices.ContainsFunc(all, func(o any) bool {
+		vpa, is := o.(*vpav1.VerticalPodAutoscaler)
+		return is && vpautil.GetUpdateMode(vpa) != vpav1.UpdateModeOff
+	})
+}
+
+// loud says why a pod could not be sized. Upstream's handler admits it as it is then, and says nothing.
+type loud struct {
+	patch.Calculator
+
+	log *slog.Logger
+}
+
+// CalculatePatches implements patch.Calculator.
+func (l loud) CalculatePatches(p *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler) ([]handlers.PatchRecord, error) {
+	patches, err := l.Calculator.CalculatePatches(p, vpa)
+	if err != nil {
+		l.log.Warn("a pod is admitted as it is, for it could not be sized", slog.String("namespace", p.Namespace), slog.String("pod", p.Name), slog.String("autoscaler", vpa.Name), slog.Any("error", err))
+	}
+	return patches, err
 }
 
 // matcher leaves pods alone that are not to be sized.

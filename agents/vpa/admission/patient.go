@@ -5,6 +5,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	controllerfetcher "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/target/controller_fetcher"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
@@ -17,19 +18,24 @@ const (
 )
 
 // patient waits a moment for owners that a watch has not told yet: a ReplicaSet's first pod comes milliseconds after it, and upstream's
-// answer would be that nobody owns it, so that of every roll-out the first pod would be as its template says.
+// answer would be that nobody owns it, so that of every roll-out the first pod would be as its template says. Other pods do not wait: those of a
+// namespace that has no autoscaler, and of somebody's kind that is called Job or StatefulSet, too.
 type patient struct {
 	controllerfetcher.ControllerFetcher
 
-	stores map[string]cache.Store // by kind
+	stores map[schema.GroupKind]cache.Store
+	// sizes says whether new pods of a namespace are sized at all.
+	sizes func(namespace string) bool
 }
 
 // stores are upstream's well-known kinds.
-func stores(f informers.SharedInformerFactory) map[string]cache.Store {
-	return map[string]cache.Store{
-		"Deployment": f.Apps().V1().Deployments().Informer().GetStore(), "ReplicaSet": f.Apps().V1().ReplicaSets().Informer().GetStore(), "StatefulSet": f.Apps().V1().StatefulSets().Informer().GetStore(),
-		"DaemonSet": f.Apps().V1().DaemonSets().Informer().GetStore(), "Job": f.Batch().V1().Jobs().Informer().GetStore(), "CronJob": f.Batch().V1().CronJobs().Informer().GetStore(),
-		"ReplicationController": f.Core().V1().ReplicationControllers().Informer().GetStore(),
+func stores(f informers.SharedInformerFactory) map[schema.GroupKind]cache.Store {
+	apps, batch := f.Apps().V1(), f.Batch().V1()
+	return map[schema.GroupKind]cache.Store{
+		{Group: "apps", Kind: "Deployment"}: apps.Deployments().Informer().GetStore(), {Group: "apps", Kind: "ReplicaSet"}: apps.ReplicaSets().Informer().GetStore(),
+		{Group: "apps", Kind: "StatefulSet"}: apps.StatefulSets().Informer().GetStore(), {Group: "apps", Kind: "DaemonSet"}: apps.DaemonSets().Informer().GetStore(),
+		{Group: "batch", Kind: "Job"}: batch.Jobs().Informer().GetStore(), {Group: "batch", Kind: "CronJob"}: batch.CronJobs().Informer().GetStore(),
+		{Kind: "ReplicationController"}: f.Core().V1().ReplicationControllers().Informer().GetStore(),
 	}
 }
 
@@ -37,20 +43,20 @@ func stores(f informers.SharedInformerFactory) map[string]cache.Store {
 func (p patient) FindTopMostWellKnownOrScalable(ctx context.Context, key *controllerfetcher.ControllerKeyWithAPIVersion) (*controllerfetcher.ControllerKeyWithAPIVersion, error) {
 	if key != nil {
 		limit, cancel := context.WithTimeout(ctx, patience)
-		p.settle(limit, key.Namespace, key.Kind, key.Name)
+		p.settle(limit, key.Namespace, schema.FromAPIVersionAndKind(key.ApiVersion, key.Kind).GroupKind(), key.Name)
 		cancel()
 	}
 	return p.ControllerFetcher.FindTopMostWellKnownOrScalable(ctx, key) //nolint:wrapcheck // upstream asks what it is
 }
 
 // settle waits until an owner is known, and its owners.
-func (p patient) settle(ctx context.Context, namespace, kind, name string) {
+func (p patient) settle(ctx context.Context, namespace string, kind schema.GroupKind, name string) {
 	for range len(p.stores) { // owners that own each other end, too
 		store, is := p.stores[kind]
 		if !is {
 			return
 		}
-		for {
+		for first := true; ; first = false {
 			found, is, err := store.GetByKey(namespace + "/" + name)
 			if err != nil {
 				return
@@ -61,8 +67,11 @@ func (p patient) settle(ctx context.Context, namespace, kind, name string) {
 				if owner == nil {
 					return
 				}
-				kind, name = owner.Kind, owner.Name
+				kind, name = schema.FromAPIVersionAndKind(owner.APIVersion, owner.Kind).GroupKind(), owner.Name
 				break
+			}
+			if first && !p.sizes(namespace) {
+				return
 			}
 			select {
 			case <-ctx.Done():

@@ -9,13 +9,16 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -101,6 +104,38 @@ func (f *fixture) pod(owner *appsv1.ReplicaSet, edit func(*corev1.Pod)) (string,
 
 // try is pod where it may be refused.
 func (f *fixture) try(owner *appsv1.ReplicaSet, edit func(*corev1.Pod)) (string, error) {
+	f.t.Helper()
+	made, err := f.create(owner, edit)
+	if err != nil {
+		return "", err
+	}
+	return made.Spec.Containers[0].Resources.Requests.Cpu().String(), nil
+}
+
+// asked is how many requests about pods the API server has made, as it counts them itself.
+func (f *fixture) asked() int {
+	f.t.Helper()
+	text, err := f.Client.Discovery().RESTClient().Get().AbsPath("/metrics").DoRaw(f.t.Context())
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	all, found := 0, false
+	for line := range strings.Lines(string(text)) {
+		if series, value, is := strings.Cut(strings.TrimSpace(line), "} "); is && strings.HasPrefix(series, "apiserver_admission_webhook_request_total{") && strings.Contains(series, `name="pods.vpa.nops.io"`) {
+			n, err := strconv.Atoi(value)
+			if err != nil {
+				f.t.Fatal(line, err)
+			}
+			all, found = all+n, true
+		}
+	}
+	if !found {
+		f.t.Fatal("the API server does not count what it asks webhooks")
+	}
+	return all
+}
+
+func (f *fixture) create(owner *appsv1.ReplicaSet, edit func(*corev1.Pod)) (*corev1.Pod, error) {
 	yes := true
 	p := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{GenerateName: "web-", Labels: map[string]string{"app": "web"}, OwnerReferences: []metav1.OwnerReference{
@@ -113,11 +148,7 @@ func (f *fixture) try(owner *appsv1.ReplicaSet, edit func(*corev1.Pod)) (string,
 	if edit != nil {
 		edit(p)
 	}
-	made, err := f.Client.CoreV1().Pods("default").Create(f.t.Context(), p, metav1.CreateOptions{})
-	if err != nil {
-		return "", err
-	}
-	return made.Spec.Containers[0].Resources.Requests.Cpu().String(), nil
+	return f.Client.CoreV1().Pods("default").Create(f.t.Context(), p, metav1.CreateOptions{})
 }
 
 // authorities are those that the webhook's configuration trusts.
@@ -182,8 +213,17 @@ func TestAgainstKubernetes(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	hooks, err := f.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(ctx, rightsizing.WebhookName, metav1.GetOptions{})
+	if err != nil || len(hooks.Webhooks) != 2 {
+		t.Fatalf("%d webhooks: %v", len(hooks.Webhooks), err)
+	}
+	for _, w := range hooks.Webhooks {
+		if *w.TimeoutSeconds != 5 || *w.FailurePolicy != admissionregistrationv1.Ignore {
+			t.Errorf("%s takes up to %d s, and then: %s", w.Name, *w.TimeoutSeconds, *w.FailurePolicy)
+		}
+	}
 	// Nobody answers: connections are taken and never spoken on. Pods are created as they are, after the webhook's time at most.
-	if cpu, took := f.pod(owner, nil); cpu != "1" || took > 20*time.Second {
+	if cpu, took := f.pod(owner, nil); cpu != "1" || took > 9*time.Second {
 		t.Errorf("with a webhook that does not answer: %s after %s", cpu, took)
 	}
 
@@ -221,6 +261,90 @@ func TestAgainstKubernetes(t *testing.T) {
 		vpatest.Eventually(t, "pods of a workload that StormForge sizes stay as they are", 20*time.Second, func() bool { cpu, _ := f.pod(owner, nil); return cpu == "1" })
 		mark("null")
 		vpatest.Eventually(t, "and are sized without it", 20*time.Second, func() bool { cpu, _ := f.pod(owner, nil); return cpu == "300m" })
+	})
+
+	t.Run("only what can have an autoscaler is asked about", func(t *testing.T) {
+		no := false
+		for _, c := range []struct {
+			name, reason, namespace string
+			owners                  []metav1.OwnerReference
+			asked                   int
+		}{
+			{"owned", "", "default", []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: owner.Name, UID: owner.UID, Controller: &yes}}, 1},
+			{"bare", "nobody recommends for it", "default", nil, 0},
+			{"owned by what does not control it", "likewise", "default", []metav1.OwnerReference{{APIVersion: "v1", Kind: "ConfigMap", Name: "a", UID: "1", Controller: &no}, {APIVersion: "v1", Kind: "ConfigMap", Name: "b", UID: "2"}}, 0},
+			{"of the system", "a cluster that cannot start its own parts cannot be mended", metav1.NamespaceSystem, []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "dns", UID: "3", Controller: &yes}}, 0},
+			{"of the stack", "the webhook's own pods do not wait for it", agenttest.Namespace, []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "admission", UID: "4", Controller: &yes}}, 0},
+		} {
+			before := f.asked()
+			if _, err := f.Client.CoreV1().Pods(c.namespace).Create(ctx, &corev1.Pod{
+				ObjectMeta: metav1.ObjectMeta{GenerateName: "asked-", Labels: map[string]string{"app": "web"}, OwnerReferences: c.owners}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "web", Image: "web"}}},
+			}, metav1.CreateOptions{}); err != nil {
+				t.Fatalf("%s: %v", c.name, err)
+			}
+			if got := f.asked() - before; got != c.asked {
+				t.Errorf("%s: %d requests, want %d; %s", c.name, got, c.asked, c.reason)
+			}
+		}
+	})
+
+	t.Run("DaemonSets and CronJobs by a policy's settings", func(t *testing.T) {
+		template := func(app string) corev1.PodTemplateSpec {
+			return corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": app}}, Spec: corev1.PodSpec{RestartPolicy: corev1.RestartPolicyAlways, Containers: []corev1.Container{{Name: "web", Image: "web"}}}}
+		}
+		daemon, err := f.Client.AppsV1().DaemonSets("default").Create(ctx, &appsv1.DaemonSet{
+			ObjectMeta: metav1.ObjectMeta{Name: "node"}, Spec: appsv1.DaemonSetSpec{Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "node"}}, Template: template("node")},
+		}, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		batch := template("night")
+		batch.Spec.RestartPolicy = corev1.RestartPolicyNever
+		cron, err := f.Client.BatchV1().CronJobs("default").Create(ctx, &batchv1.CronJob{ObjectMeta: metav1.ObjectMeta{Name: "night"}, Spec: batchv1.CronJobSpec{Schedule: "0 3 * * *", JobTemplate: batchv1.JobTemplateSpec{Spec: batchv1.JobSpec{Template: batch}}}}, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		job, err := f.Client.BatchV1().Jobs("default").Create(ctx, &batchv1.Job{
+			ObjectMeta: metav1.ObjectMeta{Name: "night-1", OwnerReferences: []metav1.OwnerReference{{APIVersion: "batch/v1", Kind: "CronJob", Name: "night", UID: cron.UID, Controller: &yes}}}, Spec: batchv1.JobSpec{Template: batch},
+		}, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []struct {
+			name, api, kind string
+			owner           metav1.OwnerReference
+			restart         corev1.RestartPolicy
+		}{
+			{"node", "apps/v1", "DaemonSet", metav1.OwnerReference{APIVersion: "apps/v1", Kind: "DaemonSet", Name: "node", UID: daemon.UID, Controller: &yes}, corev1.RestartPolicyAlways},
+			{"night", "batch/v1", "CronJob", metav1.OwnerReference{APIVersion: "batch/v1", Kind: "Job", Name: "night-1", UID: job.UID, Controller: &yes}, corev1.RestartPolicyNever},
+		} {
+			// As the policy controller makes it.
+			of := vpa.DeepCopy()
+			of.SetName(strings.ToLower(c.kind) + "-" + c.name)
+			of.SetAnnotations(map[string]string{rightsizing.AnnotationSettings: `{"policy":"p","level":"BalancedSavings","observation":"0s","floors":{"memory":"700Mi"}}`})
+			of.SetLabels(map[string]string{rightsizing.LabelPolicy: "p"})
+			for path, value := range map[string]string{"apiVersion": c.api, "kind": c.kind, "name": c.name} {
+				if err := unstructured.SetNestedField(of.Object, value, "spec", "targetRef", path); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := vpas.Create(ctx, of, metav1.CreateOptions{FieldValidation: "Strict"}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := vpas.Patch(ctx, of.GetName(), types.MergePatchType, body, metav1.PatchOptions{}, "status"); err != nil {
+				t.Fatal(err)
+			}
+			vpatest.Eventually(t, "a pod of the "+c.kind+" is sized by the recommendation, and by the policy's floor", 20*time.Second, func() bool {
+				made, err := f.create(owner, func(p *corev1.Pod) {
+					p.Labels, p.OwnerReferences, p.Spec.RestartPolicy = map[string]string{"app": c.name}, []metav1.OwnerReference{c.owner}, c.restart
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				r := made.Spec.Containers[0].Resources.Requests
+				return r.Cpu().String() == "300m" && r.Memory().String() == "700Mi" && made.Annotations["vpaObservedContainers"] == "web" && strings.Contains(made.Annotations["vpaUpdates"], of.GetName())
+			})
+		}
 	})
 
 	t.Run("what a namespace asks of limits is heeded", func(t *testing.T) {

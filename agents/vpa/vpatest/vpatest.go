@@ -40,6 +40,8 @@ type Options struct {
 	// WebhookURL is where the API server finds the webhook, which in tests is no Service: "https://localhost:1234/mutate". Empty leaves the
 	// webhook's configuration out.
 	WebhookURL string
+	// WebhookPort has the API server find it by the chart's own Service instead, at that port of this machine.
+	WebhookPort int
 }
 
 // New starts an API server and installs. Without its programs the test is skipped and says so.
@@ -84,14 +86,26 @@ func New(t *testing.T, o Options) *Cluster {
 	for _, one := range objects {
 		switch one.GetKind() {
 		case "ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding", "Secret":
+		case "Service":
+			if o.WebhookPort == 0 {
+				continue
+			}
+			one.Object["spec"] = map[string]any{"type": "ExternalName", "externalName": "localhost"}
 		case "MutatingWebhookConfiguration":
-			if o.WebhookURL == "" {
+			if o.WebhookURL == "" && o.WebhookPort == 0 {
 				continue
 			}
 			webhooks, _, _ := unstructured.NestedSlice(one.Object, "webhooks")
 			for _, w := range webhooks {
-				if hook, is := w.(map[string]any); is {
+				hook, is := w.(map[string]any)
+				switch {
+				case !is:
+				case o.WebhookURL != "":
 					hook["clientConfig"] = map[string]any{"url": o.WebhookURL}
+				default:
+					if err := unstructured.SetNestedField(hook, int64(o.WebhookPort), "clientConfig", "service", "port"); err != nil {
+						t.Fatal(err)
+					}
 				}
 			}
 			if err := unstructured.SetNestedSlice(one.Object, webhooks, "webhooks"); err != nil {

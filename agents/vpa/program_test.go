@@ -217,6 +217,8 @@ func TestAdmission(t *testing.T) {
 			t.Errorf("it ended with %d and said:\n%s", code, said.String())
 		}
 	}()
+	// The logger that it sets is the process's, of client-go too, which must not be asked for anything meanwhile.
+	vpatest.Eventually(t, "it starts", time.Minute, func() bool { return strings.Contains(said.String(), "nops-vpa starts") })
 	becomes := func(what, want string) {
 		t.Helper()
 		got := ""

@@ -95,22 +95,7 @@ func New(t *testing.T, o Options) *Cluster {
 			if o.WebhookURL == "" && o.WebhookPort == 0 {
 				continue
 			}
-			webhooks, _, _ := unstructured.NestedSlice(one.Object, "webhooks")
-			for _, w := range webhooks {
-				hook, is := w.(map[string]any)
-				switch {
-				case !is:
-				case o.WebhookURL != "":
-					hook["clientConfig"] = map[string]any{"url": o.WebhookURL}
-				default:
-					if err := unstructured.SetNestedField(hook, int64(o.WebhookPort), "clientConfig", "service", "port"); err != nil {
-						t.Fatal(err)
-					}
-				}
-			}
-			if err := unstructured.SetNestedSlice(one.Object, webhooks, "webhooks"); err != nil {
-				t.Fatal(err)
-			}
+			o.point(t, one)
 		default:
 			continue
 		}
@@ -132,6 +117,27 @@ func New(t *testing.T, o Options) *Cluster {
 		t.Fatalf("only %d objects of %s are of the nOps VPA", made, golden)
 	}
 	return c
+}
+
+// point has the API server find the webhook where it is in this test.
+func (o Options) point(t *testing.T, configuration *unstructured.Unstructured) {
+	t.Helper()
+	webhooks, _, _ := unstructured.NestedSlice(configuration.Object, "webhooks")
+	for _, w := range webhooks {
+		hook, is := w.(map[string]any)
+		switch {
+		case !is:
+		case o.WebhookURL != "":
+			hook["clientConfig"] = map[string]any{"url": o.WebhookURL}
+		default:
+			if err := unstructured.SetNestedField(hook, int64(o.WebhookPort), "clientConfig", "service", "port"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := unstructured.SetNestedSlice(configuration.Object, webhooks, "webhooks"); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // render are the objects of the nOps VPA in the golden render.

@@ -91,7 +91,7 @@ func (u *Updater) look(ctx context.Context) ([]*plan, map[types.UID]*corev1.Pod)
 	at := map[string][]*plan{}
 	for _, o := range u.autoscalers.GetStore().List() {
 		a, is := o.(*autoscaler)
-		if !is || slices.Contains(u.Ignored, a.Namespace) {
+		if !is {
 			continue
 		}
 		p := &plan{autoscaler: a, mode: vpautil.GetUpdateMode(&a.VerticalPodAutoscaler), alone: map[types.UID]bool{}}
@@ -171,6 +171,10 @@ func stronger(a, b *vpav1.VerticalPodAutoscaler) bool {
 
 // hold finds out whether an autoscaler's pods are left alone.
 func (u *Updater) hold(p *plan, now time.Time) {
+	if slices.Contains(u.Ignored, p.Namespace) {
+		p.hold = rules.Hold{State: rightsizing.StateRecommend, Why: "it is only recommended: namespace " + p.Namespace + " is left alone"}
+		return
+	}
 	vpa := &p.VerticalPodAutoscaler
 	workload := ref(vpa)
 	objects := []metav1.Object{u.workload(workload)}
@@ -390,7 +394,9 @@ func (u *Updater) means(c *candidate, now time.Time) bool {
 // meansInPlace says whether and how a pod can go on: by a resize, or without one where an eviction is allowed.
 func (u *Updater) meansInPlace(c *candidate, evicts, alone bool, now time.Time) bool {
 	p := c.plan
-	if c.pod.Status.Phase != corev1.PodRunning && !evicts {
+	// One that starts is resized when it runs: an eviction would have it start again, and disturb what a resize does not. One that ran out of memory
+	// before, in a sidecar, never runs unless another comes instead.
+	if c.pod.Status.Phase != corev1.PodRunning && (!evicts || !c.oom) {
 		p.tally.pending = append(p.tally.pending, "it does not run yet")
 		return false
 	}

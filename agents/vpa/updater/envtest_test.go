@@ -161,7 +161,12 @@ func (w *world) place(t *testing.T, replicas int32) *place {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &place{world: w, t: t, ns: ns.Name}
+	return w.placeIn(t, ns.Name, replicas)
+}
+
+func (w *world) placeIn(t *testing.T, ns string, replicas int32) *place {
+	t.Helper()
+	p := &place{world: w, t: t, ns: ns}
 	labels := map[string]string{"app": "web"}
 	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}}}
 	d, err := w.Client.AppsV1().Deployments(p.ns).Create(t.Context(), &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "web"}, Spec: appsv1.DeploymentSpec{Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: template}}, metav1.CreateOptions{})
@@ -228,6 +233,46 @@ func (p *place) pod(name, requests, limits string, edit func(*corev1.Pod)) *core
 		}
 	})
 	return made
+}
+
+// job makes a CronJob web with a Job, and gives pods to it.
+func (p *place) job() func(*corev1.Pod) {
+	p.t.Helper()
+	yes := true
+	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "web"}}, Spec: corev1.PodSpec{RestartPolicy: corev1.RestartPolicyNever, Containers: []corev1.Container{{Name: "c", Image: "i"}}}}
+	cron, err := p.Client.BatchV1().CronJobs(p.ns).Create(p.t.Context(), &batchv1.CronJob{ObjectMeta: metav1.ObjectMeta{Name: "web"}, Spec: batchv1.CronJobSpec{Schedule: "0 3 * * *", JobTemplate: batchv1.JobTemplateSpec{Spec: batchv1.JobSpec{Template: template}}}}, metav1.CreateOptions{})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	job, err := p.Client.BatchV1().Jobs(p.ns).Create(p.t.Context(), &batchv1.Job{
+		ObjectMeta: metav1.ObjectMeta{Name: "web-1", OwnerReferences: []metav1.OwnerReference{{APIVersion: "batch/v1", Kind: "CronJob", Name: "web", UID: cron.UID, Controller: &yes}}}, Spec: batchv1.JobSpec{Template: template},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return func(pod *corev1.Pod) {
+		pod.Spec.RestartPolicy = corev1.RestartPolicyNever
+		pod.OwnerReferences = []metav1.OwnerReference{{APIVersion: "batch/v1", Kind: "Job", Name: "web-1", UID: job.UID, Controller: &yes}}
+	}
+}
+
+// daemons makes a DaemonSet web of so many nodes, and gives pods to it.
+func (p *place) daemons(nodes int32) func(*corev1.Pod) {
+	p.t.Helper()
+	yes, labels := true, map[string]string{"app": "web"}
+	set, err := p.Client.AppsV1().DaemonSets(p.ns).Create(p.t.Context(), &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Name: "web"}, Spec: appsv1.DaemonSetSpec{
+		Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}}},
+	}}, metav1.CreateOptions{})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	set.Status.DesiredNumberScheduled = nodes
+	if _, err := p.Client.AppsV1().DaemonSets(p.ns).UpdateStatus(p.t.Context(), set, metav1.UpdateOptions{}); err != nil {
+		p.t.Fatal(err)
+	}
+	return func(pod *corev1.Pod) {
+		pod.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "DaemonSet", Name: "web", UID: set.UID, Controller: &yes}}
+	}
 }
 
 // report is what a kubelet reports of a pod.
@@ -369,7 +414,8 @@ func settings(more string) string {
 
 const inPlace = "InPlace"
 
-func TestUpdater(t *testing.T) {
+func newWorld(t *testing.T) *world {
+	t.Helper()
 	w := &world{Cluster: vpatest.New(t, vpatest.Options{}), t: t}
 	node, err := w.Client.CoreV1().Nodes().Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node"}}, metav1.CreateOptions{})
 	if err != nil {
@@ -380,6 +426,16 @@ func TestUpdater(t *testing.T) {
 		t.Fatal(err)
 	}
 	go w.kubelets(t.Context())
+	return w
+}
+
+// infeasible is what a kubelet says of a resize that its node can never fit.
+func infeasible(s *corev1.PodStatus) {
+	s.Conditions = append(s.Conditions, corev1.PodCondition{Type: corev1.PodResizePending, Status: corev1.ConditionTrue, Reason: corev1.PodReasonInfeasible, Message: "node has 1 CPU", LastTransitionTime: metav1.Now()})
+}
+
+func TestUpdater(t *testing.T) {
+	w := newWorld(t)
 	options := updater.Options{Patience: 3 * time.Second}
 	stop := w.start(options)
 	defer func() { stop() }()
@@ -438,6 +494,27 @@ func TestUpdater(t *testing.T) {
 		}
 	})
 
+	t.Run("a DaemonSet", func(t *testing.T) {
+		for _, nodes := range []int32{1, 3} {
+			t.Run(fmt.Sprint(nodes), func(t *testing.T) {
+				p := w.place(t, 1)
+				owned := p.daemons(nodes)
+				for i := range nodes {
+					p.pod(fmt.Sprint("daemon", i), "1,1Gi", "", owned)
+				}
+				p.autoscalerOf("apps/v1", "DaemonSet", inPlace, settings(""), "500m,512Mi")
+				if a := p.becomes(rightsizing.StateApplied, "close enough"); a.InPlace != int64(nodes) {
+					t.Errorf("%+v", a)
+				}
+				for i := range nodes {
+					if got := p.requests(fmt.Sprint("daemon", i)); got != "500m,512Mi" {
+						t.Errorf("pod %d has %s", i, got)
+					}
+				}
+			})
+		}
+	})
+
 	t.Run("one pod", func(t *testing.T) {
 		for _, c := range []struct{ name, settings, state, words, requests string }{
 			{"in place", settings(""), rightsizing.StateApplied, "", "500m,512Mi"},
@@ -468,6 +545,29 @@ func TestUpdater(t *testing.T) {
 		k := rules.KnownOf(p.application(), nil)
 		if got := k.Sized["c"]; got.Cpu().String() != "2" || got.Memory().String() != "512Mi" {
 			t.Errorf("known are %v", k.Sized)
+		}
+	})
+
+	t.Run("what is not there any more is recorded once", func(t *testing.T) {
+		p := w.place(t, 1)
+		p.pod("renamed", "500m,512Mi", "", nil)
+		p.autoscaler(inPlace, settings(`"maxStep":{"up":100}`), "500m,512Mi")
+		p.becomes(rightsizing.StateApplied, "")
+		// Its container had another name, under which it ran out of memory.
+		body := `{"status":{"application":{"requests":{"s":{"cpu":"1","memory":"1Gi"}}},"explanations":[{"container":"s","resource":"memory","samples":1,"median":"0","percentile":0.9,"atPercentile":"0","peak":"0","margin":0,"local":"0","held":"1Gi","result":"1Gi"}]}}`
+		if _, err := p.Dynamic.Resource(rightsizing.Autoscalers()).Namespace(p.ns).Patch(t.Context(), "web", types.MergePatchType, []byte(body), metav1.PatchOptions{}, "status"); err != nil {
+			t.Fatal(err)
+		}
+		vpatest.Eventually(t, "what it has to have is recorded, and nothing else", soon, func() bool {
+			s, c := p.application().Requests["s"], p.application().Requests["c"]
+			memory, is := s["memory"]
+			return is && memory.String() == "1Gi" && len(s) == 1 && len(c) == 2
+		})
+		u, _ := p.Dynamic.Resource(rightsizing.Autoscalers()).Namespace(p.ns).Get(t.Context(), "web", metav1.GetOptions{})
+		time.Sleep(time.Second) // five loops
+		again, _ := p.Dynamic.Resource(rightsizing.Autoscalers()).Namespace(p.ns).Get(t.Context(), "web", metav1.GetOptions{})
+		if u.GetResourceVersion() != again.GetResourceVersion() {
+			t.Error("its status is written though nothing happens")
 		}
 	})
 
@@ -516,6 +616,20 @@ func TestUpdater(t *testing.T) {
 					t.Errorf("it has %s", got)
 				}
 			})
+		}
+	})
+
+	t.Run("somebody else's, by a mark on the workload", func(t *testing.T) {
+		p := w.place(t, 1)
+		if _, err := w.Client.AppsV1().Deployments(p.ns).Patch(t.Context(), "web", types.MergePatchType, []byte(`{"metadata":{"annotations":{"live.stormforge.io/auto-deploy":"Enabled"}}}`), metav1.PatchOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second) // the updater sees it
+		p.pod("marked", "1,1Gi", "", nil)
+		p.autoscaler(inPlace, settings(""), "500m,512Mi")
+		p.becomes(rightsizing.StateElsewhere, "StormForge")
+		if got := p.requests("marked"); got != "1,1Gi" {
+			t.Errorf("it has %s", got)
 		}
 	})
 
@@ -678,10 +792,6 @@ func TestUpdater(t *testing.T) {
 		}
 	})
 
-	infeasible := func(s *corev1.PodStatus) {
-		s.Conditions = append(s.Conditions, corev1.PodCondition{Type: corev1.PodResizePending, Status: corev1.ConditionTrue, Reason: corev1.PodReasonInfeasible, Message: "node has 1 CPU", LastTransitionTime: metav1.Now()})
-	}
-
 	t.Run("an eviction is impossible where it is not allowed", func(t *testing.T) {
 		w.answers(true)
 		defer w.answers(false)
@@ -694,15 +804,21 @@ func TestUpdater(t *testing.T) {
 			{"in place alone, without settings", inPlace, "", 3, "ReplicaSet"},
 			{"one pod", "InPlaceOrRecreate", settings(`"apply":"InPlaceOrRecreate"`), 1, "ReplicaSet"},
 			{"one pod, never", "InPlaceOrRecreate", settings(`"apply":"InPlaceOrRecreate","singleReplica":"Never"`), 1, "ReplicaSet"},
+			{"work that would be lost", "InPlaceOrRecreate", settings(`"apply":"InPlaceOrRecreate"`), 3, "Job"},
 		} {
 			t.Run(c.name, func(t *testing.T) {
 				p := w.place(t, c.replicas)
+				var owned func(*corev1.Pod)
+				apiVersion, kind := "apps/v1", "Deployment"
+				if c.owner == "Job" {
+					apiVersion, kind, owned = "batch/v1", "CronJob", p.job()
+				}
 				for i := range c.replicas {
 					name := fmt.Sprint("l", i)
-					p.pod(name, "1,1Gi", "", nil)
+					p.pod(name, "1,1Gi", "", owned)
 					p.report(name, infeasible)
 				}
-				p.autoscaler(c.mode, c.settings, "4,4Gi")
+				p.autoscalerOf(apiVersion, kind, c.mode, c.settings, "4,4Gi")
 				p.becomes(rightsizing.StateImpossible, "")
 				time.Sleep(time.Second) // five loops
 				for i := range c.replicas {
@@ -745,6 +861,75 @@ func TestUpdater(t *testing.T) {
 		if n != 2 {
 			t.Errorf("%d are evicted, want 2: half of them stay", n)
 		}
+	})
+
+	t.Run("namespaces that the webhook is not asked about", func(t *testing.T) {
+		w.answers(true)
+		defer w.answers(false)
+		for _, ns := range []string{metav1.NamespaceSystem, agenttest.Namespace} {
+			t.Run(ns, func(t *testing.T) {
+				p := w.placeIn(t, ns, 2)
+				for i := range 2 {
+					p.pod(fmt.Sprint("dns", i), "1,1Gi", "", nil)
+				}
+				p.autoscaler("Recreate", "", "500m,512Mi")
+				p.becomes(rightsizing.StateRecommend, "namespace "+ns+" is left alone")
+				other := w.place(t, 2)
+				for i := range 2 {
+					other.pod(fmt.Sprint("other", i), "1,1Gi", "", nil)
+				}
+				other.autoscaler("Recreate", "", "500m,512Mi")
+				vpatest.Eventually(t, "one of another namespace is evicted", soon, func() bool { return other.application().Evicted == 1 })
+				for i := range 2 {
+					if p.evicted(fmt.Sprint("dns", i)) {
+						t.Errorf("pod %d was evicted, and would come back as it was", i)
+					}
+				}
+			})
+		}
+	})
+
+	t.Run("a pod that starts is waited for", func(t *testing.T) {
+		w.answers(true)
+		defer w.answers(false)
+		starts := func(s *corev1.PodStatus) {
+			s.Phase, s.Conditions, s.ContainerStatuses[0].Ready = corev1.PodPending, nil, false
+			s.ContainerStatuses[0].State = corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "PodInitializing"}}
+		}
+		p := w.place(t, 2)
+		p.pod("runs", "1,1Gi", "", nil)
+		p.pod("starts", "1,1Gi", "", nil)
+		p.report("starts", starts)
+		p.autoscaler("InPlaceOrRecreate", settings(`"apply":"InPlaceOrRecreate"`), "500m,512Mi")
+		vpatest.Eventually(t, "the one that runs is resized", soon, func() bool { return p.requests("runs") == "500m,512Mi" })
+		p.becomes(rightsizing.StatePending, "does not run yet")
+		time.Sleep(time.Second) // five loops
+		if p.evicted("starts") {
+			t.Fatal("it was evicted")
+		}
+		p.report("starts", func(s *corev1.PodStatus) {
+			s.Phase, s.ContainerStatuses[0].State = corev1.PodRunning, corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.Now()}}
+		})
+		p.becomes(rightsizing.StateApplied, "")
+		if got := p.requests("starts"); got != "500m,512Mi" || p.application().Evicted != 0 {
+			t.Errorf("it has %s: %+v", got, p.application())
+		}
+
+		// It never runs, for what it needs first runs out of memory.
+		q := w.place(t, 2)
+		for i := range 2 {
+			name := fmt.Sprint("killed", i)
+			q.pod(name, "1,1Gi", "", func(pod *corev1.Pod) {
+				always := corev1.ContainerRestartPolicyAlways
+				pod.Spec.InitContainers = []corev1.Container{{Name: "s", Image: "i", RestartPolicy: &always, Resources: corev1.ResourceRequirements{Requests: list("1,1Gi"), Limits: list("1,1Gi")}}}
+			})
+			q.report(name, func(s *corev1.PodStatus) {
+				starts(s)
+				s.InitContainerStatuses[0].Ready, s.InitContainerStatuses[0].State = false, corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: "OOMKilled", ExitCode: 137, FinishedAt: metav1.NewTime(w.now())}}
+			})
+		}
+		q.autoscaler("InPlaceOrRecreate", settings(`"apply":"InPlaceOrRecreate"`), "1,2Gi")
+		vpatest.Eventually(t, "it is evicted", soon, func() bool { return q.application().Evicted > 0 })
 	})
 
 	t.Run("what a node puts off is waited for five minutes, and no longer", func(t *testing.T) {
@@ -915,6 +1100,21 @@ func TestUpdater(t *testing.T) {
 		other.becomes(rightsizing.StateApplied, "") // another policy goes on
 		w.add(time.Hour)
 		q.becomes(rightsizing.StateApplied, "")
+	})
+
+	t.Run("a window opens", func(t *testing.T) {
+		p := w.place(t, 1)
+		p.pod("night", "1,1Gi", "", nil)
+		opens := w.now().UTC().Add(2 * time.Hour).Truncate(time.Minute)
+		p.autoscaler(inPlace, settings(`"windows":[{"schedule":"`+opens.Format("04 15 * * *")+`","duration":"1h"}]`), "500m,512Mi")
+		if a := p.becomes(rightsizing.StateWaiting, "window is closed"); !a.NotBefore.Equal(opens) || p.requests("night") != "1,1Gi" {
+			t.Errorf("not before %s, want %s; it has %s", a.NotBefore, opens, p.requests("night"))
+		}
+		w.add(2*time.Hour + time.Minute)
+		p.becomes(rightsizing.StateApplied, "")
+		if got := p.requests("night"); got != "500m,512Mi" {
+			t.Errorf("it has %s", got)
+		}
 	})
 
 	t.Run("a pod of a CronJob that ended before it was looked at", func(t *testing.T) {

@@ -200,9 +200,16 @@ func (u *Updater) write(ctx context.Context, p *plan, a rightsizing.Application)
 		}
 	}
 	if requests, is := fields["requests"].(map[string]any); is {
-		for name := range p.Application.Requests {
-			if _, still := requests[name]; !still {
+		for name, before := range p.Application.Requests {
+			still, stays := requests[name].(map[string]any)
+			if !stays {
 				requests[name] = nil
+				continue
+			}
+			for r := range before {
+				if _, has := still[r]; !has {
+					still[r] = nil
+				}
 			}
 		}
 	}

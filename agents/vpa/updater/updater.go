@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -67,7 +68,8 @@ type Options struct {
 	Lifetime  time.Duration
 	// Patience is how long a change may take to take hold; 5m.
 	Patience time.Duration
-	// Namespaces that are left alone.
+	// Namespaces that are left alone, besides kube-system and the stack's own: the webhook is not asked about pods there, so that one that is
+	// evicted would come back as it was, again and again.
 	Ignored []string
 }
 
@@ -179,6 +181,7 @@ func New(o Options, deps Deps) (*Updater, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
+	o.Ignored = append(slices.Clone(o.Ignored), deps.Who.Namespace, metav1.NamespaceSystem)
 	u := &Updater{Options: o, deps: deps, log: deps.Log, now: deps.Now, others: deps.Others, memory: newMemory(time.Time{})}
 	if u.log == nil {
 		u.log = slog.New(slog.DiscardHandler)

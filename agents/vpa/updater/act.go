@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -28,6 +29,15 @@ import (
 
 // refusedFor is how long what the API server refused is not tried again.
 const refusedFor = 10 * time.Minute
+
+// actingFor is how long pods are changed in one loop. The policy controller takes pods back, and deletes their autoscaler, a little later than
+// that after it said that nobody sizes them any more. lastWordsFor is how long recording what was done may take when the updater ends.
+const (
+	actingFor    = 10 * time.Second
+	lastWordsFor = 5 * time.Second
+)
+
+const inTheNextLoops = "in the next loops"
 
 // blockedFor is how long a PodDisruptionBudget that does not allow an eviction is not asked again.
 const (
@@ -65,7 +75,7 @@ func (u *Updater) groupOf(p *plan) (*group, error) {
 			vpa.Spec.UpdatePolicy.MinReplicas = &one
 		}
 	}
-	stats, creators, err := factory.GetCreatorMaps(p.pods, vpa)
+	stats, creators, err := factory.GetCreatorMaps(controlled(p.pods), vpa)
 	if err != nil {
 		return nil, fmt.Errorf("reckoning what %s/%s can spare: %w", p.Namespace, p.Name, err)
 	}
@@ -74,6 +84,20 @@ func (u *Updater) groupOf(p *plan) (*group, error) {
 		evictions: func() restriction.PodsEvictionRestriction { return factory.NewPodsEvictionRestriction(stats, creators) },
 	}
 	return p.group, nil
+}
+
+// controlled are pods as upstream takes them to be: each of their owners says whether it is the controller. It panics where one does not.
+func controlled(pods []*corev1.Pod) []*corev1.Pod {
+	silent := func(o metav1.OwnerReference) bool { return o.Controller == nil }
+	all := slices.Clone(pods)
+	for i, pod := range all {
+		if slices.ContainsFunc(pod.OwnerReferences, silent) {
+			shallow := *pod
+			shallow.OwnerReferences = slices.DeleteFunc(slices.Clone(pod.OwnerReferences), silent)
+			all[i] = &shallow
+		}
+	}
+	return all
 }
 
 // round is what holds for one loop.
@@ -130,16 +154,46 @@ func (u *Updater) once(ctx context.Context) {
 		}
 		return 0
 	})
-	for _, c := range todo {
-		if ctx.Err() != nil {
-			return
-		}
-		u.deps.Turn()
-		u.act(ctx, c, r)
-	}
+	u.carryOut(ctx, todo, r)
 	u.ebb(plans)
+	if ctx.Err() != nil {
+		u.lastWords(ctx, plans, now)
+		return
+	}
 	u.tell(ctx, plans, now)
 	u.forget(plans, alive)
+}
+
+// lastWords records what was done in a loop that was ended in the middle: who goes on has nothing else to know it by.
+func (u *Updater) lastWords(ctx context.Context, plans []*plan, now time.Time) {
+	ctx, over := context.WithTimeout(context.WithoutCancel(ctx), lastWordsFor)
+	defer over()
+	u.tell(ctx, slices.DeleteFunc(slices.Clone(plans), func(p *plan) bool {
+		is, was := u.application(p.autoscaler), p.Application
+		return is.InPlace == was.InPlace && is.Evicted == was.Evicted && is.Failed == was.Failed
+	}), now)
+}
+
+// carryOut changes pods one after the other, for a while: what was decided grows old meanwhile, and whoever takes pods back waits no longer.
+func (u *Updater) carryOut(ctx context.Context, todo []*candidate, r *round) {
+	for begin := u.now(); len(todo) > 0 && ctx.Err() == nil && u.now().Sub(begin) < actingFor; todo = todo[1:] {
+		u.deps.Turn()
+		u.act(ctx, todo[0], r)
+	}
+	for _, c := range todo {
+		c.tally.pending = append(c.tally.pending, inTheNextLoops)
+	}
+}
+
+// moved says that an autoscaler is not any more what its pods were decided upon by, as where it was paused, reverted, let go or deleted meanwhile: the
+// next loop decides anew. What others write into its status does not count.
+func (u *Updater) moved(c *candidate) bool {
+	o, _, _ := u.autoscalers.GetStore().GetByKey(c.Namespace + "/" + c.Name)
+	if a, is := o.(*autoscaler); is && a.UID == c.UID && a.Generation == c.Generation && maps.Equal(a.Annotations, c.Annotations) {
+		return false
+	}
+	c.tally.pending = append(c.tally.pending, "its autoscaler was changed just now")
+	return true
 }
 
 // ebb ends waves that have no pods left to change.
@@ -216,10 +270,10 @@ func (u *Updater) resize(ctx context.Context, c *candidate, g *group, r *round) 
 		return true
 	}
 	if r.resizes <= 0 {
-		c.tally.pending = append(c.tally.pending, "in the next loops")
+		c.tally.pending = append(c.tally.pending, inTheNextLoops)
 		return true
 	}
-	if u.budget(c, r, false) {
+	if u.budget(c, r, false) || u.moved(c) {
 		return true
 	}
 	r.resizes--
@@ -299,7 +353,7 @@ func (u *Updater) evict(ctx context.Context, c *candidate, g *group, r *round) {
 		return
 	}
 	if r.evictions <= 0 {
-		c.tally.pending = append(c.tally.pending, "in the next loops")
+		c.tally.pending = append(c.tally.pending, inTheNextLoops)
 		return
 	}
 	if u.budget(c, r, true) {
@@ -308,6 +362,9 @@ func (u *Updater) evict(ctx context.Context, c *candidate, g *group, r *round) {
 	evictions, pod := g.evictions(), patient(c.pod)
 	if !evictions.CanEvict(pod) {
 		c.tally.pending = append(c.tally.pending, "its workload cannot spare a pod now")
+		return
+	}
+	if u.moved(c) {
 		return
 	}
 	r.evictions--

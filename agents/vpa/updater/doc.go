@@ -17,6 +17,9 @@
 // What was done is looked after: a resize has to show in the pod's status, an evicted pod has to come back sized. What does not take hold
 // rests its workload, and enough of it the whole policy.
 //
+// Pods are changed for some seconds in a loop, and each autoscaler is looked at again before each of its pods: who pauses, reverts or lets go does
+// not wait for a loop to end.
+//
 // It reads autoscalers, pods, the workloads upstream knows, LimitRanges, its own and the admission controller's Lease, and what package
 // foreign reads. It changes pods/resize, pods/eviction, status.application of autoscalers, Events and its Lease.
 package updater

@@ -208,6 +208,7 @@ func New(o Options, deps Deps) (*Updater, error) {
 		patches:   metrics.Counter("nops_vpa_application_writes_total", "Writes of status.application."),
 	}
 	config := agent.KubeConfig(deps.Kube, deps.Who.Name()+"/"+deps.Who.Version)
+	config.QPS, config.Burst = 50, 100 // of each change there is an Event, and its record
 	var err error
 	impatiently := rest.CopyConfig(config)
 	impatiently.Wrap(func(next http.RoundTripper) http.RoundTripper { return impatient{next} })
@@ -269,14 +270,14 @@ func (u *Updater) watch() error {
 	return nil
 }
 
-// impatient does not wait where an eviction is refused by a PodDisruptionBudget. The API server then says to come again in ten seconds, and
-// the client would, ten times, while every other pod waits.
+// impatient does not wait where a change is put off: an eviction by a PodDisruptionBudget, or both by an API server that is busy. It then says to
+// come again in some seconds, and the client would, ten times, while every other pod waits, and what was decided about this one grows old.
 type impatient struct{ next http.RoundTripper }
 
 // RoundTrip implements http.RoundTripper.
 func (i impatient) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp, err := i.next.RoundTrip(r)
-	if err == nil && resp.StatusCode == http.StatusTooManyRequests && strings.HasSuffix(r.URL.Path, "/eviction") {
+	if err == nil && resp.StatusCode == http.StatusTooManyRequests && (strings.HasSuffix(r.URL.Path, "/eviction") || strings.HasSuffix(r.URL.Path, "/resize")) {
 		resp.Header.Del("Retry-After")
 	}
 	return resp, err

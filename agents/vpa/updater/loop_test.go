@@ -1,0 +1,340 @@
+package updater
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
+	controllerfetcher "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/target/controller_fetcher"
+	dynamicfake "k8s.io/client-go/dynamic/fake"
+	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/rest"
+	ktesting "k8s.io/client-go/testing"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/nopsctl/nopsctl/agents/internal/agent"
+	"github.com/nopsctl/nopsctl/agents/vpa/foreign"
+	"github.com/nopsctl/nopsctl/internal/rightsizing"
+)
+
+// stage is an updater whose caches a test fills: a Deployment web in the namespace shop, with an autoscaler. Its clients remember what was asked.
+type stage struct {
+	*Updater
+
+	t  *testing.T
+	at time.Time
+	// acts are resizes and evictions; acted is called with each. records are the patches of status.application.
+	acts    int
+	acted   func()
+	records []string
+}
+
+func newStage(t *testing.T, o Options) *stage {
+	t.Helper()
+	s := &stage{t: t, at: time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)}
+	u, err := New(o, Deps{Kube: &rest.Config{Host: "127.0.0.1:1"}, Who: agent.Identity{Component: "vpa-updater", Namespace: "nops", Release: "nops", Version: "1"}, Others: nobody{}, Now: func() time.Time { return s.at }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	answered := metav1.NowMicro()
+	kube := fake.NewClientset(&coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: "nops", Name: rightsizing.AdmissionService}, Spec: coordinationv1.LeaseSpec{RenewTime: &answered}})
+	kube.PrependReactor("*", "pods", func(a ktesting.Action) (bool, runtime.Object, error) {
+		if sub := a.GetSubresource(); sub != "resize" && sub != "eviction" {
+			t.Errorf("%s pods/%s", a.GetVerb(), sub)
+		}
+		s.acts++
+		if s.acted != nil {
+			s.acted()
+		}
+		return true, &corev1.Pod{}, nil
+	})
+	statuses := dynamicfake.NewSimpleDynamicClient(runtime.NewScheme())
+	statuses.PrependReactor("*", "*", func(a ktesting.Action) (bool, runtime.Object, error) {
+		p, is := a.(ktesting.PatchAction)
+		if !is || a.GetSubresource() != "status" {
+			t.Errorf("%s %s/%s", a.GetVerb(), a.GetResource().Resource, a.GetSubresource())
+			return false, nil, nil
+		}
+		s.records = append(s.records, string(p.GetPatch()))
+		return true, &unstructured.Unstructured{Object: map[string]any{}}, nil
+	})
+	u.kube, u.dynamic = kube, statuses
+	if err := u.watch(); err != nil {
+		t.Fatal(err)
+	}
+	u.controllers, u.selectors, u.memory = web{}, everything{}, newMemory(s.at)
+	s.Updater = u
+	return s
+}
+
+// nobody else sizes anything.
+type nobody struct{}
+
+func (nobody) Ready() error                                           { return nil }
+func (nobody) Elsewhere(foreign.Ref, ...metav1.Object) (string, bool) { return "", false }
+func (nobody) Scaled(foreign.Ref) map[corev1.ResourceName]string      { return nil }
+
+// web is what every pod is part of, and everything is selected.
+type (
+	web        struct{}
+	everything struct{}
+)
+
+func (web) FindTopMostWellKnownOrScalable(_ context.Context, c *controllerfetcher.ControllerKeyWithAPIVersion) (*controllerfetcher.ControllerKeyWithAPIVersion, error) {
+	return &controllerfetcher.ControllerKeyWithAPIVersion{ControllerKey: controllerfetcher.ControllerKey{Namespace: c.Namespace, Kind: "Deployment", Name: "web"}, ApiVersion: "apps/v1"}, nil
+}
+
+func (everything) Fetch(context.Context, *vpav1.VerticalPodAutoscaler) (labels.Selector, error) {
+	return labels.Everything(), nil
+}
+
+func (s *stage) add(to cache.Store, o any) {
+	s.t.Helper()
+	if err := to.Add(o); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// amounts are of CPU and memory.
+func amounts(cpu, memory string) corev1.ResourceList {
+	return corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu), corev1.ResourceMemory: resource.MustParse(memory)}
+}
+
+// pods are as many that run with 1 CPU and 1Gi.
+func (s *stage) pods(n int32, edit func(*corev1.Pod)) {
+	s.t.Helper()
+	set := &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web-1", UID: "web-1"}, Spec: appsv1.ReplicaSetSpec{Replicas: &n}}
+	set.Spec.Template.Spec.Containers = []corev1.Container{{Name: "c"}}
+	s.add(s.kubeFactory.Apps().V1().ReplicaSets().Informer().GetStore(), set)
+	yes, start := true, metav1.NewTime(s.at.Add(-24*time.Hour))
+	for i := range n {
+		name := fmt.Sprint("web-1-", i)
+		is := corev1.ResourceRequirements{Requests: amounts("1", "1Gi")}
+		pod := &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID(name), CreationTimestamp: start, OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "web-1", UID: "web-1", Controller: &yes}}},
+			Spec:       corev1.PodSpec{NodeName: "node", Containers: []corev1.Container{{Name: "c", Resources: is}}},
+			Status: corev1.PodStatus{
+				Phase: corev1.PodRunning, StartTime: &start,
+				ContainerStatuses: []corev1.ContainerStatus{{Name: "c", Ready: true, Resources: is.DeepCopy(), State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: start}}}},
+			},
+		}
+		if edit != nil {
+			edit(pod)
+		}
+		s.add(s.podFactory.Core().V1().Pods().Informer().GetStore(), pod)
+	}
+}
+
+// autoscaler recommends half of that.
+func (s *stage) autoscaler(mode vpav1.UpdateMode, settings string) *autoscaler {
+	s.t.Helper()
+	a := &autoscaler{}
+	a.ObjectMeta = metav1.ObjectMeta{Namespace: "shop", Name: "web", UID: "first", Generation: 1, ResourceVersion: "1", CreationTimestamp: metav1.NewTime(s.at.Add(-48 * time.Hour))}
+	if settings != "" {
+		a.Annotations = map[string]string{rightsizing.AnnotationSettings: settings}
+	}
+	a.Spec.TargetRef = &autoscalingv1.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: "web"}
+	a.Spec.UpdatePolicy = &vpav1.PodUpdatePolicy{UpdateMode: &mode}
+	half := amounts("500m", "512Mi")
+	a.Status.Recommendation = &vpav1.RecommendedPodResources{ContainerRecommendations: []vpav1.RecommendedContainerResources{{ContainerName: "c", Target: half, LowerBound: half, UpperBound: half}}}
+	s.add(s.autoscalers.GetStore(), a)
+	return a
+}
+
+// recorded is what status.application would be after the last patch.
+func (s *stage) recorded() rightsizing.Application {
+	s.t.Helper()
+	if len(s.records) == 0 {
+		s.t.Fatal("nothing was recorded")
+	}
+	var o struct {
+		Status struct {
+			Application rightsizing.Application `json:"application"`
+		} `json:"status"`
+	}
+	if err := json.Unmarshal([]byte(s.records[len(s.records)-1]), &o); err != nil {
+		s.t.Fatal(err)
+	}
+	return o.Status.Application
+}
+
+const carefree = `{"policy":"p","observation":"0s","cooldown":"0s"}`
+
+// TestChangedMeanwhile: what happens to an autoscaler while its pods are changed holds for the next of them, not only for the next loop.
+func TestChangedMeanwhile(t *testing.T) {
+	annotate := func(key, value string) func(*autoscaler) {
+		return func(a *autoscaler) {
+			all := map[string]string{}
+			maps.Copy(all, a.Annotations)
+			all[key] = value
+			a.Annotations = all
+		}
+	}
+	tests := 0
+	for _, how := range []struct {
+		mode     vpav1.UpdateMode
+		settings string
+	}{{vpav1.UpdateModeInPlace, carefree}, {vpav1.UpdateModeRecreate, ""}} {
+		for _, c := range []struct {
+			name    string
+			edit    func(*autoscaler)
+			deleted bool
+			want    int
+		}{
+			{"nothing", nil, false, 3}, // half of six
+			{"its status is written", func(a *autoscaler) { a.Application.State = rightsizing.StateApplied }, false, 3},
+			{"it is paused", annotate(rightsizing.AnnotationSettings, `{"policy":"p","paused":true}`), false, 1},
+			{"it is reverted", annotate(rightsizing.AnnotationReverted, "2026-11-28T12:00:00Z"), false, 1},
+			{"it is let go", annotate(rightsizing.AnnotationLeaving, "2026-11-28T12:00:00Z"), false, 1},
+			{"another mode", func(a *autoscaler) {
+				mode := vpav1.UpdateModeOff
+				a.Generation, a.Spec.UpdatePolicy = 2, &vpav1.PodUpdatePolicy{UpdateMode: &mode}
+			}, false, 1},
+			{"it is deleted", nil, true, 1},
+			{"it is deleted and made anew", func(a *autoscaler) { a.UID = "second" }, false, 1},
+		} {
+			t.Run(fmt.Sprint(how.mode, "/", c.name), func(t *testing.T) {
+				tests++
+				s := newStage(t, Options{})
+				s.pods(6, nil)
+				a := s.autoscaler(how.mode, how.settings)
+				s.acted = func() {
+					if s.acts > 1 {
+						return
+					}
+					var err error
+					switch now := *a; {
+					case c.deleted:
+						err = s.autoscalers.GetStore().Delete(a)
+					case c.edit != nil:
+						now.ResourceVersion = "2"
+						c.edit(&now)
+						err = s.autoscalers.GetStore().Update(&now)
+					}
+					if err != nil {
+						t.Error(err)
+					}
+				}
+				s.once(t.Context())
+				if s.acts != c.want {
+					t.Errorf("%d pods were changed, want %d", s.acts, c.want)
+				}
+			})
+		}
+	}
+	if tests != 16 {
+		t.Errorf("%d cases, want 16", tests)
+	}
+}
+
+// TestActingEnds: who takes pods back waits for as long as pods are changed in one loop, and no longer. The rest comes in the next.
+func TestActingEnds(t *testing.T) {
+	s := newStage(t, Options{Tolerance: 1})
+	s.pods(6, nil)
+	s.autoscaler(vpav1.UpdateModeInPlace, carefree)
+	s.acted = func() { s.at = s.at.Add(4 * time.Second) } // an API server that is slow
+	s.once(t.Context())
+	if a := s.recorded(); s.acts != 3 || a.State != rightsizing.StatePending || a.Message != "in the next loops" || a.InPlace != 3 {
+		t.Errorf("%d pods were changed in 10 seconds, want 3: %+v", s.acts, a)
+	}
+	s.acted = nil
+	s.once(t.Context())
+	if s.acts != 9 { // the pods of this API server stay as they are
+		t.Errorf("the next loop changed %d pods, want 6", s.acts-3)
+	}
+}
+
+// TestAnEndIsRecorded: what was done before the process ends, or another one leads, is not forgotten.
+func TestAnEndIsRecorded(t *testing.T) {
+	s := newStage(t, Options{})
+	s.pods(6, nil)
+	s.autoscaler(vpav1.UpdateModeInPlace, carefree)
+	ctx, end := context.WithCancel(t.Context())
+	s.acted = end
+	s.once(ctx)
+	if s.acts != 1 {
+		t.Errorf("%d pods were changed after the end", s.acts-1)
+	}
+	a := s.recorded()
+	if len(s.records) != 1 || a.InPlace != 1 || !a.LastChange.Equal(s.at) {
+		t.Errorf("%d records, the last is %+v", len(s.records), a)
+	}
+	idle := newStage(t, Options{})
+	idle.pods(6, nil)
+	idle.autoscaler(vpav1.UpdateModeInPlace, carefree)
+	idle.once(ctx) // ended before it began
+	if idle.acts != 0 || len(idle.records) != 0 {
+		t.Errorf("%d pods were changed, %q recorded", idle.acts, idle.records)
+	}
+}
+
+// TestOwnersThatAreSilent: an owner that does not say whether it is the controller stops nobody's updater.
+func TestOwnersThatAreSilent(t *testing.T) {
+	s := newStage(t, Options{})
+	s.pods(6, func(pod *corev1.Pod) {
+		pod.OwnerReferences = slices.Insert(pod.OwnerReferences, 0, metav1.OwnerReference{APIVersion: "example.com/v1", Kind: "Backup", Name: "nightly", UID: "nightly"})
+	})
+	s.autoscaler(vpav1.UpdateModeInPlace, carefree)
+	s.once(t.Context())
+	if s.acts != 3 {
+		t.Errorf("%d pods were changed, want 3", s.acts)
+	}
+}
+
+// TestClient: changes wait neither for the client's own pace, nor where the API server says to come again.
+func TestClient(t *testing.T) {
+	u, err := New(Options{}, Deps{Kube: &rest.Config{Host: "127.0.0.1:1"}, Who: agent.Identity{Component: "vpa-updater", Namespace: "nops"}, Others: nobody{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if qps := u.kube.CoreV1().RESTClient().GetRateLimiter().QPS(); qps < 50 {
+		t.Errorf("%g requests in a second: 300 resizes, and their Events, take %.0f seconds", qps, 600/qps)
+	}
+	for path, waits := range map[string]bool{
+		"/api/v1/namespaces/shop/pods/a/eviction": false, "/api/v1/namespaces/shop/pods/a/resize": false, "/api/v1/pods": true,
+	} {
+		answer := httptest.NewRecorder()
+		answer.Header().Set("Retry-After", "10")
+		answer.WriteHeader(http.StatusTooManyRequests)
+		resp, err := impatient{roundTrip(func(*http.Request) (*http.Response, error) { return answer.Result(), nil })}.RoundTrip(httptest.NewRequest(http.MethodPost, path, nil))
+		if err != nil || (resp.Header.Get("Retry-After") != "") != waits {
+			t.Errorf("%s: %v, %v", path, resp, err)
+		}
+	}
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (r roundTrip) RoundTrip(q *http.Request) (*http.Response, error) { return r(q) }
+
+// TestIgnoredNamespaces: nobody has to name those that nothing is ever changed in.
+func TestIgnoredNamespaces(t *testing.T) {
+	s := newStage(t, Options{Ignored: []string{"shop"}})
+	s.pods(6, nil)
+	s.autoscaler(vpav1.UpdateModeInPlace, carefree)
+	s.once(t.Context())
+	if a := s.recorded(); s.acts != 0 || a.State != rightsizing.StateRecommend || !strings.Contains(a.Message, "namespace shop is left alone") {
+		t.Errorf("%d pods were changed: %+v", s.acts, a)
+	}
+	if want := []string{"shop", "nops", "kube-system"}; !slices.Equal(s.Ignored, want) {
+		t.Errorf("%q are left alone, want %q", s.Ignored, want)
+	}
+}

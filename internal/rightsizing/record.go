@@ -57,6 +57,18 @@ type Application struct {
 	// Requests are the largest that pods of the workload have, by container and resource, where steps are bounded: that of a new pod is
 	// measured from them.
 	Requests map[string]map[string]resource.Quantity `json:"requests,omitempty"`
+	// Recent are the changes of the last hour, and those that did not take hold for as long as they count: what budgets, rests and the circuit
+	// breaker go by when the updater begins anew. What is older may still be there.
+	Recent []Spell `json:"recent,omitempty"`
+}
+
+// Spell is what was done within a few minutes.
+type Spell struct {
+	At      time.Time `json:"at"` // of the last of it
+	InPlace int64     `json:"inPlace,omitempty"`
+	Evicted int64     `json:"evicted,omitempty"`
+	Failed  int64     `json:"failed,omitempty"`
+	Why     string    `json:"why,omitempty"` // the last that failed did
 }
 
 // States of an application.

@@ -64,6 +64,9 @@ func application() object {
 		"state": object{"type": "string"}, "message": object{"type": "string"}, "since": moment, "notBefore": moment, "lastChange": moment,
 		"requests": object{"type": "object", "additionalProperties": object{"type": "object", "additionalProperties": quantity()}},
 		"inPlace":  count, "evicted": count, "failed": count,
+		"recent": object{"type": "array", "items": object{"type": "object", "properties": object{
+			"at": moment, "inPlace": count, "evicted": count, "failed": count, "why": object{"type": "string"},
+		}}},
 	}}
 }
 

@@ -119,6 +119,7 @@ func (u *Updater) once(ctx context.Context) {
 	for _, p := range plans {
 		u.hold(p, now)
 	}
+	u.recall(plans, now)
 	u.verify(ctx, plans, alive, now)
 	for _, p := range plans {
 		u.decide(p, now)
@@ -128,9 +129,6 @@ func (u *Updater) once(ctx context.Context) {
 	var budgets []rightsizing.Budget
 	var todo []*candidate
 	for _, p := range plans {
-		if _, seen := u.memory.written[p.UID]; !seen && now.Sub(p.Application.LastChange) < time.Hour {
-			u.memory.ledger.Add(rules.Change{At: p.Application.LastChange, Namespace: p.Namespace}) // of the process before this one
-		}
 		budgets = append(budgets, p.settings.Budget)
 		todo = append(todo, p.todo...)
 	}
@@ -412,10 +410,13 @@ func (u *Updater) did(c *candidate, now time.Time, kind string) {
 	u.memory.open = append(u.memory.open, done)
 	a := u.application(c.autoscaler)
 	a.LastChange = now
-	if evicted {
+	var spell *rightsizing.Spell
+	if a.Recent, spell = within(a.Recent, now); evicted {
 		a.Evicted++
+		spell.Evicted++
 	} else {
 		a.InPlace++
+		spell.InPlace++
 	}
 	u.memory.written[c.UID] = a
 	why := "the recommendation"
@@ -477,6 +478,10 @@ func (u *Updater) failed(ctx context.Context, p *plan, c change, why string, now
 	u.memory.rests[c.autoscaler] = resting{until: now.Add(p.settings.Rest), why: why}
 	a := u.application(p.autoscaler)
 	a.Failed++
+	var spell *rightsizing.Spell
+	a.Recent, spell = within(a.Recent, now)
+	spell.Failed++
+	spell.Why = why
 	u.memory.written[p.UID] = a
 	u.log.LogAttrs(ctx, slog.LevelWarn, "a change did not take hold", slog.String("pod", c.key), slog.String("autoscaler", p.Namespace+"/"+p.Name), slog.String("why", why))
 	u.recorder.Event(&p.VerticalPodAutoscaler, corev1.EventTypeWarning, "ChangeWithoutEffect", "Pod "+c.key+": "+why)

@@ -15,7 +15,8 @@
 // everybody else sees an autoscaler whose mode is InPlace.
 //
 // What was done is looked after: a resize has to show in the pod's status, an evicted pod has to come back sized. What does not take hold
-// rests its workload, and enough of it the whole policy.
+// rests its workload, and enough of it the whole policy. A restart, or another leader, goes on from what status.application says of the last hour
+// (recall.go).
 //
 // Pods are changed for some seconds in a loop, and each autoscaler is looked at again before each of its pods: who pauses, reverts or lets go does
 // not wait for a loop to end.

@@ -1150,3 +1150,136 @@ func TestUpdater(t *testing.T) {
 		})
 	})
 }
+
+// looks waits until the updater, which was started just now, decides.
+func (w *world) looks(t *testing.T) {
+	t.Helper()
+	p := w.place(t, 1)
+	p.autoscaler("Off", "", "1,1Gi")
+	p.becomes(rightsizing.StateRecommend, "update mode is Off")
+	time.Sleep(time.Second) // five loops
+}
+
+// TestRestart: budgets, rests and the circuit breaker are those of the hour, whichever process it was that changed pods.
+func TestRestart(t *testing.T) {
+	w := newWorld(t)
+	options := updater.Options{Patience: 3 * time.Second}
+	stop := func() {}
+	defer func() { stop() }()
+	restart := func(t *testing.T) {
+		t.Helper()
+		stop()
+		stop = w.start(options)
+		w.looks(t)
+	}
+
+	t.Run("changes in the cluster, by the strictest policy", func(t *testing.T) {
+		var places []*place
+		for _, most := range []int{5, 3} {
+			p := w.place(t, 4)
+			for i := range 4 {
+				p.pod(fmt.Sprint("a", i), "1,1Gi", "", nil)
+			}
+			p.autoscaler(inPlace, settings(fmt.Sprintf(`"budget":{"clusterPerHour":%d}`, most)), "500m,512Mi")
+			places = append(places, p)
+		}
+		defer func() { // it is the whole cluster's
+			for _, p := range places {
+				if err := p.Dynamic.Resource(rightsizing.Autoscalers()).Namespace(p.ns).Delete(t.Context(), "web", metav1.DeleteOptions{}); err != nil {
+					t.Error(err)
+				}
+			}
+		}()
+		sized := func() (n int) {
+			for _, p := range places {
+				for i := range 4 {
+					if p.requests(fmt.Sprint("a", i)) == "500m,512Mi" {
+						n++
+					}
+				}
+			}
+			return n
+		}
+		restart(t)
+		for _, p := range places {
+			p.becomes(rightsizing.StateWaiting, "budget of 3 changes in the cluster")
+		}
+		if n := sized(); n != 3 {
+			t.Fatalf("%d pods are changed, want 3", n)
+		}
+		restart(t)
+		if n := sized(); n != 3 {
+			t.Fatalf("after a restart %d pods are changed, want 3", n)
+		}
+		w.add(66 * time.Minute) // what was within a few minutes is recorded as one
+		vpatest.Eventually(t, "an hour later come the next", soon, func() bool { return sized() == 6 })
+		time.Sleep(time.Second) // five loops
+		if n := sized(); n != 6 {
+			t.Errorf("%d pods are changed, want 6", n)
+		}
+	})
+
+	t.Run("evictions in the cluster", func(t *testing.T) {
+		w.answers(true)
+		defer w.answers(false)
+		p := w.place(t, 6)
+		for i := range 6 {
+			name := fmt.Sprint("b", i)
+			p.pod(name, "1,1Gi", "", nil)
+			p.report(name, infeasible)
+		}
+		p.autoscaler("InPlaceOrRecreate", settings(`"apply":"InPlaceOrRecreate","budget":{"evictionsPerHour":2}`), "4,4Gi")
+		evicted := func() (n int) {
+			for i := range 6 {
+				if p.evicted(fmt.Sprint("b", i)) {
+					n++
+				}
+			}
+			return n
+		}
+		p.becomes(rightsizing.StateWaiting, "budget of 2 evictions in the cluster")
+		if n := evicted(); n != 2 {
+			t.Fatalf("%d pods are evicted, want 2", n)
+		}
+		restart(t)
+		if n := evicted(); n != 2 { // the workload could spare three
+			t.Fatalf("after a restart %d pods are evicted, want 2", n)
+		}
+		w.answers(false)
+		w.answers(true)
+		w.add(66 * time.Minute)
+		vpatest.Eventually(t, "an hour later comes the next", soon, func() bool { return evicted() == 3 })
+	})
+
+	t.Run("what did not take hold", func(t *testing.T) {
+		policy := strings.Replace(settings(`"budget":{"stopAfterFailures":2,"stopForMinutes":30}`), `"policy":"p"`, `"policy":"stuck"`, 1)
+		one := func(name string, labels ...string) *place {
+			p := w.place(t, 1)
+			p.pod(name, "1,1Gi", "", func(pod *corev1.Pod) {
+				for _, l := range labels {
+					pod.Labels[l] = ""
+				}
+			})
+			p.autoscaler(inPlace, policy, "500m,512Mi")
+			return p
+		}
+		rests := one("rests", stuck)
+		vpatest.Eventually(t, "it fails", soon, func() bool { return rests.application().Failed == 1 })
+		rests.recommend("600m,600Mi")
+		before := rests.becomes(rightsizing.StateWaiting, "did not take hold")
+		restart(t)
+		if a := rests.application(); a.State != rightsizing.StateWaiting || a.Message != before.Message || a.NotBefore.Sub(before.NotBefore).Abs() > 5*time.Minute || rests.requests("rests") != "500m,512Mi" {
+			t.Errorf("after a restart it has %s, and is %+v, before %+v", rests.requests("rests"), a, before)
+		}
+		second := one("second", stuck)
+		vpatest.Eventually(t, "the second fails", soon, func() bool { return second.application().Failed == 1 })
+		third := one("third")
+		before = third.becomes(rightsizing.StateStopped, "2 changes within an hour did not take hold") // one of them before the restart
+		restart(t)
+		if a := third.application(); a.State != rightsizing.StateStopped || a.NotBefore.Sub(before.NotBefore).Abs() > 5*time.Minute || third.requests("third") != "1,1Gi" {
+			t.Errorf("after a restart it has %s, and is %+v, before %+v", third.requests("third"), a, before)
+		}
+		w.add(35 * time.Minute)
+		third.becomes(rightsizing.StateApplied, "")
+	})
+}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -32,6 +33,7 @@ import (
 
 	"github.com/nopsctl/nopsctl/agents/internal/agent"
 	"github.com/nopsctl/nopsctl/agents/vpa/foreign"
+	"github.com/nopsctl/nopsctl/agents/vpa/rules"
 	"github.com/nopsctl/nopsctl/internal/rightsizing"
 )
 
@@ -274,7 +276,7 @@ func TestAnEndIsRecorded(t *testing.T) {
 		t.Errorf("%d pods were changed after the end", s.acts-1)
 	}
 	a := s.recorded()
-	if len(s.records) != 1 || a.InPlace != 1 || !a.LastChange.Equal(s.at) {
+	if len(s.records) != 1 || a.InPlace != 1 || !a.LastChange.Equal(s.at) || len(a.Recent) != 1 || a.Recent[0].InPlace != 1 {
 		t.Errorf("%d records, the last is %+v", len(s.records), a)
 	}
 	idle := newStage(t, Options{})
@@ -324,6 +326,97 @@ func TestClient(t *testing.T) {
 type roundTrip func(*http.Request) (*http.Response, error)
 
 func (r roundTrip) RoundTrip(q *http.Request) (*http.Response, error) { return r(q) }
+
+// TestRecall: what one process recorded binds the next.
+func TestRecall(t *testing.T) {
+	now := time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
+	ago := func(minutes int) time.Time { return now.Add(-time.Duration(minutes) * time.Minute) }
+	record := func(id types.UID, policy string, recent ...rightsizing.Spell) *plan {
+		p := &plan{autoscaler: &autoscaler{}, settings: rules.Settings{Failures: 2, Rest: time.Hour}}
+		p.UID, p.Namespace, p.settings.Policy, p.Application.Recent = id, "shop", policy, recent
+		return p
+	}
+	plans := []*plan{
+		record("a", "p", rightsizing.Spell{At: ago(120), InPlace: 5}, rightsizing.Spell{At: ago(30), InPlace: 2, Evicted: 1}),
+		record("b", "p", rightsizing.Spell{At: ago(40), Failed: 1, Why: "b"}),
+		record("c", "p", rightsizing.Spell{At: ago(90), Failed: 1, Why: "c"}),
+		record("d", "q", rightsizing.Spell{At: ago(10), Failed: 1, Why: "d"}),
+		record("e", "q", rightsizing.Spell{At: ago(130), Failed: 5, Why: "e"}),
+		record("f", ""),
+	}
+	u := &Updater{memory: newMemory(now)}
+	u.recall(plans, now)
+	for _, p := range plans {
+		u.memory.written[p.UID] = p.Application
+	}
+	u.recall(plans, now) // of what it has seen it knows more than was recorded
+
+	for _, c := range []struct {
+		budget rightsizing.Budget
+		evict  bool
+		until  time.Time // zero: it is not spent
+	}{
+		{rightsizing.Budget{ClusterPerHour: 4}, false, time.Time{}},
+		{rightsizing.Budget{ClusterPerHour: 3}, false, ago(-30)},
+		{rightsizing.Budget{NamespacePerHour: 3}, false, ago(-30)},
+		{rightsizing.Budget{EvictionsPerHour: 2}, true, time.Time{}},
+		{rightsizing.Budget{EvictionsPerHour: 1}, true, ago(-30)},
+	} {
+		if why, until := u.memory.ledger.Spent(c.budget, c.budget, "shop", c.evict, now); !until.Equal(c.until) {
+			t.Errorf("%+v: %q until %s, want %s", c.budget, why, until, c.until)
+		}
+	}
+	for policy, want := range map[string]time.Time{"p": ago(-20), "q": {}, "": {}} {
+		if until, open := u.memory.breaker.Open(policy, plans[0].settings, now); open == want.IsZero() || !until.Equal(want) {
+			t.Errorf("the circuit breaker of %q: open %t until %s, want %s", policy, open, until, want)
+		}
+	}
+	for id, want := range map[types.UID]resting{"a": {}, "b": {ago(-20), "b"}, "d": {ago(-50), "d"}, "f": {}} {
+		if got := u.memory.rests[id]; got != want {
+			t.Errorf("%s rests until %s (%s), want %s (%s)", id, got.until, got.why, want.until, want.why)
+		}
+	}
+
+	bounded := &Updater{memory: newMemory(now)}
+	bounded.recall([]*plan{record("g", "p", rightsizing.Spell{At: ago(1), InPlace: math.MaxInt64, Evicted: math.MaxInt64, Failed: math.MaxInt64}, rightsizing.Spell{At: ago(1), InPlace: -1})}, now) // comes to an end
+}
+
+// TestSpells: what happens within a few minutes is one, which counts from its end on, and what is recorded is not changed under the informer.
+func TestSpells(t *testing.T) {
+	at := time.Date(2026, 11, 28, 12, 0, 1, 0, time.UTC)
+	var recent []rightsizing.Spell
+	for _, after := range []time.Duration{0, time.Minute, 4*time.Minute + 58*time.Second, 5 * time.Minute} {
+		before := slices.Clone(recent)
+		now, spell := within(recent, at.Add(after))
+		spell.InPlace++
+		if !slices.Equal(recent, before) {
+			t.Fatalf("after %s what was recorded became %+v", after, recent)
+		}
+		recent = now
+	}
+	want := []rightsizing.Spell{{At: at.Add(4*time.Minute + 58*time.Second), InPlace: 3}, {At: at.Add(5 * time.Minute), InPlace: 1}}
+	if !slices.Equal(recent, want) {
+		t.Errorf("%+v, want %+v", recent, want)
+	}
+	failed := rightsizing.Spell{At: at, InPlace: 1, Failed: 1}
+	all := []rightsizing.Spell{failed, want[0], want[1]}
+	for _, c := range []struct {
+		after time.Duration
+		want  []rightsizing.Spell
+	}{
+		{time.Hour - time.Second, all},
+		{time.Hour + 4*time.Minute + 58*time.Second, []rightsizing.Spell{failed, want[1]}},
+		{time.Hour + 29*time.Minute, []rightsizing.Spell{failed}}, // it opens the circuit breaker with one that comes an hour later, for half an hour
+		{time.Hour + 30*time.Minute, []rightsizing.Spell{}},
+	} {
+		if got := lately(all, 30*time.Minute, at.Add(c.after)); !slices.Equal(got, c.want) {
+			t.Errorf("after %s: %+v, want %+v", c.after, got, c.want)
+		}
+	}
+	if !slices.Equal(all, []rightsizing.Spell{failed, want[0], want[1]}) {
+		t.Errorf("what was recorded became %+v", all)
+	}
+}
 
 // TestIgnoredNamespaces: nobody has to name those that nothing is ever changed in.
 func TestIgnoredNamespaces(t *testing.T) {

@@ -160,7 +160,7 @@ func (u *Updater) tell(ctx context.Context, plans []*plan, now time.Time) {
 	for _, p := range plans {
 		state, message, until := p.state()
 		known := u.application(p.autoscaler)
-		known.Requests = p.requests(known.Requests)
+		known.Requests, known.Recent = p.requests(known.Requests), lately(known.Recent, p.settings.Rest, now)
 		a, differs := next(p.Application, known, state, message, until, now)
 		u.memory.written[p.UID] = a
 		if differs {
@@ -194,7 +194,7 @@ func (u *Updater) write(ctx context.Context, p *plan, a rightsizing.Application)
 	if err != nil {
 		return fmt.Errorf("writing it as JSON: %w", err)
 	}
-	for _, name := range []string{"message", "since", "notBefore", "lastChange", "requests"} {
+	for _, name := range []string{"message", "since", "notBefore", "lastChange", "requests", "recent"} {
 		if _, is := fields[name]; !is {
 			fields[name] = nil // a merge keeps what is not named
 		}

@@ -402,7 +402,7 @@ func ref(vpa *vpav1.VerticalPodAutoscaler) foreign.Ref {
 	return foreign.Ref{Namespace: vpa.Namespace, Kind: vpa.Spec.TargetRef.Kind, Name: vpa.Spec.TargetRef.Name}
 }
 
-// memory is what the loop remembers. A restart forgets it: status.application tells of the last change then.
+// memory is what the loop remembers. A restart forgets it, but for what status.application tells: recall.
 type memory struct {
 	// since is when this began.
 	since   time.Time

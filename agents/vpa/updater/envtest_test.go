@@ -1220,6 +1220,7 @@ func TestRestart(t *testing.T) {
 	})
 
 	t.Run("evictions in the cluster", func(t *testing.T) {
+		restart(t)
 		w.answers(true)
 		defer w.answers(false)
 		p := w.place(t, 6)
@@ -1252,6 +1253,7 @@ func TestRestart(t *testing.T) {
 	})
 
 	t.Run("what did not take hold", func(t *testing.T) {
+		restart(t)
 		policy := strings.Replace(settings(`"budget":{"stopAfterFailures":2,"stopForMinutes":30}`), `"policy":"p"`, `"policy":"stuck"`, 1)
 		one := func(name string, labels ...string) *place {
 			p := w.place(t, 1)

@@ -49,12 +49,15 @@ func (a *aggregation) empty() bool {
 	return a.state.TotalSamplesCount == 0 && a.state.AggregateMemoryPeaks.IsEmpty()
 }
 
+// expired goes by samples of CPU, as upstream's, and by those of memory where there are no others, or where later runs add to it: they may be
+// too short to be measured otherwise, and would be collected with the aggregation of an early one.
 func (a *aggregation) expired(now time.Time) bool {
 	last := a.state.LastSampleStart
 	if a.state.TotalSamplesCount == 0 {
-		if last = a.state.CreationTime; a.lastMemory.After(last) {
-			last = a.lastMemory
-		}
+		last = a.state.CreationTime
+	}
+	if (a.state.TotalSamplesCount == 0 || a.key.set.runs) && a.lastMemory.After(last) {
+		last = a.lastMemory
 	}
 	return now.Sub(last) >= a.state.MemoryAggregationIntervalDuration*time.Duration(a.state.MemoryAggregationIntervalCount)
 }

@@ -295,6 +295,40 @@ func TestRunsOfACronJobAreOne(t *testing.T) {
 	})
 }
 
+// Runs that are too short for their CPU to be measured leave peaks of memory alone. They are kept although an early run had CPU measured, and that is
+// long ago; and not for ever.
+func TestShortRunsAreKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := New(0)
+		v := vpa(t, c, "cart", cartOnly)
+		const days = 20
+		for i := range days {
+			id, l := run(i)
+			add(t, c, id, l)
+			if i == 0 {
+				sample(t, c, id, model.ResourceCPU, 100)
+			}
+			peak := model.ResourceAmount(1e9)
+			if i == 6 {
+				peak = 3e9
+			}
+			sample(t, c, id, model.ResourceMemory, peak)
+			c.AddOrUpdatePod(id.PodID, l, corev1.PodSucceeded)
+			c.DeletePod(id.PodID)
+			time.Sleep(24 * time.Hour)
+			c.RateLimitedGarbageCollectAggregateCollectionStates(t.Context(), time.Now(), everything())
+			if got := memory(v); i >= 6 && i < 14 && got < 2.9e9 || c.StateMapSize() != 1 {
+				t.Fatalf("day %d: the peak of day 6 is %v, and there are %d aggregations", i, got, c.StateMapSize())
+			}
+		}
+		time.Sleep(8 * 24 * time.Hour)
+		c.RateLimitedGarbageCollectAggregateCollectionStates(t.Context(), time.Now(), everything())
+		if c.StateMapSize() != 0 {
+			t.Error("what nobody added to for eight days is kept")
+		}
+	})
+}
+
 // A label that an autoscaler asks for tells pods apart, also those that were there before it; another Job's are one all the same.
 func TestLabelsThatAreAskedFor(t *testing.T) {
 	uid := func(i int) string { _, l := run(i); return l["controller-uid"] }

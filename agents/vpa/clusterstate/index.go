@@ -36,6 +36,7 @@ type labelSet struct {
 	departed     int
 	aggregations map[string]*aggregation // by container
 	autoscalers  []*autoscaler           // that select it, the controlling one first
+	runs         bool                    // its pods have labels that tell runs apart
 }
 
 // autoscaler is a Vpa and what it selects.
@@ -253,12 +254,15 @@ func (n *namespace) unname(s labels.Selector) {
 // intern returns the one label set for these labels.
 func (c *Cluster) intern(ns string, l labels.Set) *labelSet {
 	n := c.namespace(ns)
-	l = n.kept(l)
+	kept := n.kept(l)
+	runs := len(kept) < len(l)
+	l = kept
 	text := l.String()
 	if set := n.sets[text]; set != nil {
+		set.runs = set.runs || runs
 		return set
 	}
-	set := &labelSet{namespace: n, text: text, labels: l, pods: map[model.PodID]*pod{}, aggregations: map[string]*aggregation{}, autoscalers: n.selecting(l)}
+	set := &labelSet{namespace: n, text: text, labels: l, pods: map[model.PodID]*pod{}, aggregations: map[string]*aggregation{}, autoscalers: n.selecting(l), runs: runs}
 	n.sets[text] = set
 	for k, v := range l {
 		insert(n.byLabel, label{k, v}, set)

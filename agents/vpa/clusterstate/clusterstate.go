@@ -252,6 +252,18 @@ func (c *Cluster) RecordOOM(id model.ContainerID, at time.Time, requested model.
 // Knows says whether an OOM of the pod would be taken.
 func (c *Cluster) Knows(id model.PodID) bool { return c.pods[id] != nil || c.departed[id] != nil }
 
+// Requested is the memory that a container requests, of a pod that Knows knows; 0 where there is no such container.
+func (c *Cluster) Requested(id model.ContainerID) model.ResourceAmount {
+	p := c.pods[id.PodID]
+	if old := c.departed[id.PodID]; p == nil && old != nil {
+		p = old.pod
+	}
+	if p == nil || p.Containers[id.ContainerName] == nil {
+		return 0
+	}
+	return p.Containers[id.ContainerName].Request[model.ResourceMemory]
+}
+
 // TakeOOMed returns the autoscalers with OOMs since it was last asked, in order.
 func (c *Cluster) TakeOOMed() []model.VpaID {
 	ids := slices.SortedFunc(maps.Keys(c.oomed), compareIDs)

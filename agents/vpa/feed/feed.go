@@ -51,8 +51,28 @@ func (o *Observer) GetObservedOomsChannel() chan oom.OomInfo { return o.out }
 // OnEvent looks for the eviction of a pod that used too much memory.
 func (o *Observer) OnEvent(event *corev1.Event) { o.observe(nil, func() { o.inner.OnEvent(event) }) }
 
-// OnAdd sees nothing: what ended before is in the checkpoints.
-func (o *Observer) OnAdd(any, bool) {}
+// OnAdd looks for a container that was killed before its pod was seen: pods that are pending are not watched, and one that takes its memory at
+// once is killed within the second. What ended before this process began is in the checkpoints.
+func (o *Observer) OnAdd(obj any, initial bool) {
+	pod, ok := obj.(*corev1.Pod)
+	if !ok || initial {
+		return
+	}
+	if slices.ContainsFunc(pod.Status.ContainerStatuses, func(s corev1.ContainerStatus) bool { return s.State.Terminated != nil || s.RestartCount > 0 }) {
+		o.observe(pod, func() { o.inner.OnUpdate(begun(pod), pod) })
+	}
+}
+
+// begun is a pod as it was while its containers ran for the first time.
+func begun(pod *corev1.Pod) *corev1.Pod {
+	before := *pod
+	before.Status.ContainerStatuses = slices.Clone(pod.Status.ContainerStatuses)
+	for i := range before.Status.ContainerStatuses {
+		s := &before.Status.ContainerStatuses[i]
+		s.RestartCount, s.State, s.LastTerminationState = 0, corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}, corev1.ContainerState{}
+	}
+	return &before
+}
 
 // OnUpdate looks for a container that was killed.
 func (o *Observer) OnUpdate(before, after any) {
@@ -112,6 +132,9 @@ type Options struct {
 	Client      vpaclient.VerticalPodAutoscalerCheckpointsGetter
 	// Skip says in which namespaces checkpoints are not ours to delete, nil for none.
 	Skip func(namespace string) bool
+	// Seen is told of each OOM before the cluster is, with its pod: nil where only an Event told of it, which says what was used and not what was
+	// requested. Nobody is when nil.
+	Seen func(o oom.OomInfo, pod *corev1.Pod)
 	// Log is told what could not be done, nobody when nil.
 	Log *slog.Logger
 }
@@ -177,6 +200,9 @@ func (f *feeder) LoadRealTimeMetrics(ctx context.Context) {
 		}
 		select {
 		case f.o.Observer.out <- seen.OomInfo:
+			if f.o.Seen != nil {
+				f.o.Seen(seen.OomInfo, seen.pod)
+			}
 		default:
 			f.o.Log.Error("an OOM is lost: upstream's feeder does not read", "namespace", seen.ContainerID.Namespace, "pod", seen.ContainerID.PodName)
 		}

@@ -66,6 +66,7 @@ type given struct {
 	since    map[string]time.Time            // by container: when its memory was known first
 	most     corev1.ResourceList             // of any container, of all autoscalers
 	room     corev1.ResourceList             // of its containers together: what the largest node has that they may run on; nil is not known
+	pod      *corev1.Pod                     // one of its pods, for which that is; nil is not known
 }
 
 // hold is the memory that a container is given since it ran out.
@@ -213,11 +214,13 @@ func (m *made) cap(g given) {
 }
 
 // fit bounds the containers together by the largest node that they may run on, each by the same share: what fits none is never applied. What one
-// is held at since it ran out of memory is not shared, if there is so much.
+// is held at since it ran out of memory is not shared, if there is so much. Containers that the pod does not have take nothing: usage of one that
+// was renamed is known for days, and its checkpoint stays.
 func (m *made) fit(g given) {
 	if g.settings == nil || m.recommendation == nil {
 		return
 	}
+	absent := func(container string) bool { return g.pod != nil && !runs(g.pod, container) }
 	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
 		room, known := g.room[name]
 		if !known || room.Sign() <= 0 {
@@ -225,6 +228,9 @@ func (m *made) fit(g given) {
 		}
 		sum, kept, all := resource.Quantity{}, map[string]int64{}, int64(0)
 		for _, c := range m.recommendation.ContainerRecommendations {
+			if absent(c.ContainerName) {
+				continue
+			}
 			target := c.Target[name]
 			sum.Add(target)
 			if held := g.holds[c.ContainerName].bytes; held > 0 && name == corev1.ResourceMemory {
@@ -242,7 +248,7 @@ func (m *made) fit(g given) {
 		part := (room.AsApproximateFloat64() - float64(all)) / (sum.AsApproximateFloat64() - float64(all))
 		for _, c := range m.recommendation.ContainerRecommendations {
 			q, is := c.Target[name]
-			if !is {
+			if !is || absent(c.ContainerName) {
 				continue
 			}
 			to := share(name, q, kept[c.ContainerName], part)

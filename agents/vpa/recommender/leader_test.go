@@ -11,13 +11,16 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -71,6 +74,7 @@ func newStage(t testing.TB, platform push.Platform) *stage {
 	s.leader = &leader{
 		Recommender: r, loop: r.health.Loop("test", time.Hour), estimators: newEstimators(), holds: newHolds(), days: newDays(start), finder: finder, written: map[types.UID]time.Time{},
 		began: start, seed: maphash.MakeSeed(), cluster: clusterstate.New(time.Hour), past: newPast(nil, 0, start, slog.New(slog.DiscardHandler), nil),
+		workload: func(foreign.Ref) metav1.Object { return nil },
 	}
 	return s
 }
@@ -282,7 +286,7 @@ func TestOutOfMemoryOnce(t *testing.T) {
 			}
 			if oomed > 0 {
 				info := ranOutOf(name, 3, oomed, s.now)
-				s.ranOut(info)
+				s.ranOut(info, nil)
 				_ = s.cluster.RecordOOM(info.ContainerID, info.Timestamp, info.Memory) // as the feeder does
 			}
 		}
@@ -342,11 +346,31 @@ func TestOutOfMemoryOnce(t *testing.T) {
 // crowd is what the feeder of a stage reads, with something that happens while usage is asked for.
 type crowd struct {
 	pods, vpas, checkpoints cache.Indexer
+	selectors               map[string]labels.Selector // by target; those not in it go by the label app
+	usage                   []v1beta1.PodMetrics
 	meanwhile               func()
 }
 
+func newCrowd() *crowd {
+	index := func() cache.Indexer {
+		return cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
+	}
+	return &crowd{pods: index(), vpas: index(), checkpoints: index()}
+}
+
+// seams are those of a stage.
+func (c *crowd) seams(seen *feed.Observer) seams {
+	return seams{
+		autoscalers: vpalisters.NewVerticalPodAutoscalerLister(c.vpas), checkpoints: vpalisters.NewVerticalPodAutoscalerCheckpointLister(c.checkpoints), pods: listersv1.NewPodLister(c.pods),
+		source: c, selectors: c, fetcher: controllerfetcher.FakeControllerFetcher{}, observer: seen,
+	}
+}
+
 // Fetch implements target.VpaTargetSelectorFetcher.
-func (*crowd) Fetch(_ context.Context, vpa *vpav1.VerticalPodAutoscaler) (labels.Selector, error) {
+func (c *crowd) Fetch(_ context.Context, vpa *vpav1.VerticalPodAutoscaler) (labels.Selector, error) {
+	if s, is := c.selectors[vpa.Spec.TargetRef.Name]; is {
+		return s, nil
+	}
 	return labels.SelectorFromSet(labels.Set{"app": vpa.Spec.TargetRef.Name}), nil
 }
 
@@ -356,7 +380,13 @@ func (c *crowd) List(context.Context, string, metav1.ListOptions) (*v1beta1.PodM
 		c.meanwhile()
 		c.meanwhile = nil
 	}
-	return &v1beta1.PodMetricsList{}, nil
+	return &v1beta1.PodMetricsList{Items: c.usage}, nil
+}
+
+// ownedBy is a reference of a controller's.
+func ownedBy(kind, name string) []metav1.OwnerReference {
+	yes := true
+	return []metav1.OwnerReference{{Kind: kind, Name: name, Controller: &yes}}
 }
 
 // TestEveryOutOfMemoryIsHeld: whenever the pod was born and has gone, and whoever tells of it. The model's first look at pods is before usage is
@@ -364,7 +394,7 @@ func (c *crowd) List(context.Context, string, metav1.ListOptions) (*v1beta1.PodM
 func TestEveryOutOfMemoryIsHeld(t *testing.T) {
 	pod := func(state corev1.ContainerState) *corev1.Pod {
 		return &corev1.Pod{
-			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web-1", Labels: map[string]string{"app": "web"}},
+			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web-1", Labels: map[string]string{"app": "web"}, OwnerReferences: ownedBy("Deployment", "web")},
 			Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "app", Resources: corev1.ResourceRequirements{Requests: resources("100m", "400Mi")}}}},
 			Status:     corev1.PodStatus{Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{{Name: "app", State: state}}},
 		}
@@ -375,11 +405,60 @@ func TestEveryOutOfMemoryIsHeld(t *testing.T) {
 		ObjectMeta: metav1.ObjectMeta{CreationTimestamp: metav1.NewTime(start), Annotations: map[string]string{"offending_containers": "app", "offending_containers_usage": "400Mi", "starved_resource": "memory"}},
 		Reason:     "Evicted", InvolvedObject: corev1.ObjectReference{Kind: "Pod", Namespace: "shop", Name: "web-1"},
 	}
+	leaked := evicted.DeepCopy()
+	leaked.Annotations["offending_containers_usage"] = "50Gi"
+	again := pod(corev1.ContainerState{Running: &corev1.ContainerStateRunning{}})
+	again.Status.ContainerStatuses[0].RestartCount, again.Status.ContainerStatuses[0].LastTerminationState = 1, killed.Status.ContainerStatuses[0].State
 	for _, c := range []struct {
 		name, reason string
 		run          func(s *stage, c *crowd, seen *feed.Observer)
 		want         int64
 	}{
+		{"an eviction of one that used a node's memory", "one that leaks is no reason to give all replicas as much; the model counts it among what they used", func(s *stage, c *crowd, seen *feed.Observer) {
+			_ = c.pods.Add(alive)
+			s.round(t.Context())
+			seen.OnEvent(leaked)
+			s.round(t.Context())
+			vpa := s.cluster.VPAs()[model.VpaID{Namespace: "shop", VpaName: "web"}]
+			if peak := vpa.AggregateStateByContainerName()["app"].AggregateMemoryPeaks.Percentile(1); peak < 50<<30 {
+				t.Errorf("the model knows of %.0f Mi", peak/mi)
+			}
+		}, 500 * mi},
+		{"of one that was not listed yet", "", func(s *stage, c *crowd, seen *feed.Observer) {
+			seen.OnEvent(leaked)
+			s.round(t.Context())
+			_ = c.pods.Add(killed)
+			s.round(t.Context())
+		}, 500 * mi},
+		{"of one that has gone since", "", func(s *stage, c *crowd, seen *feed.Observer) {
+			_ = c.pods.Add(alive)
+			s.round(t.Context())
+			_ = c.pods.Delete(alive)
+			s.round(t.Context())
+			seen.OnEvent(leaked)
+			s.round(t.Context())
+		}, 500 * mi},
+		{"of one that is watched only since", "a pod that is pending is not, and is killed within the second that it begins", func(s *stage, c *crowd, seen *feed.Observer) {
+			_ = c.pods.Add(killed)
+			seen.OnAdd(killed, false)
+			s.round(t.Context())
+		}, 500 * mi},
+		{"of one that began again before it was watched", "", func(s *stage, c *crowd, seen *feed.Observer) {
+			_ = c.pods.Add(again)
+			seen.OnAdd(again, false)
+			seen.OnUpdate(again, again)
+			s.round(t.Context())
+		}, 500 * mi},
+		{"of one that was there when this process began", "it is in what the process before said", func(s *stage, c *crowd, seen *feed.Observer) {
+			_ = c.pods.Add(killed)
+			seen.OnAdd(killed, true)
+			s.round(t.Context())
+		}, 0},
+		{"of none: one is seen first", "", func(s *stage, c *crowd, seen *feed.Observer) {
+			_ = c.pods.Add(alive)
+			seen.OnAdd(alive, false)
+			s.round(t.Context())
+		}, 0},
 		{"of one that is known", "", func(s *stage, c *crowd, seen *feed.Observer) {
 			_ = c.pods.Add(alive)
 			s.round(t.Context())
@@ -443,22 +522,109 @@ func TestEveryOutOfMemoryIsHeld(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newStage(t, &platform{})
-			index := func() cache.Indexer {
-				return cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
-			}
-			crowd := &crowd{pods: index(), vpas: index(), checkpoints: index()}
+			crowd := newCrowd()
 			_ = crowd.vpas.Add(s.autoscaler("web", balanced))
 			seen := feed.NewObserver()
-			s.join(seams{
-				autoscalers: vpalisters.NewVerticalPodAutoscalerLister(crowd.vpas), checkpoints: vpalisters.NewVerticalPodAutoscalerCheckpointLister(crowd.checkpoints), pods: listersv1.NewPodLister(crowd.pods),
-				source: crowd, selectors: crowd, fetcher: controllerfetcher.FakeControllerFetcher{}, observer: seen,
-			})
+			s.join(crowd.seams(seen))
 			c.run(s, crowd, seen)
 			held, outcomes := s.holds.of(model.VpaID{Namespace: "shop", VpaName: "web"}, start)["app"].bytes, s.outcomes.Waiting()
 			if held != c.want || (outcomes == 1) != (c.want > 0) || outcomes > 1 {
 				t.Errorf("%d Mi are held, want %d, and %d outcomes wait; %s", held/mi, c.want/mi, outcomes, c.reason)
 			}
 		})
+	}
+}
+
+// TestAnEvictionToldTwice: a watch of Events that begins anew tells all of them, perhaps those of a moment ago within the same round.
+func TestAnEvictionToldTwice(t *testing.T) {
+	var told []model.ResourceAmount
+	r := &recorded{Cluster: clusterstate.New(time.Hour), tell: func(o oom.OomInfo, _ *corev1.Pod) { told = append(told, o.Memory) }, coming: map[oom.OomInfo]*corev1.Pod{}}
+	evicted := ranOutOf("web", 0, 50<<30, start)
+	r.AddOrUpdatePod(evicted.ContainerID.PodID, labels.Set{"app": "web"}, corev1.PodRunning)
+	if err := r.AddOrUpdateContainer(evicted.ContainerID, model.Resources{model.ResourceMemory: 400 * mi}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		r.see(evicted, nil)
+	}
+	for range 2 {
+		if err := r.RecordOOM(evicted.ContainerID, evicted.Timestamp, evicted.Memory); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := []model.ResourceAmount{400 * mi, 400 * mi}; !slices.Equal(told, want) {
+		t.Errorf("it is said to have had %v, want its request twice, %v", told, want)
+	}
+}
+
+// TestAKillIsHeldForWhoSizesThePod: a Deployment and a CronJob of one Helm chart have the same labels and the same container. What one of them
+// needed is nothing that the pods of the other are given.
+func TestAKillIsHeldForWhoSizesThePod(t *testing.T) {
+	workloads := map[foreign.Ref]metav1.Object{
+		{Namespace: "shop", Kind: "Deployment", Name: "web"}:      &appsv1.Deployment{},
+		{Namespace: "shop", Kind: "ReplicaSet", Name: "web-1"}:    &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{OwnerReferences: ownedBy("Deployment", "web")}},
+		{Namespace: "shop", Kind: "CronJob", Name: "night"}:       &batchv1.CronJob{},
+		{Namespace: "shop", Kind: "Job", Name: "night-1"}:         &batchv1.Job{ObjectMeta: metav1.ObjectMeta{OwnerReferences: ownedBy("CronJob", "night")}},
+		{Namespace: "shop", Kind: "DaemonSet", Name: "logs"}:      &appsv1.DaemonSet{},
+		{Namespace: "shop", Kind: "ReplicaSet", Name: "rolled-1"}: &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{OwnerReferences: ownedBy("Rollout", "rolled")}},
+	}
+	for _, tc := range []struct {
+		name, reason, kind, owner string
+		want                      []string
+	}{
+		{"the Deployment's", "", "ReplicaSet", "web-1", []string{"web"}},
+		{"the CronJob's", "", "Job", "night-1", []string{"night"}},
+		{"the Rollout's", "a kind that is not watched, but named", "ReplicaSet", "rolled-1", []string{"rolled"}},
+		{"a Job's that is gone", "whose it was is not known: rather one too many", "Job", "night-0", []string{"night", "rolled", "web"}},
+		{"a DaemonSet's", "nobody sizes it", "DaemonSet", "logs", nil},
+		{"nobody's", "admission and updater leave it alone", "", "", nil},
+	} {
+		for _, told := range []string{"by its status", "by an Event"} {
+			t.Run(tc.name+" "+told, func(t *testing.T) {
+				s := newStage(t, &platform{})
+				s.workload = func(r foreign.Ref) metav1.Object { return workloads[r] }
+				c := newCrowd()
+				c.selectors = map[string]labels.Selector{}
+				for name, kind := range map[string]string{"web": "Deployment", "night": "CronJob", "rolled": "Rollout"} {
+					vpa := s.autoscaler(name, balanced)
+					vpa.Spec.TargetRef.Kind, c.selectors[name] = kind, labels.SelectorFromSet(labels.Set{"app": "shop"})
+					_ = c.vpas.Add(vpa)
+				}
+				seen := feed.NewObserver()
+				s.join(c.seams(seen))
+				alive := &corev1.Pod{
+					ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "p", Labels: map[string]string{"app": "shop"}},
+					Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "shop", Resources: corev1.ResourceRequirements{Requests: resources("100m", "400Mi")}}}},
+					Status:     corev1.PodStatus{Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{{Name: "shop", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}},
+				}
+				if tc.kind != "" {
+					alive.OwnerReferences = ownedBy(tc.kind, tc.owner)
+				}
+				_ = c.pods.Add(alive)
+				s.round(t.Context())
+				if told == "by an Event" {
+					seen.OnEvent(&corev1.Event{
+						ObjectMeta: metav1.ObjectMeta{CreationTimestamp: metav1.NewTime(start), Annotations: map[string]string{"offending_containers": "shop", "offending_containers_usage": "1Gi", "starved_resource": "memory"}},
+						Reason:     "Evicted", InvolvedObject: corev1.ObjectReference{Kind: "Pod", Namespace: "shop", Name: "p"},
+					})
+				} else {
+					killed := alive.DeepCopy()
+					killed.Status.ContainerStatuses[0].State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: "OOMKilled", FinishedAt: metav1.NewTime(start)}}
+					seen.OnUpdate(alive, killed)
+				}
+				s.round(t.Context())
+				var held []string
+				for id := range s.holds.by {
+					if s.holds.of(id, start)["shop"].bytes == 500*mi {
+						held = append(held, id.VpaName)
+					}
+				}
+				slices.Sort(held)
+				if !slices.Equal(held, tc.want) || (s.outcomes.Waiting() == 1) != (len(tc.want) > 0) {
+					t.Errorf("it is held for %v, want %v, and %d outcomes wait; %s", held, tc.want, s.outcomes.Waiting(), tc.reason)
+				}
+			})
+		}
 	}
 }
 

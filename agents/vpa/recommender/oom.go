@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender/input/oom"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender/model"
 
@@ -89,30 +90,55 @@ const earlyMost = 1000
 type recorded struct {
 	*clusterstate.Cluster
 
-	tell  func(oom.OomInfo)
-	early []oom.OomInfo // of pods that nobody has listed
+	tell   func(had oom.OomInfo, pod *corev1.Pod)
+	coming map[oom.OomInfo]*corev1.Pod // of what the feeder records next: nil where only an Event told of it
+	early  []toldOOM                   // of pods that nobody has listed
 }
+
+// toldOOM is an OOM, and who told of it.
+type toldOOM struct {
+	oom.OomInfo
+	pod     *corev1.Pod // nil where it is not known
+	evicted bool        // an Event told that the pod was evicted: the memory is what was used, whatever was requested
+}
+
+// see takes note of who tells of an OOM that is recorded next.
+func (r *recorded) see(o oom.OomInfo, pod *corev1.Pod) { r.coming[o] = pod }
 
 // RecordOOM implements model.ClusterState.
 func (r *recorded) RecordOOM(id model.ContainerID, at time.Time, requested model.ResourceAmount) error {
-	one := oom.OomInfo{ContainerID: id, Timestamp: at, Memory: requested}
-	if !r.Knows(id.PodID) {
+	one := toldOOM{OomInfo: oom.OomInfo{ContainerID: id, Timestamp: at, Memory: requested}}
+	var is bool
+	one.pod, is = r.coming[one.OomInfo]
+	one.evicted = is && one.pod == nil
+	return r.record(one)
+}
+
+// record tells what the container had. Of one that was evicted that is its request, too: what it used has no bound but the node, and is no reason to
+// give all replicas as much; the model counts it among what the others used.
+func (r *recorded) record(one toldOOM) error {
+	if !r.Knows(one.ContainerID.PodID) {
 		if len(r.early) < earlyMost {
 			r.early = append(r.early, one)
 		}
-		return fmt.Errorf("the pod is not listed yet: %w", model.NewKeyError(id.PodID))
+		return fmt.Errorf("the pod is not listed yet: %w", model.NewKeyError(one.ContainerID.PodID))
 	}
-	r.tell(one)
-	return r.Cluster.RecordOOM(id, at, requested)
+	had := one.OomInfo
+	if one.evicted {
+		had.Memory = r.Requested(one.ContainerID)
+	}
+	r.tell(had, one.pod)
+	return r.Cluster.RecordOOM(one.ContainerID, one.Timestamp, one.Memory)
 }
 
-// late records what came before its pod was listed, once. The pods are to be loaded before.
+// late records what came before its pod was listed, once. The pods are to be loaded before, and what comes next after it.
 func (r *recorded) late() {
+	clear(r.coming)
 	early := r.early
 	r.early = nil
 	for _, one := range early {
 		if r.Knows(one.ContainerID.PodID) {
-			_ = r.RecordOOM(one.ContainerID, one.Timestamp, one.Memory) // what the model holds for too old is held all the same
+			_ = r.record(one) // what the model holds for too old is held all the same
 		}
 	}
 }

@@ -73,6 +73,8 @@ const (
 	// roundsMissed is for how many rounds the loop may not turn before it is taken for dead; one may have thousands of writes to make.
 	roundsMissed = 5
 	turnLimit    = 5 * time.Minute
+	// deepest is how many owners of owners are looked at: a pod of a CronJob has two.
+	deepest = 5
 	// answerWithin is how long the first round waits for the platform's first answer.
 	answerWithin = 5 * time.Second
 	// How upstream's caches of scale subresources live: its own values.
@@ -427,7 +429,7 @@ func (l *leader) join(s seams) {
 	api := l.vpas.AutoscalingV1()
 	l.podLister, l.fetcher = s.pods, s.fetcher
 	l.cluster = clusterstate.New(collectEvery)
-	l.recorded = &recorded{Cluster: l.cluster, tell: l.ranOut}
+	l.recorded = &recorded{Cluster: l.cluster, tell: l.ranOut, coming: map[oom.OomInfo]*corev1.Pod{}}
 	c := &sources.Client{Source: s.source, Name: l.opts.Source, Wanted: l.wanted}
 	l.client.Store(c)
 	l.writer.Store(checkpoint.NewWriter(l.cluster, api, checkpoint.Options{Interval: l.opts.CheckpointEvery, Now: l.deps.Now, Rand: l.deps.Rand, Log: l.deps.Log}))
@@ -436,7 +438,9 @@ func (l *leader) join(s seams) {
 		PodLister: s.pods, OOMObserver: s.observer, SelectorFetcher: s.selectors, ControllerFetcher: s.fetcher,
 		RecommenderName: input.DefaultRecommenderName, IgnoredNamespaces: l.opts.IgnoreNamespaces,
 	}.Make()
-	l.feeder = feed.New(upstream, feed.Options{Cluster: l.cluster, Observer: s.observer, Checkpoints: s.checkpoints, VPAs: s.autoscalers, Client: api, Skip: l.skip, Log: l.deps.Log})
+	l.feeder = feed.New(upstream, feed.Options{
+		Cluster: l.cluster, Observer: s.observer, Checkpoints: s.checkpoints, VPAs: s.autoscalers, Client: api, Skip: l.skip, Seen: l.recorded.see, Log: l.deps.Log,
+	})
 }
 
 func (l *leader) skip(namespace string) bool {
@@ -472,22 +476,66 @@ func (l *leader) room() *rooms {
 	return newRooms(nodes, pods)
 }
 
-// onePod is one of a workload's, whichever has the first name.
-func (l *leader) onePod(vpa *model.Vpa) *corev1.Pod {
-	var first string
-	for _, id := range l.cluster.GetMatchingPods(vpa) {
-		if first == "" || id.PodName < first {
-			first = id.PodName
-		}
-	}
-	if first == "" || l.podLister == nil {
+// pod is one of those that are watched; nil is not there.
+func (l *leader) pod(id model.PodID) *corev1.Pod {
+	if l.podLister == nil {
 		return nil
 	}
-	pod, err := l.podLister.Pods(vpa.ID.Namespace).Get(first)
+	pod, err := l.podLister.Pods(id.Namespace).Get(id.PodName)
 	if err != nil {
 		return nil
 	}
 	return pod
+}
+
+// onePod is one of a workload's, whichever has the first name; one of another's that is selected, too, if there is no other.
+func (l *leader) onePod(vpa *model.Vpa) *corev1.Pod {
+	var first model.PodID
+	ids := l.cluster.GetMatchingPods(vpa)
+	for _, id := range ids {
+		if first.PodName == "" || id.PodName < first.PodName {
+			first = id
+		}
+	}
+	found := l.pod(first)
+	if found == nil || len(l.sizing(found, vpa)) > 0 {
+		return found
+	}
+	var own *corev1.Pod
+	for _, id := range ids {
+		if own != nil && own.Name < id.PodName {
+			continue
+		}
+		if pod := l.pod(id); pod != nil && len(l.sizing(pod, vpa)) > 0 {
+			own = pod
+		}
+	}
+	return cmp.Or(own, found)
+}
+
+// sizing are those of the autoscalers that size a pod, as updater and admission see it: those whose target is its topmost owner. Where that is not
+// known, because one of its owners is gone or of a kind that is not watched, it may be any.
+func (l *leader) sizing(pod *corev1.Pod, vpas ...*model.Vpa) []*model.Vpa {
+	var object metav1.Object = pod
+	for range deepest {
+		owner := metav1.GetControllerOfNoCopy(object)
+		if owner == nil {
+			return nil
+		}
+		var found []*model.Vpa
+		for _, vpa := range vpas {
+			if t := vpa.TargetRef; t != nil && t.Kind == owner.Kind && t.Name == owner.Name {
+				found = append(found, vpa)
+			}
+		}
+		if len(found) > 0 {
+			return found
+		}
+		if object = l.workload(foreign.Ref{Namespace: pod.Namespace, Kind: owner.Kind, Name: owner.Name}); object == nil {
+			break
+		}
+	}
+	return vpas
 }
 
 // slimNode keeps of a node where its kubelet is and what it has; the list of its images alone is 20 kB.
@@ -662,9 +710,17 @@ func (l *leader) keep(ctx context.Context) {
 	}
 }
 
-// ranOut takes what the feeder recorded.
-func (l *leader) ranOut(o oom.OomInfo) {
-	vpas := l.cluster.Autoscalers(&model.PodState{ID: o.ContainerID.PodID}) // those of a pod that is gone, too
+// ranOut takes what the feeder recorded, of a pod that may be known. It is held for who sizes the pod: one kill counts for all of a workload's pods,
+// and selectors may overlap, as those of a Deployment and a CronJob of one Helm chart do.
+func (l *leader) ranOut(o oom.OomInfo, pod *corev1.Pod) {
+	id := o.ContainerID.PodID
+	vpas := l.cluster.Autoscalers(&model.PodState{ID: id}) // those of a pod that is gone, too
+	if pod == nil {
+		pod = l.pod(id)
+	}
+	if pod != nil {
+		vpas = l.sizing(pod, vpas...)
+	}
 	if len(vpas) == 0 {
 		return
 	}
@@ -732,7 +788,8 @@ func (l *leader) compute(did *Round) []write {
 			vpa.DeleteCondition(rightsizing.ConditionPlatform)
 		case settings.Owned:
 			g.settings = &settings
-			g.room = rooms.of(l.onePod(vpa), func(name string) bool { return states[name] != nil })
+			g.pod = l.onePod(vpa)
+			g.room = rooms.of(g.pod, func(name string) bool { return states[name] != nil })
 			g.holds, g.before = l.holds.of(vpa.ID, now), said
 			if one, is := l.ask(vpa, &g, now); is {
 				wanted = append(wanted, one)

@@ -83,6 +83,16 @@ func lasting(p *corev1.Pod) iter.Seq[*corev1.Container] {
 	}
 }
 
+// runs says whether a pod has a container that runs as long as it does.
+func runs(p *corev1.Pod, container string) bool {
+	for c := range lasting(p) {
+		if c.Name == container {
+			return true
+		}
+	}
+	return false
+}
+
 // add adds CPU and memory, or takes them away.
 func add(to, of corev1.ResourceList, sign int) {
 	for _, r := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {

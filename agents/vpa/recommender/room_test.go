@@ -2,15 +2,19 @@ package recommender
 
 import (
 	"fmt"
+	"maps"
 	"testing"
 	"time"
 
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender/model"
+	listersv1 "k8s.io/client-go/listers/core/v1"
 
+	"github.com/nopsctl/nopsctl/agents/vpa/foreign"
 	"github.com/nopsctl/nopsctl/agents/vpa/rules"
 	"github.com/nopsctl/nopsctl/internal/rightsizing"
 	"github.com/nopsctl/nopsctl/pkg/nopsapi"
@@ -168,6 +172,82 @@ func TestRoomForWhatRanOut(t *testing.T) {
 			t.Errorf("%s: %v, %s together, want %s and %s; %s", c.name, got, sum.String(), c.a, c.b, c.reason)
 		}
 		explained(t, m, g)
+	}
+}
+
+// Of containers that a pod does not have any more usage is known for days, and checkpoints stay: they take nothing from those that it has.
+func TestRoomIsForWhatRuns(t *testing.T) {
+	s := rules.Settings{Owned: true}
+	s.Level = rightsizing.BalancedSavings
+	platform, states := &nopsapi.WorkloadRecommendation{}, model.ContainerNameToAggregateStateMap{}
+	for name, cores := range map[string]float64{"a": 6, "b": 2, "gone": 10} {
+		platform.Containers = append(platform.Containers, nopsapi.ContainerRecommendation{Name: name, CPU: nopsapi.Recommended{Target: cores}})
+		states[name] = model.NewAggregateContainerState()
+	}
+	pod := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "a"}, {Name: "b"}}}}
+	for _, c := range []struct {
+		name, reason string
+		pod          *corev1.Pod
+		room         string
+		want         map[string]string
+	}{
+		{"enough for what runs", "", pod, "12", map[string]string{"a": "6", "b": "2", "gone": "10"}},
+		{"less", "what is gone is left as it is: nobody is given it", pod, "4", map[string]string{"a": "3", "b": "1", "gone": "10"}},
+		{"no pod is known", "any may come back", nil, "9", map[string]string{"a": "3", "b": "1", "gone": "5"}},
+	} {
+		g := given{vpa: &vpav1.VerticalPodAutoscaler{}, settings: &s, states: states, platform: platform, pod: c.pod, room: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(c.room)}}
+		m := newEstimators().recommend(g)
+		got := map[string]string{}
+		for _, one := range m.recommendation.ContainerRecommendations {
+			got[one.ContainerName] = one.Target.Cpu().String()
+		}
+		if !maps.Equal(got, c.want) {
+			t.Errorf("%s: %v, want %v; %s", c.name, got, c.want, c.reason)
+		}
+		explained(t, m, g)
+	}
+}
+
+// TestARenamedContainerTakesNoRoom: a Deployment's container was renamed, and a CronJob's pods have the same labels and come first by name.
+func TestARenamedContainerTakesNoRoom(t *testing.T) {
+	st := newStage(t, nil)
+	c := newCrowd()
+	st.podLister, st.indexers.nodes = listersv1.NewPodLister(c.pods), newCrowd().pods
+	_ = st.indexers.nodes.Add(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node"}, Status: corev1.NodeStatus{Allocatable: resources("4", "8Gi")}})
+	st.workload = func(r foreign.Ref) metav1.Object {
+		return map[foreign.Ref]metav1.Object{
+			{Namespace: "shop", Kind: "Job", Name: "a"}: &batchv1.Job{ObjectMeta: metav1.ObjectMeta{OwnerReferences: ownedBy("CronJob", "a")}}, {Namespace: "shop", Kind: "CronJob", Name: "a"}: &batchv1.CronJob{},
+		}[r]
+	}
+	st.autoscaler("web", balanced)
+	st.replicas("web", 2, 1000, 400*mi)
+	for name, of := range map[string][]metav1.OwnerReference{"web-0": ownedBy("Job", "a"), "web-1": ownedBy("Deployment", "web")} {
+		container := corev1.Container{Name: "app"}
+		if name == "web-0" {
+			container.Name = "other"
+		}
+		_ = c.pods.Add(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, OwnerReferences: of}, Spec: corev1.PodSpec{Containers: []corev1.Container{container}}})
+	}
+	st.turn()
+	old := model.NewAggregateContainerState() // as from a checkpoint
+	for minute := range 24 * 60 {
+		old.AddSample(&model.ContainerUsageSample{MeasureStart: start.Add(-time.Duration(minute) * time.Minute), Resource: model.ResourceCPU, Usage: 3000})
+	}
+	st.cluster.VPAs()[model.VpaID{Namespace: "shop", VpaName: "web"}].ContainersInitialAggregateState["old"] = old
+	for minute := range 60 {
+		st.now = start.Add(time.Duration(minute+1) * time.Minute)
+		st.use("web", 1, 3000, 300*mi)
+		st.turn()
+	}
+	targets := map[string]int64{}
+	for _, one := range st.vpas["web"].Status.Recommendation.ContainerRecommendations {
+		targets[one.ContainerName] = one.Target.Cpu().MilliValue()
+	}
+	if len(targets) != 2 || targets["app"] < 3000 || targets["app"] > 4000 || targets["old"] < 3000 {
+		t.Errorf("%vm of a node's 4000 are recommended of what uses 3000", targets)
+	}
+	if pod := st.onePod(st.cluster.VPAs()[model.VpaID{Namespace: "shop", VpaName: "web"}]); pod == nil || pod.Name != "web-1" {
+		t.Errorf("its pod is %v", pod)
 	}
 }
 

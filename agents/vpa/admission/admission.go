@@ -194,7 +194,7 @@ func (c *Controller) logic(ctx context.Context) (*logic.AdmissionServer, error) 
 	stop := ctx.Done()
 	config := agent.KubeConfig(c.deps.Kube, c.deps.UserAgent)
 	factory := informers.NewSharedInformerFactoryWithOptions(c.kube, resync, informers.WithTransform(client.StripManagedFields))
-	selectors := target.NewVpaTargetSelectorFetcher(config, c.kube, factory, stop)
+	selectors := retarget.Selectors(target.NewVpaTargetSelectorFetcher(config, c.kube, factory, stop), retarget.Owned)
 	controllers := controllerfetcher.NewControllerFetcher(config, c.kube, factory, scaleFresh, scaleLifetime, scaleJitter, stop)
 	limits, err := limitrange.NewLimitsRangeCalculator(factory)
 	if err != nil {

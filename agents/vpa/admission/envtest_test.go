@@ -288,6 +288,36 @@ func TestAgainstKubernetes(t *testing.T) {
 		}
 	})
 
+	t.Run("a run of a CronJob whose template has no labels is sized", func(t *testing.T) {
+		run := corev1.PodTemplateSpec{Spec: corev1.PodSpec{RestartPolicy: corev1.RestartPolicyNever, Containers: []corev1.Container{{Name: "web", Image: "web"}}}}
+		cron, err := f.Client.BatchV1().CronJobs("default").Create(ctx, &batchv1.CronJob{ObjectMeta: metav1.ObjectMeta{Name: "bare"}, Spec: batchv1.CronJobSpec{Schedule: "0 3 * * *", JobTemplate: batchv1.JobTemplateSpec{Spec: batchv1.JobSpec{Template: run}}}}, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		job, err := f.Client.BatchV1().Jobs("default").Create(ctx, &batchv1.Job{
+			ObjectMeta: metav1.ObjectMeta{Name: "bare-1", OwnerReferences: []metav1.OwnerReference{{APIVersion: "batch/v1", Kind: "CronJob", Name: "bare", UID: cron.UID, Controller: &yes}}}, Spec: batchv1.JobSpec{Template: run},
+		}, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		bare := vpa.DeepCopy()
+		bare.SetName("bare")
+		_ = unstructured.SetNestedMap(bare.Object, map[string]any{"apiVersion": "batch/v1", "kind": "CronJob", "name": "bare"}, "spec", "targetRef")
+		if _, err := vpas.Create(ctx, bare, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := vpas.Patch(ctx, "bare", types.MergePatchType, body, metav1.PatchOptions{}, "status"); err != nil {
+			t.Fatal(err)
+		}
+		vpatest.Eventually(t, "it is sized", 20*time.Second, func() bool {
+			cpu, _ := f.pod(owner, func(p *corev1.Pod) {
+				p.Labels = job.Spec.Template.Labels
+				p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "batch/v1", Kind: "Job", Name: job.Name, UID: job.UID, Controller: &yes}}
+			})
+			return cpu == "300m"
+		})
+	})
+
 	t.Run("DaemonSets and CronJobs by a policy's settings", func(t *testing.T) {
 		template := func(app string) corev1.PodTemplateSpec {
 			return corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": app}}, Spec: corev1.PodSpec{RestartPolicy: corev1.RestartPolicyAlways, Containers: []corev1.Container{{Name: "web", Image: "web"}}}}

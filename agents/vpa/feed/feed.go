@@ -1,4 +1,4 @@
-// Package feed is upstream's feeder with the parts replaced that lose an OOM or take needless time.
+// Package feed is upstream's feeder with the parts replaced that lose an OOM, pass over pods, or take needless time.
 package feed
 
 import (
@@ -135,6 +135,8 @@ type Options struct {
 	// Seen is told of each OOM before the cluster is, with its pod: nil where only an Event told of it, which says what was used and not what was
 	// requested. Nobody is when nil.
 	Seen func(o oom.OomInfo, pod *corev1.Pod)
+	// Labels are those that the lister of upstream's feeder shows of a pod, its own when nil.
+	Labels func(pod *corev1.Pod) labels.Set
 	// Log is told what could not be done, nobody when nil.
 	Log *slog.Logger
 }
@@ -211,8 +213,11 @@ func (f *feeder) LoadRealTimeMetrics(ctx context.Context) {
 }
 
 func (f *feeder) add(seen observed) {
-	id := seen.ContainerID
-	f.o.Cluster.AddOrUpdatePod(id.PodID, seen.pod.Labels, seen.pod.Status.Phase)
+	id, shown := seen.ContainerID, labels.Set(seen.pod.Labels)
+	if f.o.Labels != nil {
+		shown = f.o.Labels(seen.pod)
+	}
+	f.o.Cluster.AddOrUpdatePod(id.PodID, shown, seen.pod.Status.Phase)
 	if err := f.o.Cluster.AddOrUpdateContainer(id, model.Resources{model.ResourceMemory: seen.Memory}); err != nil {
 		f.o.Log.Error("adding a pod for its OOM", "namespace", id.Namespace, "pod", id.PodName, "error", err.Error())
 	}

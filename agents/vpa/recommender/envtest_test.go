@@ -16,6 +16,8 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,6 +27,7 @@ import (
 	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
 	vpaclient "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/client/clientset/versioned"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender/model"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
@@ -340,7 +343,9 @@ func TestAgainstKubernetes(t *testing.T) {
 	t.Run("out of memory", func(t *testing.T) { testOOM(t, p, first) })
 	t.Run("outcomes", func(t *testing.T) { testOutcomes(t, p, with(admin)) })
 	t.Run("restart", func(t *testing.T) { testRestart(t, p, client, with(admin), first) })
+	t.Run("runs without labels", func(t *testing.T) { testRunsWithoutLabels(t, p) })
 	t.Run("one name of two", func(t *testing.T) { testOneName(t, p) })
+	t.Run("metrics-server", func(t *testing.T) { testMetricsServer(t, p) })
 	if strings.Contains(first.log.String(), agenttest.APIKey) {
 		t.Error("the log has the key")
 	}
@@ -609,6 +614,71 @@ func testRestart(t *testing.T, p *place, client, admin *nopsclient.Client, first
 	}
 	if last := second.next(t, 1); last.Autoscalers != 2 {
 		t.Errorf("%+v", last)
+	}
+}
+
+// testRunsWithoutLabels: a CronJob as kubectl makes it, whose run is killed before anybody has seen it run.
+func testRunsWithoutLabels(t *testing.T, p *place) {
+	t.Helper()
+	template := corev1.PodTemplateSpec{Spec: corev1.PodSpec{RestartPolicy: corev1.RestartPolicyNever, Containers: []corev1.Container{{
+		Name: "app", Image: "app", Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{"cpu": resource.MustParse("100m"), "memory": resource.MustParse("400Mi")}},
+	}}}}
+	cron, err := p.Client.BatchV1().CronJobs("shop").Create(t.Context(), &batchv1.CronJob{ObjectMeta: metav1.ObjectMeta{Name: "night"}, Spec: batchv1.CronJobSpec{Schedule: "0 3 * * *", JobTemplate: batchv1.JobTemplateSpec{Spec: batchv1.JobSpec{Template: template}}}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	yes := true
+	job, err := p.Client.BatchV1().Jobs("shop").Create(t.Context(), &batchv1.Job{
+		ObjectMeta: metav1.ObjectMeta{Name: "night-1", OwnerReferences: []metav1.OwnerReference{{APIVersion: "batch/v1", Kind: "CronJob", Name: "night", UID: cron.UID, Controller: &yes}}}, Spec: batchv1.JobSpec{Template: template},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "vpa.nops.io/v1", "kind": "VerticalPodAutoscaler", "metadata": map[string]any{"name": "night", "namespace": "shop", "annotations": map[string]any{rightsizing.AnnotationSettings: balanced}},
+		"spec": map[string]any{"targetRef": map[string]any{"apiVersion": "batch/v1", "kind": "CronJob", "name": "night"}},
+	}}
+	if _, err := p.Dynamic.Resource(rightsizing.Autoscalers()).Namespace("shop").Create(t.Context(), o, metav1.CreateOptions{FieldValidation: "Strict"}); err != nil {
+		t.Fatal(err)
+	}
+	vpatest.Eventually(t, "it is said that nothing is known of it yet", time.Minute, func() bool { return p.see("night").condition("NoPodsMatched") == "True NoPodsMatched" })
+	pod, err := p.Client.CoreV1().Pods("shop").Create(t.Context(), &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "night-1-x", Labels: job.Spec.Template.Labels, OwnerReferences: []metav1.OwnerReference{{APIVersion: "batch/v1", Kind: "Job", Name: job.Name, UID: job.UID, Controller: &yes}}}, Spec: template.Spec,
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	killed := corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: "OOMKilled", ExitCode: 137, FinishedAt: metav1.Now()}}
+	pod.Status = corev1.PodStatus{Phase: corev1.PodFailed, ContainerStatuses: []corev1.ContainerStatus{{Name: "app", State: killed}}}
+	if _, err := p.Client.CoreV1().Pods("shop").UpdateStatus(t.Context(), pod, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	held := ""
+	vpatest.Eventually(t, "the next run is given more", time.Minute, func() bool {
+		for _, x := range p.see("night").Status.Explanations {
+			if x.Resource == "memory" && x.Held != nil {
+				held = x.Held.String()
+			}
+		}
+		return held != ""
+	})
+	if held != "500Mi" || p.see("night").condition("NoPodsMatched") != "" {
+		t.Errorf("%s are held, want 500Mi; %+v", held, p.see("night").Status.Conditions)
+	}
+}
+
+// testMetricsServer: whom the chart lets ask.
+func testMetricsServer(t *testing.T, p *place) {
+	t.Helper()
+	c, err := kubernetes.NewForConfig(p.As("recommender"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	review, err := c.AuthorizationV1().SelfSubjectAccessReviews().Create(t.Context(), &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{
+		ResourceAttributes: &authorizationv1.ResourceAttributes{Group: "metrics.k8s.io", Resource: "pods", Verb: "list"},
+	}}, metav1.CreateOptions{})
+	if err != nil || !review.Status.Allowed {
+		t.Errorf("it may not ask metrics-server: %+v, %v", review, err)
 	}
 }
 

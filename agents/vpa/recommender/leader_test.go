@@ -628,6 +628,89 @@ func TestAKillIsHeldForWhoSizesThePod(t *testing.T) {
 	}
 }
 
+// TestRunsWithoutLabels: kubectl create cronjob gives the pods of a CronJob no labels, so that its selector selects nothing.
+func TestRunsWithoutLabels(t *testing.T) {
+	s := newStage(t, &platform{})
+	cron := func(of map[string]string) *batchv1.CronJob {
+		c := &batchv1.CronJob{}
+		c.Spec.JobTemplate.Spec.Template.Labels = of
+		return c
+	}
+	workloads := map[foreign.Ref]metav1.Object{
+		{Namespace: "shop", Kind: "CronJob", Name: "night"}: cron(nil), {Namespace: "shop", Kind: "CronJob", Name: "day"}: cron(nil), {Namespace: "shop", Kind: "CronJob", Name: "labelled"}: cron(map[string]string{"app": "labelled"}),
+	}
+	s.workload = func(r foreign.Ref) metav1.Object { return workloads[r] }
+	c := newCrowd()
+	c.selectors = map[string]labels.Selector{"night": labels.Nothing(), "day": labels.Nothing()} // as upstream's answer is
+	for _, name := range []string{"night", "day", "labelled"} {
+		vpa := s.autoscaler(name, balanced)
+		vpa.Spec.TargetRef.Kind = "CronJob"
+		_ = c.vpas.Add(vpa)
+	}
+	seen := feed.NewObserver()
+	s.join(c.seams(seen))
+	run := func(cronJob string, n int, memory string) *corev1.Pod {
+		job := fmt.Sprintf("%s-%d", cronJob, n)
+		workloads[foreign.Ref{Namespace: "shop", Kind: "Job", Name: job}] = &batchv1.Job{ObjectMeta: metav1.ObjectMeta{OwnerReferences: ownedBy("CronJob", cronJob)}}
+		pod := &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: job + "-x", UID: types.UID(job), Labels: map[string]string{"batch.kubernetes.io/job-name": job, "batch.kubernetes.io/controller-uid": job}, OwnerReferences: ownedBy("Job", job)},
+			Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "app", Resources: corev1.ResourceRequirements{Requests: resources("100m", "400Mi")}}}},
+			Status:     corev1.PodStatus{Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{{Name: "app", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}},
+		}
+		if cronJob == "labelled" {
+			pod.Labels["app"] = "labelled"
+		}
+		c.usage = append(c.usage, v1beta1.PodMetrics{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: pod.Name}, Timestamp: metav1.NewTime(s.now), Containers: []v1beta1.ContainerMetrics{{Name: "app", Usage: resources("100m", memory)}}})
+		return pod
+	}
+	counts := func() (all [3]int) {
+		for i, name := range []string{"night", "day", "labelled"} {
+			all[i] = s.cluster.VPAs()[model.VpaID{Namespace: "shop", VpaName: name}].PodCount
+		}
+		return all
+	}
+	first := run("night", 1, "300Mi")
+	for _, pod := range []*corev1.Pod{first, run("day", 1, "2000Mi"), run("labelled", 1, "300Mi")} {
+		_ = c.pods.Add(pod)
+	}
+	s.round(t.Context())
+	if got := counts(); got != [3]int{1, 1, 1} {
+		t.Errorf("they have %v pods, want one each", got)
+	}
+	memory := func(name string) int64 {
+		r := s.cluster.VPAs()[model.VpaID{Namespace: "shop", VpaName: name}].GetRecommendation()
+		if r == nil || len(r.ContainerRecommendations) != 1 {
+			t.Fatalf("%s has no recommendation: %v", name, r)
+		}
+		return r.ContainerRecommendations[0].Target.Memory().Value()
+	}
+	if night, day := memory("night"), memory("day"); night < 300*mi || night > 450*mi || day < 2000*mi {
+		t.Errorf("%d Mi and %d Mi are recommended of 300 and 2000", night/mi, day/mi)
+	}
+	if first.Labels[rightsizing.Group+"/cronjob"] != "" {
+		t.Error("the pod that others read was changed")
+	}
+	// Its Job goes before it does; the next run lives within a round, and is killed.
+	delete(workloads, foreign.Ref{Namespace: "shop", Kind: "Job", Name: "night-1"})
+	s.round(t.Context())
+	if got := counts(); got != [3]int{1, 1, 1} {
+		t.Errorf("without a Job: %v pods, want one each", got)
+	}
+	second := run("night", 2, "300Mi")
+	killed := second.DeepCopy()
+	killed.Status.ContainerStatuses[0].State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: "OOMKilled", FinishedAt: metav1.NewTime(start)}}
+	c.meanwhile = func() { seen.OnUpdate(second, killed) }
+	s.round(t.Context())
+	s.round(t.Context())
+	held := map[string]int64{}
+	for id := range s.holds.by {
+		held[id.VpaName] = s.holds.of(id, start)["app"].bytes
+	}
+	if night, day := memory("night"), memory("day"); night < 500*mi || day > 2500*mi || len(held) != 1 || held["night"] != 500*mi {
+		t.Errorf("%d Mi after a kill with 400 Mi, and %d Mi of the other's; held are %v, want 500 Mi of the one", night/mi, day/mi, held)
+	}
+}
+
 // remembered is what another process finds of an autoscaler.
 func (s *stage) remembered(name string) remembered {
 	var r remembered

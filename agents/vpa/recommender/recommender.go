@@ -428,6 +428,7 @@ type seams struct {
 func (l *leader) join(s seams) {
 	api := l.vpas.AutoscalingV1()
 	l.podLister, l.fetcher = s.pods, s.fetcher
+	unlabelled := feed.NewCronJobs(s.pods, l.workload)
 	l.cluster = clusterstate.New(collectEvery)
 	l.recorded = &recorded{Cluster: l.cluster, tell: l.ranOut, coming: map[oom.OomInfo]*corev1.Pod{}}
 	c := &sources.Client{Source: s.source, Name: l.opts.Source, Wanted: l.wanted}
@@ -435,11 +436,11 @@ func (l *leader) join(s seams) {
 	l.writer.Store(checkpoint.NewWriter(l.cluster, api, checkpoint.Options{Interval: l.opts.CheckpointEvery, Now: l.deps.Now, Rand: l.deps.Rand, Log: l.deps.Log}))
 	upstream := input.ClusterStateFeederFactory{
 		ClusterState: l.recorded, MetricsClient: c, VpaCheckpointClient: api, VpaCheckpointLister: s.checkpoints, VpaLister: addressed{s.autoscalers},
-		PodLister: s.pods, OOMObserver: s.observer, SelectorFetcher: s.selectors, ControllerFetcher: s.fetcher,
+		PodLister: unlabelled, OOMObserver: s.observer, SelectorFetcher: retarget.Selectors(s.selectors, feed.OfCronJob), ControllerFetcher: s.fetcher,
 		RecommenderName: input.DefaultRecommenderName, IgnoredNamespaces: l.opts.IgnoreNamespaces,
 	}.Make()
 	l.feeder = feed.New(upstream, feed.Options{
-		Cluster: l.cluster, Observer: s.observer, Checkpoints: s.checkpoints, VPAs: s.autoscalers, Client: api, Skip: l.skip, Seen: l.recorded.see, Log: l.deps.Log,
+		Cluster: l.cluster, Observer: s.observer, Checkpoints: s.checkpoints, VPAs: s.autoscalers, Client: api, Skip: l.skip, Seen: l.recorded.see, Labels: unlabelled.Labels, Log: l.deps.Log,
 	})
 }
 

@@ -328,7 +328,7 @@ func (u *Updater) Run(ctx context.Context) error {
 		u.podFactory.Shutdown()
 	}()
 	config := agent.KubeConfig(u.deps.Kube, u.deps.Who.Name()+"/"+u.deps.Who.Version)
-	u.selectors = target.NewVpaTargetSelectorFetcher(config, u.kube, u.kubeFactory, working.Done())
+	u.selectors = retarget.Selectors(target.NewVpaTargetSelectorFetcher(config, u.kube, u.kubeFactory, working.Done()), retarget.Owned)
 	controllers := controllerfetcher.NewControllerFetcher(config, u.kube, u.kubeFactory, scaleFresh, scaleLifetime, scaleJitter, working.Done())
 	controllers.Start(working, scaleFresh)
 	u.controllers = controllers

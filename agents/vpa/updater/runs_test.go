@@ -16,6 +16,14 @@ import (
 // TestRunsWithoutLabels: a run of a CronJob whose template has no labels is resized like any other.
 func TestRunsWithoutLabels(t *testing.T) {
 	w := &world{Cluster: vpatest.New(t, vpatest.Options{}), t: t}
+	node, err := w.Client.CoreV1().Nodes().Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node"}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	node.Status.Capacity, node.Status.Allocatable = list("64,256Gi"), list("64,256Gi")
+	if _, err := w.Client.CoreV1().Nodes().UpdateStatus(t.Context(), node, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
 	go w.kubelets(t.Context())
 	defer w.start(updater.Options{Patience: 3 * time.Second})()
 	p := w.place(t, 1)

@@ -111,8 +111,8 @@ func Desire(in Input) Outcome {
 			continue
 		}
 		for i, c := range compiled {
-			// Whom a policy that cannot be understood means is not known: those it made something for are among them.
-			if !c.selects(namespace, w) && !(c.err && t.made[w.key()] == policies[i].Name) {
+			// Whom a policy that cannot be understood means is not known. It keeps what it made, and is in no other's way.
+			if c.err && t.made[w.key()] != policies[i].Name || !c.err && !c.selects(namespace, w) {
 				continue
 			}
 			name := types.NamespacedName{Namespace: w.Object.Namespace, Name: Name(w.Kind, w.Object.Name)}
@@ -231,10 +231,10 @@ type choice struct {
 	policy                *rightsizing.Policy
 	namespaces, workloads labels.Selector
 	kinds                 []string
-	err                   bool
+	err                   bool // it cannot be, and selects nothing
 }
 
-// compile understands a policy, or says everything that is wrong with it. What of it can be understood selects all the same.
+// compile understands a policy, or says everything that is wrong with it.
 func compile(p *rightsizing.Policy, unread Unread) (*choice, error) {
 	c := &choice{policy: p, kinds: p.Spec.Kinds, namespaces: labels.Everything(), workloads: labels.Everything()}
 	var wrong []string
@@ -242,24 +242,17 @@ func compile(p *rightsizing.Policy, unread Unread) (*choice, error) {
 	for field, err := range unread {
 		say("spec.%s: %v", field, err)
 	}
-	if unread["kinds"] != nil {
-		c.kinds = []string{""} // of none
-	}
 	for name, at := range map[string]struct {
 		from *metav1.LabelSelector
 		to   *labels.Selector
 	}{"namespaceSelector": {p.Spec.NamespaceSelector, &c.namespaces}, "selector": {p.Spec.Selector, &c.workloads}} {
-		if unread[name] != nil {
-			*at.to = labels.Nothing()
-			continue
-		}
 		if at.from == nil {
 			continue
 		}
 		s, err := metav1.LabelSelectorAsSelector(at.from)
 		if err != nil {
 			say("spec.%s: %v", name, err)
-			s = labels.Nothing()
+			continue
 		}
 		*at.to = s
 	}

@@ -55,6 +55,19 @@ func made(o Outcome) (out []string) {
 	return out
 }
 
+// mistaken is a policy that selects all, comes first and cannot be understood, beside one that sizes.
+func mistaken(edit func(*Input)) func(*Input) {
+	return func(in *Input) {
+		in.Policies = []rightsizing.Policy{policyOf("bad", 9, func(s *rightsizing.PolicySpec) {
+			s.Windows = []rightsizing.Window{{Schedule: "0 25 * * *", Duration: metav1.Duration{Duration: 3600e9}}}
+		}), policyOf("p", 0, nil)}
+		in.Existing = []Existing{{Namespace: "a", Name: "deployment-web", Policy: "p", Target: "Deployment/web", Sized: true}}
+		if edit != nil {
+			edit(in)
+		}
+	}
+}
+
 func TestWhichPolicyHolds(t *testing.T) {
 	all := func(p string) []string {
 		return []string{"a/deployment-web=" + p, "a/statefulset-db=" + p, "b/cronjob-nightly=" + p, "b/daemonset-agent=" + p}
@@ -158,6 +171,10 @@ func TestWhichPolicyHolds(t *testing.T) {
 				{Namespace: "b", Name: "daemonset-agent", Policy: "bad", Target: "DaemonSet/agent", Sized: true}, {Namespace: "b", Name: "web", Policy: "bad", Target: "Deployment/web", Sized: true}, // of another workload
 			}
 		}, want: []string{"a/statefulset-db=p:InPlace", "b/cronjob-nightly=p:InPlace", "b/daemonset-agent=z:InPlace"}, ready: map[string]string{"bad": "Invalid", "p": "Applied"}},
+		{name: "nor is it in the way of the one that holds, whatever it selects", edit: mistaken(nil), want: all("p:InPlace"), ready: map[string]string{"bad": "Invalid", "p": "Applied"}},
+		{name: "of whose kill switch", edit: mistaken(func(in *Input) { in.Policies[1].Spec.Paused = true }), want: all("p:Off"), ready: map[string]string{"bad": "Invalid", "p": "Paused"}},
+		{name: "of its dry run", edit: mistaken(func(in *Input) { in.Policies[1].Spec.DryRun = true }), want: all("p:Off"), leave: []string{"a/deployment-web"}},
+		{name: "of letting go when it is gone", edit: mistaken(func(in *Input) { in.Policies = in.Policies[:1] }), leave: []string{"a/deployment-web"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			in := world()

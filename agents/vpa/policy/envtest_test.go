@@ -138,7 +138,7 @@ func TestAgainstKubernetes(t *testing.T) {
 			t.Errorf("%s: %v is let in, or for another reason not: %v", field, value, err)
 		}
 	}
-	write("unreadable", map[string]any{"level": "BalancedSavings", "priority": 9, "observation": "99999999999h", "selector": map[string]any{"matchLabels": map[string]any{"app": "nobody"}}})
+	write("unreadable", map[string]any{"level": "BalancedSavings", "priority": 9, "observation": "99999999999h", "selector": map[string]any{"matchLabels": labels}})
 	vpatest.Eventually(t, "it says what cannot be read", 10*time.Second, func() bool {
 		s := status("unreadable")
 		return len(s.Conditions) == 1 && s.Conditions[0].Reason == "Invalid" && strings.Contains(s.Conditions[0].Message, "spec.observation")

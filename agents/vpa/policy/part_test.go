@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -12,10 +13,12 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	dynamicfake "k8s.io/client-go/dynamic/fake"
 	"k8s.io/client-go/kubernetes/fake"
@@ -311,6 +314,44 @@ func TestTargetsGoBackWithPods(t *testing.T) {
 				if want := c.want[i]; want == 0 && (kept || target != 80) || want != 0 && (!kept || target != want) {
 					t.Errorf("%s: pods that request %s: target %d, kept %t, want %d", c.reason, cpu, target, kept, want)
 				}
+			}
+		})
+	}
+}
+
+// Before Kubernetes 1.33 a pod that runs is not resized: nothing may look as if it had been given back.
+func TestWhatCannotBeResizedIsKept(t *testing.T) {
+	pods := schema.GroupResource{Resource: "pods"}
+	for _, c := range []struct {
+		name, reason string
+		answer       error
+		kept         int
+	}{
+		{"no such path", "an API server without the subresource names no object", apierrors.NewGenericServerResponse(http.StatusNotFound, "", schema.GroupResource{}, "", "", 0, false), 1},
+		{"no such path, in plain text", "client-go puts in what was asked for", apierrors.NewGenericServerResponse(http.StatusNotFound, http.MethodPatch, pods, "web-0", "404 page not found", 0, true), 1},
+		{"no such pod", "it went meanwhile", apierrors.NewNotFound(pods, "web-0"), 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newStage(t)
+			s.sized("web", false)
+			asked := 0
+			s.kube.PrependReactor("patch", "pods", func(a ktesting.Action) (bool, runtime.Object, error) {
+				if a.GetSubresource() != "resize" {
+					t.Errorf("%s of pods/%s", a.GetVerb(), a.GetSubresource())
+				}
+				asked++
+				return true, nil, c.answer
+			})
+			for range 3 {
+				s.turn()
+			}
+			name := types.NamespacedName{Namespace: "shop", Name: Name("StatefulSet", "web")}
+			p, waits := s.partings[name]
+			if asked == 0 || waits != (c.kept > 0) || waits && (p.kept != c.kept || !strings.Contains(p.why, "does not resize pods")) {
+				t.Errorf("%s: asked %d times, it waits: %t, %+v", c.reason, asked, waits, p)
+			}
+			if deleted := slices.Contains(s.done, "delete "+name.Name); deleted != (c.kept == 0) {
+				t.Errorf("%s: its autoscaler is gone: %t", c.reason, deleted)
 			}
 		})
 	}

@@ -371,8 +371,10 @@ func (v *reverter) askPod(ctx context.Context, p *corev1.Pod, spec *corev1.PodSp
 	if change != nil {
 		after, err := v.kube.CoreV1().Pods(p.Namespace).Patch(ctx, p.Name, types.StrategicMergePatchType, change, metav1.PatchOptions{FieldManager: manager}, "resize")
 		switch {
+		case gone(err, p.Name):
+			return nil // the next one is as the template says
 		case apierrors.IsNotFound(err):
-			return nil // gone meanwhile; the next one is as the template says
+			refused = "this Kubernetes does not resize pods"
 		case apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsMethodNotSupported(err) || apierrors.IsBadRequest(err):
 			refused = oneLine(err.Error())
 		case err != nil:
@@ -385,6 +387,12 @@ func (v *reverter) askPod(ctx context.Context, p *corev1.Pod, spec *corev1.PodSp
 		a.kept, a.why = a.kept+1, refused
 	}
 	return nil
+}
+
+// gone says whether an answer is about a pod, and not about a path that the API server does not know: before Kubernetes 1.33 there is no resize.
+func gone(err error, pod string) bool {
+	var s apierrors.APIStatus
+	return apierrors.IsNotFound(err) && !apierrors.IsUnexpectedServerError(err) && errors.As(err, &s) && s.Status().Details != nil && s.Status().Details.Name == pod
 }
 
 // ranges are a namespace's LimitRanges, by name.

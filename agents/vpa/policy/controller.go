@@ -95,21 +95,15 @@ func New(deps Deps) (*Controller, error) {
 		deps.Every = 30 * time.Second
 	}
 	if deps.Settle <= 0 {
-		deps.Settle = 15 * time.Second
+		deps.Settle = settle
 	}
 	if deps.Metrics == nil {
 		deps.Metrics = &agent.Metrics{}
 	}
 	deps.Ignored = append(slices.Clone(deps.Ignored), deps.Who.Namespace, metav1.NamespaceSystem)
-	config := agent.KubeConfig(deps.Kube, deps.Who.Name()+"-policy/"+deps.Who.Version)
-	config.QPS, config.Burst = 50, 100 // a policy may select thousands of workloads, and let them go
-	kube, err := kubernetes.NewForConfig(config)
+	kube, client, err := clients(deps.Kube, deps.Who.Name()+"-policy/"+deps.Who.Version)
 	if err != nil {
-		return nil, fmt.Errorf("make a client of the API server: %w", err)
-	}
-	client, err := dynamic.NewForConfig(config)
-	if err != nil {
-		return nil, fmt.Errorf("make a client of %s: %w", rightsizing.Group, err)
+		return nil, err
 	}
 	return with(deps, kube, client)
 }

@@ -10,10 +10,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
 
-	"github.com/nopsctl/nopsctl/agents/internal/agent"
 	"github.com/nopsctl/nopsctl/internal/rightsizing"
 )
 
@@ -31,9 +29,9 @@ const postProcessors = "vpa-post-processor.kubernetes.io/"
 // applies, until a person deletes theirs and turns ours on, or a policy selects the workload. Names are NAMESPACE/NAME.
 func Import(ctx context.Context, config *rest.Config, userAgent string, names []string, all bool, say func(format string, args ...any)) (Imported, error) {
 	var out Imported
-	client, err := dynamic.NewForConfig(agent.KubeConfig(config, userAgent))
+	_, client, err := clients(config, userAgent)
 	if err != nil {
-		return out, fmt.Errorf("make a client of the API server: %w", err)
+		return out, err
 	}
 	list, err := client.Resource(rightsizing.UpstreamAutoscalers()).List(ctx, metav1.ListOptions{})
 	if apierrors.IsNotFound(err) {

@@ -10,12 +10,12 @@ import (
 	"strings"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/admission-controller/resource/pod/patch"
 	"k8s.io/client-go/dynamic"
@@ -33,8 +33,9 @@ type RevertDeps struct {
 	Now       func() time.Time
 	// Say is called with each thing that is done, for people.
 	Say func(format string, args ...any)
-	// Every is how often pods that are being resized are looked at; 1s unless set.
-	Every time.Duration
+	// Every is how often pods that are being resized are looked at; 1s unless set. Settle is how long after autoscalers were marked pods are
+	// looked at once more: those who size may be in the middle of it. 15s unless set.
+	Every, Settle time.Duration
 	// Elsewhere says who else sizes a workload, by it and by pods of it; nobody where that is empty, and where there is no such function.
 	Elsewhere func(kind, namespace, name string, objects ...metav1.Object) (who string, err error)
 }
@@ -71,17 +72,33 @@ func Revert(ctx context.Context, d RevertDeps, r Request) (Reverted, error) {
 	if d.Every <= 0 {
 		d.Every = time.Second
 	}
-	config := agent.KubeConfig(d.Kube, d.UserAgent)
-	kube, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return Reverted{}, fmt.Errorf("make a client of the API server: %w", err)
+	if d.Settle <= 0 {
+		d.Settle = settle
 	}
-	dyn, err := dynamic.NewForConfig(config)
+	kube, dyn, err := clients(d.Kube, d.UserAgent)
 	if err != nil {
-		return Reverted{}, fmt.Errorf("make a client of %s: %w", rightsizing.Group, err)
+		return Reverted{}, err
 	}
 	v := &reverter{RevertDeps: d, kube: kube, dynamic: dyn}
 	return v.run(ctx, r)
+}
+
+// settle is how long those who size may be in the middle of it when they are told not to: a loop of the updater's, and a watch that lags.
+const settle = 15 * time.Second
+
+// clients are fast: thousands of workloads may be let go, or reverted, at once.
+func clients(kube *rest.Config, userAgent string) (kubernetes.Interface, dynamic.Interface, error) {
+	config := agent.KubeConfig(kube, userAgent)
+	config.QPS, config.Burst = 50, 100
+	typed, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make a client of the API server: %w", err)
+	}
+	untyped, err := dynamic.NewForConfig(config)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make a client of %s: %w", rightsizing.Group, err)
+	}
+	return typed, untyped, nil
 }
 
 type reverter struct {
@@ -117,32 +134,28 @@ func (v *reverter) run(ctx context.Context, r Request) (Reverted, error) {
 			return out, err
 		}
 	}
-	for i := range chosen {
-		a := &chosen[i]
-		if a.GetAnnotations()[rightsizing.AnnotationReverted] == "" {
-			_, err := v.dynamic.Resource(rightsizing.Autoscalers()).Namespace(a.GetNamespace()).Patch(ctx, a.GetName(), types.MergePatchType, v.mark(r.By), metav1.PatchOptions{FieldManager: manager})
-			if apierrors.IsNotFound(err) {
-				continue
-			}
-			if err != nil {
-				return out, fmt.Errorf("mark autoscaler %s/%s: %w", a.GetNamespace(), a.GetName(), err)
-			}
-		}
-		out.Autoscalers++
+	if out.Autoscalers, err = v.marks(ctx, chosen, r.By); err != nil {
+		return out, err
 	}
 	following, err := v.following(ctx)
 	if err != nil {
 		return out, err
 	}
-	var errs []error
-	for i := range chosen {
-		key := target(&chosen[i])
-		if err := v.give(ctx, &chosen[i], key, &out); err != nil {
-			errs = append(errs, err)
-			delete(following, key) // its pods come first: the next run goes on
-			continue
+	all := subjects(chosen)
+	errs := v.round(ctx, all, following, &out)
+	v.settle(ctx, all)
+	unreached := 0
+	for _, s := range all {
+		errs = append(errs, v.tell(s, &out))
+		if !s.reached {
+			unreached++
 		}
-		errs = append(errs, v.restore(ctx, key, following, &out))
+		if !s.reached || s.err != nil {
+			delete(following, s.key) // its pods come first: the next run goes on
+		}
+	}
+	if unreached > 0 {
+		errs = append(errs, fmt.Errorf("%d of %d workloads were not reached: run it again, it goes on from there", unreached, len(all)))
 	}
 	if r.All { // those of workloads whose autoscaler is gone, too
 		for _, key := range slices.Sorted(maps.Keys(following)) {
@@ -152,28 +165,138 @@ func (v *reverter) run(ctx context.Context, r Request) (Reverted, error) {
 	return out, errors.Join(errs...)
 }
 
-// give gives back the pods of an autoscaler's workload, where they are ours.
-func (v *reverter) give(ctx context.Context, autoscaler *unstructured.Unstructured, key string, out *Reverted) error {
-	if autoscaler.GetLabels()[rightsizing.LabelPolicy] != "" && autoscaler.GetAnnotations()[rightsizing.AnnotationSized] == "" {
-		out.Left[key] = "no policy ever sized them"
-		v.Say("%s: its pods are left as they are: %s", key, out.Left[key])
-		return nil
+// marks makes everybody leave the workloads of autoscalers alone, and says of how many.
+func (v *reverter) marks(ctx context.Context, chosen []unstructured.Unstructured, by string) (n int, err error) {
+	for i := range chosen {
+		a := &chosen[i]
+		if a.GetAnnotations()[rightsizing.AnnotationReverted] == "" {
+			_, err := v.dynamic.Resource(rightsizing.Autoscalers()).Namespace(a.GetNamespace()).Patch(ctx, a.GetName(), types.MergePatchType, v.mark(by), metav1.PatchOptions{FieldManager: manager})
+			if apierrors.IsNotFound(err) {
+				continue
+			}
+			if err != nil {
+				return n, fmt.Errorf("mark autoscaler %s/%s: %w", a.GetNamespace(), a.GetName(), err)
+			}
+		}
+		n++
 	}
-	a, pods, err := v.workload(ctx, key)
-	out.Pods += pods
-	switch {
-	case err != nil:
-		return fmt.Errorf("%s: %w", key, err)
-	case a.elsewhere != "":
-		out.Left[key] = a.elsewhere
-		v.Say("%s: its pods are left as they are: %s", key, a.elsewhere)
-	case a.why != "":
-		out.Restart[key] = a.why
-		v.Say("%s: %d of its pods have their template's requests; the others cannot be changed while they run: %s", key, pods, a.why)
-	default:
-		v.Say("%s: its pods (%d) have their template's requests", key, pods)
+	return n, nil
+}
+
+// subject is a workload whose pods are given back, and what became of it.
+type subject struct {
+	asked
+
+	key, namespace string
+	autoscalers    []*unstructured.Unstructured // of it, that were chosen
+	left           string                       // why its pods are left as they are
+	reached        bool                         // its pods were asked; err says why not
+	err, targets   error                        // targets: of giving those of its HorizontalPodAutoscalers back
+}
+
+// subjects are the workloads of autoscalers, namespace by namespace.
+func subjects(chosen []unstructured.Unstructured) (out []*subject) {
+	by := map[string]*subject{}
+	for i := range chosen {
+		a := &chosen[i]
+		s := by[target(a)]
+		if s == nil {
+			s = &subject{key: target(a), namespace: a.GetNamespace()}
+			by[s.key] = s
+			out = append(out, s)
+		}
+		s.autoscalers = append(s.autoscalers, a)
+	}
+	for _, s := range out {
+		s.left = s.never()
+	}
+	slices.SortStableFunc(out, func(a, b *subject) int { return strings.Compare(a.namespace, b.namespace) })
+	return out
+}
+
+// never says why none of its autoscalers has ever sized its pods; empty is that one may have.
+func (s *subject) never() (why string) {
+	for _, a := range s.autoscalers {
+		if a.GetLabels()[rightsizing.LabelPolicy] == "" || a.GetAnnotations()[rightsizing.AnnotationSized] != "" {
+			return ""
+		}
+	}
+	return "no policy ever sized them"
+}
+
+// few are so many workloads of a namespace that each is read by itself. Of more, all there is in the namespace is read at once: those whose pods
+// were given back before take no request of their own then, so that a run which is out of time is gone on with where it ended.
+const few = 5
+
+// round asks the pods of workloads for what their templates say.
+func (v *reverter) round(ctx context.Context, all []*subject, following map[string][]types.NamespacedName, out *Reverted) (errs []error) {
+	for _, s := range all {
+		s.reached = false
+	}
+	for len(all) > 0 && ctx.Err() == nil {
+		n := slices.IndexFunc(all, func(s *subject) bool { return s.namespace != all[0].namespace })
+		if n < 0 {
+			n = len(all)
+		}
+		errs = append(errs, v.namespace(ctx, all[:n], following, out))
+		all = all[n:]
+	}
+	return errs
+}
+
+// namespace asks the pods of workloads of one namespace. Targets of HorizontalPodAutoscalers go back with them, for they go by what pods request:
+// with small requests, and the target of large ones, it would be scaled out at once.
+func (v *reverter) namespace(ctx context.Context, all []*subject, following map[string][]types.NamespacedName, out *Reverted) error {
+	open := 0
+	for _, s := range all {
+		if s.left == "" {
+			open++
+		}
+	}
+	var h *herd
+	if open > few {
+		var err error
+		if h, err = v.whole(ctx, all); err != nil {
+			return fmt.Errorf("namespace %s: %w", all[0].namespace, err)
+		}
+	}
+	for _, s := range all {
+		if s.reached = ctx.Err() == nil; !s.reached {
+			return nil
+		}
+		if s.asked, s.err = (asked{}), nil; s.left == "" {
+			s.asked, s.err = v.askIn(ctx, h, s.key)
+		}
+		if n := len(s.told); n > 0 {
+			v.Say("%s: %d of its pods are being resized", s.key, n)
+		}
+		if s.err == nil {
+			s.targets = errors.Join(s.targets, v.restore(ctx, s.key, following, out))
+		}
 	}
 	return nil
+}
+
+// tell says what became of a workload.
+func (v *reverter) tell(s *subject, out *Reverted) error {
+	out.Pods += s.done
+	if s.left == "" {
+		s.left = s.elsewhere
+	}
+	switch {
+	case !s.reached:
+	case s.err != nil:
+		return fmt.Errorf("%s: %w", s.key, s.err)
+	case s.left != "":
+		out.Left[s.key] = s.left
+		v.Say("%s: its pods are left as they are: %s", s.key, s.left)
+	case s.why != "":
+		out.Restart[s.key] = s.why
+		v.Say("%s: %d of its pods have their template's requests; the others cannot be changed while they run: %s", s.key, s.done, s.why)
+	default:
+		v.Say("%s: its pods (%d) have their template's requests", s.key, s.done)
+	}
+	return s.targets
 }
 
 // following are the HorizontalPodAutoscalers whose targets were made to follow requests, by the workload that they scale.
@@ -193,8 +316,7 @@ func (v *reverter) following(ctx context.Context) (map[string][]types.Namespaced
 	return out, nil
 }
 
-// restore gives the HorizontalPodAutoscalers of a workload their own targets back, once. That comes after its pods: with small requests, and
-// the target of large ones, it would be scaled out at once. Where pods keep their small requests until they are replaced, it is all the same:
+// restore gives the HorizontalPodAutoscalers of a workload their own targets back, once. That comes after its pods. Where pods keep their small requests until they are replaced, it is all the same:
 // a target that is too high then would scale their successors in, and nobody would be left to see it.
 func (v *reverter) restore(ctx context.Context, key string, following map[string][]types.NamespacedName, out *Reverted) error {
 	names := following[key]
@@ -264,13 +386,6 @@ func choose(all []unstructured.Unstructured, r Request) ([]unstructured.Unstruct
 	return out, errors.Join(errs...)
 }
 
-// template is what pods of a workload are made from, by the owner of a pod.
-type template struct {
-	object   metav1.Object
-	selector labels.Selector
-	of       func(p *corev1.Pod) *corev1.PodSpec // nil: the pod is none of it
-}
-
 // asked are the pods of a workload once they were asked for what their template says.
 type asked struct {
 	same []corev1.Pod // whose specification said it before
@@ -279,20 +394,9 @@ type asked struct {
 	why  string       // of those
 	// elsewhere says who else sizes it: then no pod was asked.
 	elsewhere string
-}
 
-// workload gives the pods of one workload back what their template says, and says how many of them have it.
-func (v *reverter) workload(ctx context.Context, key string) (a asked, done int, err error) {
-	a, err = v.ask(ctx, key)
-	if err != nil {
-		return a, len(a.same), err
-	}
-	namespace, _, _ := strings.Cut(key, "/")
-	settled, stuck := v.settle(ctx, namespace, a.told)
-	if stuck != "" {
-		a.why = stuck
-	}
-	return a, len(a.same) + settled, nil
+	done    int          // that have it, by their nodes
+	waiting []corev1.Pod // for their nodes
 }
 
 // elsewhere is who else sizes a workload, as the controller's dependencies know it.
@@ -311,47 +415,52 @@ func (c *Controller) elsewhere(kind, namespace, name string, objects ...metav1.O
 	return "", nil
 }
 
+// askIn asks the pods of a workload, which is read by itself without a herd.
+func (v *reverter) askIn(ctx context.Context, h *herd, key string) (asked, error) {
+	if h == nil {
+		var err error
+		if h, err = v.one(ctx, key); err != nil {
+			return asked{}, err
+		}
+	}
+	return v.ask(ctx, h, key)
+}
+
 // ask asks each pod of a workload for what its template says.
-func (v *reverter) ask(ctx context.Context, key string) (a asked, err error) {
-	t, err := v.template(ctx, key)
-	if apierrors.IsNotFound(err) || t == nil && err == nil {
+func (v *reverter) ask(ctx context.Context, h *herd, key string) (a asked, err error) {
+	namespace, kind, name := split(key)
+	t := h.templates[kind+"/"+name]
+	if t == nil {
 		return a, nil // gone, or a CronJob: its next pods are as its template says
 	}
-	if err != nil {
-		return a, err
-	}
-	namespace, kind, name := split(key)
-	pods, err := v.kube.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: t.selector.String()})
-	if err != nil {
-		return a, fmt.Errorf("list pods: %w", err)
-	}
+	owners := slices.Sorted(maps.Keys(t.specs))
 	if v.Elsewhere != nil {
-		objects := []metav1.Object{t.object}
-		for i := range pods.Items {
-			if t.of(&pods.Items[i]) != nil {
-				objects = append(objects, &pods.Items[i])
+		objects := []metav1.Object{&t.object}
+		for _, owner := range owners {
+			for i := range h.pods[owner] {
+				objects = append(objects, &h.pods[owner][i])
 			}
 		}
 		if a.elsewhere, err = v.Elsewhere(kind, namespace, name, objects...); err != nil || a.elsewhere != "" {
 			return a, err
 		}
 	}
-	var ranges []corev1.LimitRange
-	looked := false
-	for i := range pods.Items {
-		p := &pods.Items[i]
-		spec := t.of(p)
-		if spec == nil || p.DeletionTimestamp != nil || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
-			continue
-		}
-		if !looked && lacks(p, spec) {
-			if ranges, err = v.ranges(ctx, namespace); err != nil {
+	for _, owner := range owners {
+		spec := t.specs[owner]
+		for i := range h.pods[owner] {
+			p := &h.pods[owner][i]
+			if p.DeletionTimestamp != nil || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+				continue
+			}
+			if !h.looked && lacks(p, spec) {
+				if h.ranges, err = v.ranges(ctx, namespace); err != nil {
+					return a, err
+				}
+				h.looked = true
+			}
+			if err := v.askPod(ctx, p, spec, h.ranges, &a); err != nil {
 				return a, err
 			}
-			looked = true
-		}
-		if err := v.askPod(ctx, p, spec, ranges, &a); err != nil {
-			return a, err
 		}
 	}
 	return a, nil
@@ -405,31 +514,89 @@ func (v *reverter) ranges(ctx context.Context, namespace string) ([]corev1.Limit
 	return list.Items, nil
 }
 
-// settle waits until the kubelets have done it.
-func (v *reverter) settle(ctx context.Context, namespace string, waiting []corev1.Pod) (settled int, why string) {
-	limit := v.Now().Add(90 * time.Second) // what is deferred by a full node may wait for ever
-	for len(waiting) > 0 {
-		var left []corev1.Pod
-		for _, p := range waiting {
-			now, err := v.kube.CoreV1().Pods(namespace).Get(ctx, p.Name, metav1.GetOptions{})
-			switch {
-			case apierrors.IsNotFound(err) || err == nil && (now.UID != p.UID || now.DeletionTimestamp != nil):
-			case err == nil && applied(now):
-				settled++
-			case err == nil && infeasible(now) != "":
-				why = infeasible(now)
-			default:
-				left = append(left, p)
+// patience is how long nodes may take: what is deferred by a full node may wait for ever.
+const patience = 90 * time.Second
+
+// settle waits until the kubelets have done what the pods of workloads were asked for.
+func (v *reverter) settle(ctx context.Context, all []*subject) {
+	for _, s := range all {
+		s.done, s.waiting = len(s.same), s.told
+	}
+	for limit := v.Now().Add(patience); ; {
+		waiting := map[string][]string{} // pods, by namespace
+		for _, s := range all {
+			for i := range s.waiting {
+				waiting[s.namespace] = append(waiting[s.namespace], s.waiting[i].Name)
 			}
 		}
-		if waiting = left; len(waiting) == 0 {
-			break
+		if len(waiting) == 0 {
+			return
+		}
+		now := map[string]map[string]*corev1.Pod{}
+		for namespace, names := range waiting {
+			now[namespace] = v.see(ctx, namespace, names)
+		}
+		for _, s := range all {
+			s.look(now[s.namespace])
 		}
 		if !v.Now().Before(limit) || agent.Sleep(ctx, v.Every) != nil {
-			return settled, fmt.Sprintf("%d pods were told, and their nodes have not done it yet", len(waiting))
+			break
 		}
 	}
-	return settled, why
+	for _, s := range all {
+		if n := len(s.waiting); n > 0 {
+			s.why = fmt.Sprintf("%d pods were told, and their nodes have not done it yet", n)
+		}
+	}
+}
+
+// look takes pods that no longer wait from those that do. There is none of those that are gone; nil is one that is not known.
+func (a *asked) look(now map[string]*corev1.Pod) {
+	var left []corev1.Pod
+	for _, p := range a.waiting {
+		switch n, there := now[p.Name]; {
+		case there && n == nil:
+			left = append(left, p)
+		case !there || n.UID != p.UID || n.DeletionTimestamp != nil:
+		case applied(n):
+			a.done++
+		case infeasible(n) != "":
+			a.kept, a.why = a.kept+1, infeasible(n)
+		default:
+			left = append(left, p)
+		}
+	}
+	a.waiting = left
+}
+
+// see reads pods of a namespace by their names: there is none of those that are gone, and nil of those that could not be read.
+func (v *reverter) see(ctx context.Context, namespace string, names []string) map[string]*corev1.Pod {
+	out := map[string]*corev1.Pod{}
+	if len(names) <= few {
+		for _, name := range names {
+			p, err := v.kube.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{})
+			switch {
+			case err == nil:
+				out[name] = p
+			case !apierrors.IsNotFound(err):
+				out[name] = nil
+			}
+		}
+		return out
+	}
+	all := map[string]*corev1.Pod{}
+	err := lists(ctx, v.kube.CoreV1().Pods(namespace).List, metav1.ListOptions{}, func(l *corev1.PodList) {
+		for i := range l.Items {
+			p := light(&l.Items[i])
+			all[p.Name] = &p
+		}
+	})
+	for _, name := range names {
+		if p, there := all[name]; there || err != nil {
+			out[name] = p
+		}
+	}
+	return out
 }
 
 // applied says whether a node gives a pod's containers what its specification says.
@@ -603,70 +770,210 @@ func gave(p *corev1.Pod, list, container, field string, name corev1.ResourceName
 	return false
 }
 
-// template finds what the pods of a workload are made from.
-func (v *reverter) template(ctx context.Context, key string) (*template, error) {
-	parts := strings.SplitN(key, "/", 3)
-	namespace, kind, name := parts[0], parts[1], parts[2]
-	fixed := func(object metav1.Object, selector *metav1.LabelSelector, spec *corev1.PodSpec) (*template, error) {
-		s, err := metav1.LabelSelectorAsSelector(selector)
-		if err != nil {
-			return nil, fmt.Errorf("its selector: %w", err)
-		}
-		return &template{object: object, selector: s, of: func(p *corev1.Pod) *corev1.PodSpec {
-			if o := metav1.GetControllerOf(p); o == nil || o.Kind != kind || o.Name != name {
-				return nil
-			}
-			return spec
-		}}, nil
+// herd is what is read of workloads of a namespace to give their pods back what their templates say.
+type herd struct {
+	templates map[string]*template // by KIND/NAME
+	owners    map[types.UID]*template
+	pods      map[types.UID][]corev1.Pod // by their controller
+	ranges    []corev1.LimitRange        // once looked
+	looked    bool
+}
+
+// template is what the pods of a workload are made from, by their controller: those of a Deployment have several.
+type template struct {
+	object metav1.ObjectMeta
+	specs  map[types.UID]*corev1.PodSpec
+}
+
+func newHerd() *herd {
+	return &herd{templates: map[string]*template{}, owners: map[types.UID]*template{}, pods: map[types.UID][]corev1.Pod{}}
+}
+
+// add adds a workload. Without a specification its pods have controllers of their own.
+func (h *herd) add(kind string, o *metav1.ObjectMeta, spec *corev1.PodSpec) {
+	t := &template{object: *o, specs: map[types.UID]*corev1.PodSpec{}}
+	t.object.ManagedFields = nil
+	h.templates[kind+"/"+o.Name] = t
+	if spec == nil {
+		h.owners[o.UID] = t
+		return
 	}
-	apps := v.kube.AppsV1()
+	t.specs[o.UID] = lightSpec(spec)
+	h.pods[o.UID] = nil
+}
+
+// set adds a ReplicaSet, where a Deployment that was added controls it.
+func (h *herd) set(s *appsv1.ReplicaSet) {
+	if by := metav1.GetControllerOf(s); by != nil && h.owners[by.UID] != nil {
+		h.owners[by.UID].specs[s.UID] = lightSpec(&s.Spec.Template.Spec)
+		h.pods[s.UID] = nil
+	}
+}
+
+// pod adds a pod, where a workload that was added has it.
+func (h *herd) pod(p *corev1.Pod) {
+	if by := metav1.GetControllerOf(p); by != nil {
+		if pods, is := h.pods[by.UID]; is {
+			h.pods[by.UID] = append(pods, light(p))
+		}
+	}
+}
+
+// light is what of a pod is decided on: thousands of them are kept at once.
+func light(p *corev1.Pod) corev1.Pod {
+	out := corev1.Pod{ObjectMeta: p.ObjectMeta, Spec: *lightSpec(&p.Spec), Status: corev1.PodStatus{Phase: p.Status.Phase, QOSClass: p.Status.QOSClass, Conditions: p.Status.Conditions}}
+	out.ManagedFields = slices.DeleteFunc(slices.Clone(p.ManagedFields), func(m metav1.ManagedFieldsEntry) bool { return m.Subresource != "resize" })
+	for _, s := range p.Status.ContainerStatuses {
+		out.Status.ContainerStatuses = append(out.Status.ContainerStatuses, corev1.ContainerStatus{Name: s.Name, Resources: s.Resources})
+	}
+	return out
+}
+
+func lightSpec(s *corev1.PodSpec) *corev1.PodSpec {
+	containers := func(from []corev1.Container) (out []corev1.Container) {
+		for _, c := range from {
+			out = append(out, corev1.Container{Name: c.Name, Resources: c.Resources, ResizePolicy: c.ResizePolicy, RestartPolicy: c.RestartPolicy})
+		}
+		return out
+	}
+	return &corev1.PodSpec{Containers: containers(s.Containers), InitContainers: containers(s.InitContainers)}
+}
+
+// one reads one workload. One that is gone has no template, and one whose pods end by themselves neither.
+func (v *reverter) one(ctx context.Context, key string) (*herd, error) {
+	namespace, kind, name := split(key)
+	h, apps := newHerd(), v.kube.AppsV1()
+	var selector *metav1.LabelSelector
+	var err error
 	switch kind {
 	case "Deployment":
-		d, err := apps.Deployments(namespace).Get(ctx, name, metav1.GetOptions{})
-		if err != nil {
-			return nil, err //nolint:wrapcheck // the caller looks at what it is
+		var d *appsv1.Deployment
+		if d, err = apps.Deployments(namespace).Get(ctx, name, metav1.GetOptions{}); err == nil {
+			h.add(kind, &d.ObjectMeta, nil)
+			selector = d.Spec.Selector
 		}
-		s, err := metav1.LabelSelectorAsSelector(d.Spec.Selector)
-		if err != nil {
-			return nil, fmt.Errorf("its selector: %w", err)
-		}
-		sets, err := apps.ReplicaSets(namespace).List(ctx, metav1.ListOptions{LabelSelector: s.String()})
-		if err != nil {
-			return nil, fmt.Errorf("list its ReplicaSets: %w", err)
-		}
-		of := map[types.UID]*corev1.PodSpec{}
-		for i := range sets.Items {
-			if metav1.IsControlledBy(&sets.Items[i], d) {
-				of[sets.Items[i].UID] = &sets.Items[i].Spec.Template.Spec
-			}
-		}
-		return &template{object: d, selector: s, of: func(p *corev1.Pod) *corev1.PodSpec {
-			if o := metav1.GetControllerOf(p); o != nil {
-				return of[o.UID]
-			}
-			return nil
-		}}, nil
 	case "StatefulSet":
-		s, err := apps.StatefulSets(namespace).Get(ctx, name, metav1.GetOptions{})
-		if err != nil {
-			return nil, err //nolint:wrapcheck // the caller looks at what it is
+		var s *appsv1.StatefulSet
+		if s, err = apps.StatefulSets(namespace).Get(ctx, name, metav1.GetOptions{}); err == nil {
+			h.add(kind, &s.ObjectMeta, &s.Spec.Template.Spec)
+			selector = s.Spec.Selector
 		}
-		return fixed(s, s.Spec.Selector, &s.Spec.Template.Spec)
 	case "DaemonSet":
-		s, err := apps.DaemonSets(namespace).Get(ctx, name, metav1.GetOptions{})
-		if err != nil {
-			return nil, err //nolint:wrapcheck // the caller looks at what it is
+		var s *appsv1.DaemonSet
+		if s, err = apps.DaemonSets(namespace).Get(ctx, name, metav1.GetOptions{}); err == nil {
+			h.add(kind, &s.ObjectMeta, &s.Spec.Template.Spec)
+			selector = s.Spec.Selector
 		}
-		return fixed(s, s.Spec.Selector, &s.Spec.Template.Spec)
 	case "ReplicaSet":
-		s, err := apps.ReplicaSets(namespace).Get(ctx, name, metav1.GetOptions{})
-		if err != nil {
-			return nil, err //nolint:wrapcheck // the caller looks at what it is
+		var s *appsv1.ReplicaSet
+		if s, err = apps.ReplicaSets(namespace).Get(ctx, name, metav1.GetOptions{}); err == nil {
+			h.add(kind, &s.ObjectMeta, &s.Spec.Template.Spec)
+			selector = s.Spec.Selector
 		}
-		return fixed(s, s.Spec.Selector, &s.Spec.Template.Spec)
 	case "CronJob", "Job":
-		return nil, nil //nolint:nilnil // its pods end by themselves
 	default:
 		return nil, fmt.Errorf("pods of a %s are not known how to find: restart it", kind)
+	}
+	if err != nil && !apierrors.IsNotFound(err) {
+		return nil, fmt.Errorf("read it: %w", err)
+	}
+	if selector == nil {
+		return h, nil
+	}
+	pods, err := metav1.LabelSelectorAsSelector(selector)
+	if err != nil {
+		return nil, fmt.Errorf("its selector: %w", err)
+	}
+	return h, v.fill(ctx, h, namespace, metav1.ListOptions{LabelSelector: pods.String()})
+}
+
+// whole reads the workloads of a namespace.
+func (v *reverter) whole(ctx context.Context, of []*subject) (*herd, error) {
+	namespace, h, apps, all := of[0].namespace, newHerd(), v.kube.AppsV1(), metav1.ListOptions{}
+	kinds, wanted := map[string]bool{}, map[string]bool{}
+	for _, s := range of {
+		if s.left == "" {
+			_, kind, name := split(s.key)
+			kinds[kind], wanted[kind+"/"+name] = true, true
+		}
+	}
+	add := func(kind string, o *metav1.ObjectMeta, spec *corev1.PodSpec) {
+		if wanted[kind+"/"+o.Name] {
+			h.add(kind, o, spec)
+		}
+	}
+	for _, kind := range slices.Sorted(maps.Keys(kinds)) {
+		var err error
+		switch kind {
+		case "Deployment":
+			err = lists(ctx, apps.Deployments(namespace).List, all, func(l *appsv1.DeploymentList) {
+				for i := range l.Items {
+					add(kind, &l.Items[i].ObjectMeta, nil)
+				}
+			})
+		case "StatefulSet":
+			err = lists(ctx, apps.StatefulSets(namespace).List, all, func(l *appsv1.StatefulSetList) {
+				for i := range l.Items {
+					add(kind, &l.Items[i].ObjectMeta, &l.Items[i].Spec.Template.Spec)
+				}
+			})
+		case "DaemonSet":
+			err = lists(ctx, apps.DaemonSets(namespace).List, all, func(l *appsv1.DaemonSetList) {
+				for i := range l.Items {
+					add(kind, &l.Items[i].ObjectMeta, &l.Items[i].Spec.Template.Spec)
+				}
+			})
+		case "ReplicaSet":
+			err = lists(ctx, apps.ReplicaSets(namespace).List, all, func(l *appsv1.ReplicaSetList) {
+				for i := range l.Items {
+					add(kind, &l.Items[i].ObjectMeta, &l.Items[i].Spec.Template.Spec)
+				}
+			})
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list each %s: %w", kind, err)
+		}
+	}
+	return h, v.fill(ctx, h, namespace, all)
+}
+
+// fill reads the ReplicaSets and the pods of the workloads of a herd.
+func (v *reverter) fill(ctx context.Context, h *herd, namespace string, o metav1.ListOptions) error {
+	if len(h.owners) > 0 {
+		if err := lists(ctx, v.kube.AppsV1().ReplicaSets(namespace).List, o, func(l *appsv1.ReplicaSetList) {
+			for i := range l.Items {
+				h.set(&l.Items[i])
+			}
+		}); err != nil {
+			return fmt.Errorf("list ReplicaSets: %w", err)
+		}
+	}
+	if len(h.pods) == 0 {
+		return nil
+	}
+	if err := lists(ctx, v.kube.CoreV1().Pods(namespace).List, o, func(l *corev1.PodList) {
+		for i := range l.Items {
+			h.pod(&l.Items[i])
+		}
+	}); err != nil {
+		return fmt.Errorf("list pods: %w", err)
+	}
+	return nil
+}
+
+// page is how many objects are asked for at once.
+const page = 500
+
+// lists reads all of a list, page by page.
+func lists[L interface{ GetContinue() string }](ctx context.Context, list func(context.Context, metav1.ListOptions) (L, error), o metav1.ListOptions, each func(L)) error {
+	for o.Limit = page; ; {
+		l, err := list(ctx, o)
+		if err != nil {
+			return err //nolint:wrapcheck // the caller says of what
+		}
+		each(l)
+		if o.Continue = l.GetContinue(); o.Continue == "" {
+			return nil
+		}
 	}
 }

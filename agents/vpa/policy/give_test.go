@@ -1,0 +1,189 @@
+package policy
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	dynamicfake "k8s.io/client-go/dynamic/fake"
+	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/rest"
+	ktesting "k8s.io/client-go/testing"
+
+	"github.com/nopsctl/nopsctl/internal/rightsizing"
+)
+
+// flock are workloads whose pods a revert gives back, on API servers that remember what was asked.
+type flock struct {
+	*reverter
+
+	t       *testing.T
+	kube    *fake.Clientset
+	dynamic *dynamicfake.FakeDynamicClient
+	now     time.Time
+	said    []string
+}
+
+func newFlock(t *testing.T) *flock {
+	t.Helper()
+	f := &flock{t: t, kube: fake.NewClientset(), now: time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)}
+	f.dynamic = dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), map[schema.GroupVersionResource]string{rightsizing.Autoscalers(): "VerticalPodAutoscalerList", rightsizing.Policies(): "RightsizingPolicyList"})
+	f.reverter = &reverter{RevertDeps: RevertDeps{
+		Now: func() time.Time { f.now = f.now.Add(time.Second); return f.now }, Every: time.Millisecond, Settle: time.Millisecond,
+		Say: func(format string, args ...any) { f.said = append(f.said, fmt.Sprintf(format, args...)) },
+	}, kube: f.kube, dynamic: f.dynamic}
+	return f
+}
+
+func (f *flock) add(o runtime.Object) {
+	f.t.Helper()
+	if err := f.kube.Tracker().Add(o); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// autoscaler adds one that sizes a workload in the namespace shop.
+func (f *flock) autoscaler(kind, name string, edit func(*unstructured.Unstructured)) {
+	f.t.Helper()
+	u := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": rightsizing.Group + "/" + rightsizing.Version, "kind": "VerticalPodAutoscaler", "metadata": map[string]any{"namespace": "shop", "name": Name(kind, name)},
+		"spec": map[string]any{"targetRef": map[string]any{"kind": kind, "name": name}, "updatePolicy": map[string]any{"updateMode": "InPlace"}},
+	}}
+	if edit != nil {
+		edit(u)
+	}
+	if err := f.dynamic.Tracker().Create(rightsizing.Autoscalers(), u, "shop"); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// controlled is an object that another one controls.
+func controlled(name, app, kind, by string) metav1.ObjectMeta {
+	yes := true
+	o := metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID(name), Labels: map[string]string{"app": app}}
+	if kind != "" {
+		o.OwnerReferences = []metav1.OwnerReference{{Kind: kind, Name: by, UID: types.UID(by), Controller: &yes}}
+	}
+	return o
+}
+
+// spec is that of a pod with one container. Resources are as in "cpu=1,memory=1Gi".
+func spec(requests, limits string) corev1.PodSpec {
+	list := func(text string) corev1.ResourceList {
+		out := corev1.ResourceList{}
+		for one := range strings.SplitSeq(text, ",") {
+			if name, amount, is := strings.Cut(one, "="); is {
+				out[corev1.ResourceName(name)] = resource.MustParse(amount)
+			}
+		}
+		return out
+	}
+	return corev1.PodSpec{Containers: []corev1.Container{{Name: "main", Resources: corev1.ResourceRequirements{Requests: list(requests), Limits: list(limits)}}}}
+}
+
+// deployment adds one with a ReplicaSet, an autoscaler, and one pod, called after it, that was sized.
+func (f *flock) deployment(name string, template, sized corev1.PodSpec, edit func(*corev1.Pod)) {
+	f.t.Helper()
+	selector := &metav1.LabelSelector{MatchLabels: map[string]string{"app": name}}
+	f.add(&appsv1.Deployment{ObjectMeta: controlled(name, name, "", ""), Spec: appsv1.DeploymentSpec{Selector: selector, Template: corev1.PodTemplateSpec{Spec: template}}})
+	f.add(&appsv1.ReplicaSet{ObjectMeta: controlled(name+"-1", name, "Deployment", name), Spec: appsv1.ReplicaSetSpec{Selector: selector, Template: corev1.PodTemplateSpec{Spec: template}}})
+	p := &corev1.Pod{ObjectMeta: controlled(name+"-pod", name, "ReplicaSet", name+"-1"), Spec: sized, Status: corev1.PodStatus{Phase: corev1.PodRunning}}
+	if edit != nil {
+		edit(p)
+	}
+	f.add(p)
+	f.autoscaler("Deployment", name, nil)
+}
+
+// has are the requests and limits of a pod.
+func (f *flock) has(pod string) string {
+	f.t.Helper()
+	p, err := f.kube.CoreV1().Pods("shop").Get(f.t.Context(), pod, metav1.GetOptions{})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	text := func(l corev1.ResourceList) string {
+		var out []string
+		for _, name := range []corev1.ResourceName{"cpu", "memory"} {
+			if q, is := l[name]; is {
+				out = append(out, q.String())
+			}
+		}
+		return strings.Join(out, "+")
+	}
+	r := p.Spec.Containers[0].Resources
+	return text(r.Requests) + "/" + text(r.Limits)
+}
+
+// revert takes all back, and says how many pods were resized and what else was asked.
+func (f *flock) revert(ctx context.Context) (out Reverted, resized, others int, err error) {
+	f.t.Helper()
+	f.kube.ClearActions()
+	out, err = f.run(ctx, Request{All: true, By: "ana"})
+	for _, a := range f.kube.Actions() {
+		if a.GetVerb() == "patch" && a.GetSubresource() == "resize" {
+			resized++
+		} else {
+			others++
+		}
+	}
+	return out, resized, others, err
+}
+
+// Thousands are given back before a Job is out of time, and what it did not reach then comes first in the next run: what is done takes no request.
+func TestManyAreReverted(t *testing.T) {
+	kube, _, err := clients(&rest.Config{Host: "https://localhost"}, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if qps := kube.CoreV1().RESTClient().GetRateLimiter().QPS(); qps < 50 {
+		t.Errorf("%.0f requests a second", qps)
+	}
+
+	f := newFlock(t)
+	const many, first = 60, 20
+	for i := range many {
+		f.deployment(fmt.Sprintf("w%02d", i), spec("cpu=1", ""), spec("cpu=500m", ""), nil)
+	}
+	ctx, timeout := context.WithCancel(t.Context())
+	defer timeout()
+	n := 0
+	f.kube.PrependReactor("patch", "pods", func(ktesting.Action) (bool, runtime.Object, error) {
+		if n++; n == first {
+			timeout()
+		}
+		return false, nil, nil
+	})
+	out, resized, _, err := f.revert(ctx)
+	if want := fmt.Sprintf("%d of %d workloads were not reached", many-first, many); err == nil || !strings.Contains(err.Error(), want) || resized != first || len(strings.Split(err.Error(), "\n")) != 1 {
+		t.Errorf("out of time after %d: %d were resized, %v; want: %s", first, resized, err, want)
+	}
+	if out.Autoscalers != many {
+		t.Errorf("%d of %d are left alone", out.Autoscalers, many)
+	}
+	out, resized, others, err := f.revert(t.Context())
+	if err != nil || resized != many-first || out.Pods != many || len(out.Restart)+len(out.Left) != 0 {
+		t.Errorf("the next run: %d were resized, %+v, %v", resized, out, err)
+	}
+	if others > 10 {
+		t.Errorf("%d requests besides, for %d workloads of one namespace", others, many)
+	}
+	for i := range many {
+		if has := f.has(fmt.Sprintf("w%02d-pod", i)); has != "1/" {
+			t.Errorf("w%02d has %s", i, has)
+		}
+	}
+	if _, resized, others, err = f.revert(t.Context()); err != nil || resized != 0 || others > 10 {
+		t.Errorf("once more: %d were resized, %d other requests, %v", resized, others, err)
+	}
+}

@@ -16,6 +16,6 @@
 //
 // Cluster: get, list and watch on rightsizingpolicies, verticalpodautoscalers, namespaces, pods, the workloads and HorizontalPodAutoscalers;
 // create, patch and delete on verticalpodautoscalers; patch on rightsizingpolicies/status, on
-// horizontalpodautoscalers and on pods/resize, as revert does, which runs as a Job; list on limitranges, whose defaults are a template's, too;
-// create and patch on events.
+// horizontalpodautoscalers and on pods/resize, as revert does, which runs as a Job, and which reads (get, list) replicationcontrollers of autoscalers of
+// persons' besides; list on limitranges, whose defaults are a template's, too; create and patch on events.
 package policy

@@ -3,6 +3,7 @@ package policy
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -185,5 +186,52 @@ func TestManyAreReverted(t *testing.T) {
 	}
 	if _, resized, others, err = f.revert(t.Context()); err != nil || resized != 0 || others > 10 {
 		t.Errorf("once more: %d were resized, %d other requests, %v", resized, others, err)
+	}
+}
+
+// Autoscalers of persons' size what no policy does. No kind of theirs keeps the others, or the component that is to go.
+func TestKindsThatAreReverted(t *testing.T) {
+	for name, alone := range map[string]bool{"each by itself": true, "a namespace at once": false} {
+		t.Run(name, func(t *testing.T) {
+			f := newFlock(t)
+			requests := []Request{{All: true, By: "ana"}}
+			app := func(name string) *metav1.LabelSelector {
+				return &metav1.LabelSelector{MatchLabels: map[string]string{"app": name}}
+			}
+			template := corev1.PodTemplateSpec{Spec: spec("cpu=1", "")}
+			f.deployment("web", template.Spec, spec("cpu=500m", ""), nil)
+			f.add(&appsv1.StatefulSet{ObjectMeta: controlled("db", "db", "", ""), Spec: appsv1.StatefulSetSpec{Selector: app("db"), Template: template}})
+			f.add(&appsv1.DaemonSet{ObjectMeta: controlled("agent", "agent", "", ""), Spec: appsv1.DaemonSetSpec{Selector: app("agent"), Template: template}})
+			f.add(&appsv1.ReplicaSet{ObjectMeta: controlled("lone", "lone", "", ""), Spec: appsv1.ReplicaSetSpec{Selector: app("lone"), Template: template}})
+			f.add(&corev1.ReplicationController{ObjectMeta: controlled("old", "old", "", ""), Spec: corev1.ReplicationControllerSpec{Selector: app("old").MatchLabels, Template: &template}})
+			kinds := map[string]string{"db": "StatefulSet", "agent": "DaemonSet", "lone": "ReplicaSet", "old": "ReplicationController", "shown": "Rollout", "nightly": "CronJob", "gone": "StatefulSet"}
+			if alone {
+				requests = []Request{{Workloads: []string{"shop/Deployment/web"}, By: "ana"}}
+			}
+			for name, kind := range kinds {
+				if alone {
+					requests = append(requests, Request{Workloads: []string{"shop/" + kind + "/" + name}, By: "ana"})
+				}
+				f.autoscaler(kind, name, nil)
+				f.add(&corev1.Pod{ObjectMeta: controlled(name+"-pod", name, kind, name), Spec: spec("cpu=500m", ""), Status: corev1.PodStatus{Phase: corev1.PodRunning}})
+			}
+			pods, autoscalers, restart := 0, 0, map[string]string{}
+			for _, r := range requests {
+				out, err := f.run(t.Context(), r)
+				if err != nil || len(out.Left) > 0 {
+					t.Fatalf("%+v: %+v, %v", r, out, err)
+				}
+				pods, autoscalers = pods+out.Pods, autoscalers+out.Autoscalers
+				maps.Copy(restart, out.Restart)
+			}
+			for name, want := range map[string]string{"web": "1/", "db": "1/", "agent": "1/", "lone": "1/", "old": "1/", "shown": "500m/", "nightly": "500m/", "gone": "500m/"} {
+				if has := f.has(name + "-pod"); has != want {
+					t.Errorf("%s has %s, want %s", name, has, want)
+				}
+			}
+			if len(restart) != 1 || !strings.Contains(restart["shop/Rollout/shown"], "restart") || pods != 5 || autoscalers != len(kinds)+1 {
+				t.Errorf("%d pods of %d workloads were given back, and to be restarted: %v", pods, autoscalers, restart)
+			}
+		})
 	}
 }

@@ -430,7 +430,11 @@ func (v *reverter) askIn(ctx context.Context, h *herd, key string) (asked, error
 func (v *reverter) ask(ctx context.Context, h *herd, key string) (a asked, err error) {
 	namespace, kind, name := split(key)
 	t := h.templates[kind+"/"+name]
-	if t == nil {
+	switch {
+	case !slices.Contains(given(), kind):
+		a.why = fmt.Sprintf("what pods of a %s are made from is not known here, and a restart makes them anew", kind)
+		return a, nil
+	case t == nil:
 		return a, nil // gone, or a CronJob: its next pods are as its template says
 	}
 	owners := slices.Sorted(maps.Keys(t.specs))
@@ -770,6 +774,11 @@ func gave(p *corev1.Pod, list, container, field string, name corev1.ResourceName
 	return false
 }
 
+// given are the kinds of workloads whose pods are given back, or end by themselves.
+func given() []string {
+	return []string{"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "ReplicationController", "CronJob", "Job"}
+}
+
 // herd is what is read of workloads of a namespace to give their pods back what their templates say.
 type herd struct {
 	templates map[string]*template // by KIND/NAME
@@ -839,7 +848,7 @@ func lightSpec(s *corev1.PodSpec) *corev1.PodSpec {
 	return &corev1.PodSpec{Containers: containers(s.Containers), InitContainers: containers(s.InitContainers)}
 }
 
-// one reads one workload. One that is gone has no template, and one whose pods end by themselves neither.
+// one reads one workload. One that is gone has no template, one whose pods end by themselves neither, and nor has one of a kind that is not known.
 func (v *reverter) one(ctx context.Context, key string) (*herd, error) {
 	namespace, kind, name := split(key)
 	h, apps := newHerd(), v.kube.AppsV1()
@@ -870,9 +879,12 @@ func (v *reverter) one(ctx context.Context, key string) (*herd, error) {
 			h.add(kind, &s.ObjectMeta, &s.Spec.Template.Spec)
 			selector = s.Spec.Selector
 		}
-	case "CronJob", "Job":
-	default:
-		return nil, fmt.Errorf("pods of a %s are not known how to find: restart it", kind)
+	case "ReplicationController":
+		var c *corev1.ReplicationController
+		if c, err = v.kube.CoreV1().ReplicationControllers(namespace).Get(ctx, name, metav1.GetOptions{}); err == nil && c.Spec.Template != nil {
+			h.add(kind, &c.ObjectMeta, &c.Spec.Template.Spec)
+			selector = &metav1.LabelSelector{MatchLabels: c.Spec.Selector}
+		}
 	}
 	if err != nil && !apierrors.IsNotFound(err) {
 		return nil, fmt.Errorf("read it: %w", err)
@@ -927,6 +939,14 @@ func (v *reverter) whole(ctx context.Context, of []*subject) (*herd, error) {
 			err = lists(ctx, apps.ReplicaSets(namespace).List, all, func(l *appsv1.ReplicaSetList) {
 				for i := range l.Items {
 					add(kind, &l.Items[i].ObjectMeta, &l.Items[i].Spec.Template.Spec)
+				}
+			})
+		case "ReplicationController":
+			err = lists(ctx, v.kube.CoreV1().ReplicationControllers(namespace).List, all, func(l *corev1.ReplicationControllerList) {
+				for i := range l.Items {
+					if t := l.Items[i].Spec.Template; t != nil {
+						add(kind, &l.Items[i].ObjectMeta, &t.Spec)
+					}
 				}
 			})
 		}

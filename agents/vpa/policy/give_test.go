@@ -235,3 +235,31 @@ func TestKindsThatAreReverted(t *testing.T) {
 		})
 	}
 }
+
+// A pod whose specification says what its template says may have been told by a run before, or by letting go, and its node has not done it.
+func TestWhatNodesHaveNotDone(t *testing.T) {
+	condition := func(reason string) func(*corev1.Pod) {
+		return func(p *corev1.Pod) {
+			p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodResizePending, Status: corev1.ConditionTrue, Reason: reason, Message: "Node didn't have enough resource: cpu"}}
+		}
+	}
+	f := newFlock(t)
+	f.deployment("done", spec("cpu=1", ""), spec("cpu=1", ""), nil)
+	f.deployment("told", spec("cpu=1", ""), spec("cpu=1", ""), condition(corev1.PodReasonInfeasible))
+	f.deployment("full", spec("cpu=1", ""), spec("cpu=1", ""), condition(corev1.PodReasonDeferred))
+	f.deployment("late", spec("cpu=1", ""), spec("cpu=1", ""), condition(corev1.PodReasonDeferred))
+	f.kube.PrependReactor("get", "pods", func(a ktesting.Action) (bool, runtime.Object, error) { // its node does it while it is waited for
+		p := &corev1.Pod{ObjectMeta: controlled("late-pod", "late", "ReplicaSet", "late-1"), Spec: spec("cpu=1", "")}
+		get, is := a.(ktesting.GetAction)
+		return is && get.GetName() == p.Name, p, nil
+	})
+	for run := range 2 {
+		out, resized, _, err := f.revert(t.Context())
+		if err != nil || resized != 0 {
+			t.Fatalf("run %d: %d were resized, %v", run, resized, err)
+		}
+		if out.Pods != 2 || len(out.Restart) != 2 || !strings.Contains(out.Restart["shop/Deployment/told"], "its node cannot") || !strings.Contains(out.Restart["shop/Deployment/full"], "their nodes have not done it yet") {
+			t.Errorf("run %d: %+v", run, out)
+		}
+	}
+}

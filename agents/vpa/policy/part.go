@@ -179,16 +179,8 @@ func (c *Controller) takeBack(ctx context.Context, key string, at *metav1.Object
 	}
 	p.told += len(a.told)
 	c.writes.Add(float64(len(a.told)))
-	open := len(a.told)
-	for i := range a.same {
-		switch pod := &a.same[i]; {
-		case applied(pod):
-		case infeasible(pod) != "":
-			a.kept, a.why = a.kept+1, infeasible(pod)
-		default:
-			open++
-		}
-	}
+	a.begin()
+	open := len(a.waiting)
 	if a.kept > 0 && p.why != a.why {
 		_, kind, _ := split(key)
 		c.recorder.Eventf(reference(kind, at), corev1.EventTypeWarning, "NotTakenBack", "No policy sizes it any more, and %d of its pods cannot get their template's requests while they run: %s. They keep what they have until they are replaced.", a.kept, a.why)

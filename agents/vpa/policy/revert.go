@@ -524,7 +524,7 @@ const patience = 90 * time.Second
 // settle waits until the kubelets have done what the pods of workloads were asked for.
 func (v *reverter) settle(ctx context.Context, all []*subject) {
 	for _, s := range all {
-		s.done, s.waiting = len(s.same), s.told
+		s.begin()
 	}
 	for limit := v.Now().Add(patience); ; {
 		waiting := map[string][]string{} // pods, by namespace
@@ -552,6 +552,17 @@ func (v *reverter) settle(ctx context.Context, all []*subject) {
 			s.why = fmt.Sprintf("%d pods were told, and their nodes have not done it yet", n)
 		}
 	}
+}
+
+// begin finds the pods that are waited for: those that were told just now, and those that were told before and whose nodes have not done it.
+func (a *asked) begin() {
+	now := map[string]*corev1.Pod{}
+	for i := range a.same {
+		now[a.same[i].Name] = &a.same[i]
+	}
+	a.done, a.waiting = 0, a.same
+	a.look(now)
+	a.waiting = append(a.waiting, a.told...)
 }
 
 // look takes pods that no longer wait from those that do. There is none of those that are gone; nil is one that is not known.

@@ -291,7 +291,7 @@ func TestAgainstKubernetes(t *testing.T) {
 	t.Run("revert", func(t *testing.T) {
 		var mu sync.Mutex
 		var said []string
-		deps := policy.RevertDeps{Kube: c.As("policy"), UserAgent: "test", Every: 100 * time.Millisecond, Say: func(format string, args ...any) {
+		deps := policy.RevertDeps{Kube: c.As("policy"), UserAgent: "test", Every: 100 * time.Millisecond, Settle: 100 * time.Millisecond, Say: func(format string, args ...any) {
 			mu.Lock()
 			defer mu.Unlock()
 			said = append(said, fmt.Sprintf(format, args...))

@@ -263,3 +263,33 @@ func TestWhatNodesHaveNotDone(t *testing.T) {
 		}
 	}
 }
+
+// The updater may be in the middle of a loop when autoscalers are marked: what it sizes after a pod was looked at is found at the end.
+func TestWhatIsSizedMeanwhile(t *testing.T) {
+	f := newFlock(t)
+	f.Now, f.Settle = func() time.Time { return f.now }, 20*time.Millisecond
+	f.deployment("early", spec("cpu=1", ""), spec("cpu=500m", ""), nil)
+	f.deployment("late", spec("cpu=1", ""), spec("cpu=1", ""), nil)
+	waited := 0
+	f.Say = func(format string, _ ...any) {
+		if !strings.Contains(format, "once more") {
+			return
+		}
+		waited++
+		if has := f.has("early-pod"); has != "1/" {
+			t.Errorf("nothing was given back before others had ended: %s", has)
+		}
+		sized := &corev1.Pod{ObjectMeta: controlled("late-pod", "late", "ReplicaSet", "late-1"), Spec: spec("cpu=300m", ""), Status: corev1.PodStatus{Phase: corev1.PodRunning}}
+		if err := f.kube.Tracker().Update(corev1.SchemeGroupVersion.WithResource("pods"), sized, "shop"); err != nil {
+			t.Error(err)
+		}
+	}
+	out, resized, _, err := f.revert(t.Context())
+	if err != nil || resized != 2 || out.Pods != 2 || waited != 1 || f.has("late-pod") != "1/" {
+		t.Errorf("%d were resized, %+v, %v; late has %s", resized, out, err, f.has("late-pod"))
+	}
+	f.now = f.now.Add(time.Hour)
+	if _, resized, _, err := f.revert(t.Context()); err != nil || resized != 0 || waited != 1 {
+		t.Errorf("an hour later: %d were resized, %v; others were waited for %d times, want 1", resized, err, waited)
+	}
+}

@@ -134,7 +134,8 @@ func (v *reverter) run(ctx context.Context, r Request) (Reverted, error) {
 			return out, err
 		}
 	}
-	if out.Autoscalers, err = v.marks(ctx, chosen, r.By); err != nil {
+	marked, err := v.marks(ctx, chosen, r.By, &out)
+	if err != nil {
 		return out, err
 	}
 	following, err := v.following(ctx)
@@ -143,6 +144,13 @@ func (v *reverter) run(ctx context.Context, r Request) (Reverted, error) {
 	}
 	all := subjects(chosen)
 	errs := v.round(ctx, all, following, &out)
+	// Who was in the middle of it when autoscalers were marked may have sized pods that had been looked at.
+	if rest := min(marked.Add(v.Settle).Sub(v.Now()), v.Settle); rest > 0 && slices.ContainsFunc(all, func(s *subject) bool { return len(s.same)+len(s.told)+s.kept > 0 }) {
+		v.Say("Changes that are under way are waited for (%s), and all of it is looked at once more.", rest.Round(time.Second))
+		if agent.Sleep(ctx, rest) == nil {
+			errs = v.round(ctx, all, following, &out)
+		}
+	}
 	v.settle(ctx, all)
 	unreached := 0
 	for _, s := range all {
@@ -165,22 +173,30 @@ func (v *reverter) run(ctx context.Context, r Request) (Reverted, error) {
 	return out, errors.Join(errs...)
 }
 
-// marks makes everybody leave the workloads of autoscalers alone, and says of how many.
-func (v *reverter) marks(ctx context.Context, chosen []unstructured.Unstructured, by string) (n int, err error) {
+// marks makes everybody leave the workloads of autoscalers alone, and says since when they all are.
+func (v *reverter) marks(ctx context.Context, chosen []unstructured.Unstructured, by string, out *Reverted) (time.Time, error) {
+	var since time.Time
 	for i := range chosen {
 		a := &chosen[i]
-		if a.GetAnnotations()[rightsizing.AnnotationReverted] == "" {
+		var at time.Time
+		if text := a.GetAnnotations()[rightsizing.AnnotationReverted]; text != "" {
+			at, _ = time.Parse(time.RFC3339, text) // what a person wrote may be none, and is no time then
+		} else {
 			_, err := v.dynamic.Resource(rightsizing.Autoscalers()).Namespace(a.GetNamespace()).Patch(ctx, a.GetName(), types.MergePatchType, v.mark(by), metav1.PatchOptions{FieldManager: manager})
 			if apierrors.IsNotFound(err) {
 				continue
 			}
 			if err != nil {
-				return n, fmt.Errorf("mark autoscaler %s/%s: %w", a.GetNamespace(), a.GetName(), err)
+				return since, fmt.Errorf("mark autoscaler %s/%s: %w", a.GetNamespace(), a.GetName(), err)
 			}
+			at = v.Now()
 		}
-		n++
+		out.Autoscalers++
+		if at.After(since) {
+			since = at
+		}
 	}
-	return n, nil
+	return since, nil
 }
 
 // subject is a workload whose pods are given back, and what became of it.

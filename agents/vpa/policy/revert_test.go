@@ -46,7 +46,7 @@ func newReverting(t *testing.T) *reverting {
 	if v.updater, err = kubernetes.NewForConfig(agent.KubeConfig(v.As("updater"), "nops-vpa-updater/test")); err != nil {
 		t.Fatal(err)
 	}
-	v.deps = policy.RevertDeps{Kube: v.As("policy"), UserAgent: "test", Every: 100 * time.Millisecond, Say: func(format string, args ...any) { v.said = append(v.said, fmt.Sprintf(format, args...)) }}
+	v.deps = policy.RevertDeps{Kube: v.As("policy"), UserAgent: "test", Every: 100 * time.Millisecond, Settle: 100 * time.Millisecond, Say: func(format string, args ...any) { v.said = append(v.said, fmt.Sprintf(format, args...)) }}
 	return v
 }
 

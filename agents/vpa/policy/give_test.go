@@ -2,6 +2,7 @@ package policy
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"strings"
@@ -10,12 +11,14 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	dynamicfake "k8s.io/client-go/dynamic/fake"
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/rest"
@@ -291,5 +294,56 @@ func TestWhatIsSizedMeanwhile(t *testing.T) {
 	f.now = f.now.Add(time.Hour)
 	if _, resized, _, err := f.revert(t.Context()); err != nil || resized != 0 || waited != 1 {
 		t.Errorf("an hour later: %d were resized, %v; others were waited for %d times, want 1", resized, err, waited)
+	}
+}
+
+// Kubernetes 1.33 refuses the whole of a change that lowers a memory limit: the limit stays, and nothing else.
+func TestMemoryLimitsThatStay(t *testing.T) {
+	class := func(is corev1.PodQOSClass, policy ...corev1.ContainerResizePolicy) func(*corev1.Pod) {
+		return func(p *corev1.Pod) { p.Status.QOSClass, p.Spec.Containers[0].ResizePolicy = is, policy }
+	}
+	for _, c := range []struct {
+		name, reason    string
+		template, sized corev1.PodSpec
+		edit            func(*corev1.Pod)
+		want            string
+		stays           bool
+		patches         int
+	}{
+		{"burstable", "a request alone may go down", spec("cpu=1,memory=1Gi", "memory=1Gi"), spec("cpu=200m,memory=2Gi", "memory=2Gi"), class(corev1.PodQOSBurstable), "1+1Gi/2Gi", true, 2},
+		{"guaranteed", "its request cannot be below its limit", spec("cpu=1,memory=1Gi", "cpu=1,memory=1Gi"), spec("cpu=200m,memory=2Gi", "cpu=200m,memory=2Gi"), class(corev1.PodQOSGuaranteed), "1+2Gi/1+2Gi", true, 2},
+		{"nothing else", "there is nothing to ask for then", spec("memory=1Gi", "memory=1Gi"), spec("memory=1Gi", "memory=2Gi"), class(corev1.PodQOSBurstable), "1Gi/2Gi", true, 1},
+		{"restarts", "somebody allowed it", spec("cpu=1,memory=1Gi", "memory=1Gi"), spec("cpu=200m,memory=2Gi", "memory=2Gi"), class(corev1.PodQOSBurstable, corev1.ContainerResizePolicy{ResourceName: corev1.ResourceMemory, RestartPolicy: corev1.RestartContainer}), "1+1Gi/1Gi", false, 1},
+		{"goes up", "that is no matter", spec("cpu=1,memory=2Gi", "memory=2Gi"), spec("cpu=200m,memory=1Gi", "memory=1Gi"), class(corev1.PodQOSBurstable), "1+2Gi/2Gi", false, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := newFlock(t)
+			f.keeps = !c.stays // known from a pod before
+			f.deployment("web", c.template, c.sized, c.edit)
+			f.kube.PrependReactor("patch", "pods", func(a ktesting.Action) (bool, runtime.Object, error) {
+				patch, is := a.(ktesting.PatchAction)
+				if !is {
+					t.Fatalf("%T", a)
+				}
+				var change corev1.Pod
+				if err := json.Unmarshal(patch.GetPatch(), &change); err != nil {
+					t.Fatal(err)
+				}
+				if limit, asked := change.Spec.Containers[0].Resources.Limits["memory"]; asked && limit.Cmp(c.sized.Containers[0].Resources.Limits["memory"]) < 0 && c.stays {
+					return true, nil, apierrors.NewInvalid(schema.GroupKind{Kind: "Pod"}, "web-pod", field.ErrorList{field.Forbidden(field.NewPath("spec", "containers").Index(0).Child("resources", "limits"), "memory limits cannot be decreased unless resizePolicy is RestartContainer")})
+				}
+				return false, nil, nil
+			})
+			out, resized, _, err := f.revert(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if has := f.has("web-pod"); has != c.want || resized != c.patches {
+				t.Errorf("%s: it has %s after %d patches, want %s after %d", c.reason, has, resized, c.want, c.patches)
+			}
+			if why := out.Restart["shop/Deployment/web"]; (why != "") != c.stays || c.stays && !strings.Contains(why, "lowers no memory limit of a container that runs, as of main") {
+				t.Errorf("%s: %+v", c.reason, out)
+			}
+		})
 	}
 }

@@ -106,6 +106,9 @@ type reverter struct {
 
 	kube    kubernetes.Interface
 	dynamic dynamic.Interface
+	// keeps says that this API server lowers no memory limit of a container that runs, as it said of the first: before Kubernetes 1.34 it
+	// refuses the whole of such a change.
+	keeps bool
 }
 
 // mark is the patch that makes everybody leave an object alone.
@@ -488,11 +491,7 @@ func (v *reverter) ask(ctx context.Context, h *herd, key string) (a asked, err e
 
 // askPod asks one pod for what its template says.
 func (v *reverter) askPod(ctx context.Context, p *corev1.Pod, spec *corev1.PodSpec, ranges []corev1.LimitRange, a *asked) error {
-	change, stays := resize(p, spec, ranges)
-	refused := ""
-	if len(stays) > 0 {
-		refused = "its template has no " + strings.Join(stays, ", ") + ", and Kubernetes takes none from a pod that runs"
-	}
+	change, refused := resize(p, spec, ranges, v.keeps)
 	if change == nil && refused == "" {
 		a.same = append(a.same, *p)
 		return nil
@@ -504,6 +503,9 @@ func (v *reverter) askPod(ctx context.Context, p *corev1.Pod, spec *corev1.PodSp
 			return nil // the next one is as the template says
 		case apierrors.IsNotFound(err):
 			refused = "this Kubernetes does not resize pods"
+		case !v.keeps && apierrors.IsInvalid(err) && strings.Contains(err.Error(), "memory limits cannot be decreased"):
+			v.keeps = true
+			return v.askPod(ctx, p, spec, ranges, a)
 		case apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsMethodNotSupported(err) || apierrors.IsBadRequest(err):
 			refused = oneLine(err.Error())
 		case err != nil:
@@ -663,9 +665,11 @@ func infeasible(p *corev1.Pod) string {
 
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 
-// resize is the change that gives a pod what its template says, a patch, nil where nothing is to be changed. stays are requests and limits that it has
-// by us and its template has not: Kubernetes takes none from a pod that runs.
-func resize(p *corev1.Pod, spec *corev1.PodSpec, ranges []corev1.LimitRange) (change []byte, stays []string) {
+// resize is the change that gives a pod what its template says, a patch, nil where nothing is to be changed; why says what of it stays. Those are
+// requests and limits that it has by us and its template has not, for Kubernetes takes none from a pod that runs, and memory limits where the API
+// server keeps them, with the requests that a pod whose requests are its limits cannot lower alone.
+func resize(p *corev1.Pod, spec *corev1.PodSpec, ranges []corev1.LimitRange, keeps bool) (change []byte, why string) {
+	var stays, high []string
 	type container struct {
 		Name      string         `json:"name"`
 		Resources map[string]any `json:"resources"`
@@ -687,6 +691,10 @@ func resize(p *corev1.Pod, spec *corev1.PodSpec, ranges []corev1.LimitRange) (ch
 				continue
 			}
 			says, added := completed(&w.Resources), defaults(ranges)
+			stuck := keeps && lowers(&have[at], says.Limits, added.Limits)
+			if stuck {
+				high = append(high, w.Name)
+			}
 			r := map[string]any{}
 			for field, of := range map[string]struct{ have, says, added corev1.ResourceList }{
 				"requests": {have[at].Resources.Requests, says.Requests, added.Requests}, "limits": {have[at].Resources.Limits, says.Limits, added.Limits},
@@ -699,6 +707,7 @@ func resize(p *corev1.Pod, spec *corev1.PodSpec, ranges []corev1.LimitRange) (ch
 						is, has = of.added[name]
 					}
 					switch {
+					case stuck && name == corev1.ResourceMemory && (field == "limits" || p.Status.QOSClass == corev1.PodQOSGuaranteed):
 					case has && (!had || was.Cmp(is) != 0):
 						values[string(name)] = is.String()
 					case had && !has && gave(p, list, w.Name, field, name):
@@ -718,10 +727,31 @@ func resize(p *corev1.Pod, spec *corev1.PodSpec, ranges []corev1.LimitRange) (ch
 	body.Spec.Containers = compare(p.Spec.Containers, spec.Containers, "containers")
 	body.Spec.InitContainers = compare(p.Spec.InitContainers, spec.InitContainers, "initContainers")
 	slices.Sort(stays)
-	if len(body.Spec.Containers)+len(body.Spec.InitContainers) == 0 {
-		return nil, stays
+	var whys []string
+	if len(stays) > 0 {
+		whys = append(whys, "its template has no "+strings.Join(stays, ", ")+", and Kubernetes takes none from a pod that runs")
 	}
-	return encoded(body), stays
+	if len(high) > 0 {
+		whys = append(whys, "this Kubernetes lowers no memory limit of a container that runs, as of "+strings.Join(high, ", "))
+	}
+	why = strings.Join(whys, "; ")
+	if len(body.Spec.Containers)+len(body.Spec.InitContainers) == 0 {
+		return nil, why
+	}
+	return encoded(body), why
+}
+
+// lowers says whether a container that runs would get a lower memory limit, and without a restart.
+func lowers(have *corev1.Container, says, added corev1.ResourceList) bool {
+	was, had := have.Resources.Limits[corev1.ResourceMemory]
+	is, has := says[corev1.ResourceMemory]
+	if !has {
+		is, has = added[corev1.ResourceMemory]
+	}
+	restarts := slices.ContainsFunc(have.ResizePolicy, func(r corev1.ContainerResizePolicy) bool {
+		return r.ResourceName == corev1.ResourceMemory && r.RestartPolicy == corev1.RestartContainer
+	})
+	return had && has && was.Cmp(is) > 0 && !restarts
 }
 
 // lacks says whether a pod has a request or a limit that its template has not.

@@ -347,3 +347,63 @@ func TestMemoryLimitsThatStay(t *testing.T) {
 		})
 	}
 }
+
+// Pods that nobody sized here are not changed: those of an autoscaler that only ever recommended, as one that was imported.
+func TestPodsThatWereNeverSized(t *testing.T) {
+	off := func(edit func(*unstructured.Unstructured)) func(*unstructured.Unstructured) {
+		return func(u *unstructured.Unstructured) {
+			_ = unstructured.SetNestedField(u.Object, "Off", "spec", "updatePolicy", "updateMode")
+			u.SetGeneration(1)
+			if edit != nil {
+				edit(u)
+			}
+		}
+	}
+	copied := func(u *unstructured.Unstructured) {
+		u.SetAnnotations(map[string]string{rightsizing.AnnotationImported: "shop/web"})
+	}
+	updated := func(p *corev1.Pod) {
+		p.Annotations = map[string]string{"vpaUpdates": "Pod resources updated by statefulset-web: container 0: cpu request"}
+	}
+	for _, c := range []struct {
+		name, reason string
+		autoscaler   func(*unstructured.Unstructured)
+		pod          func(*corev1.Pod)
+		left         bool
+	}{
+		{"a copy", "the Kubernetes VPA says on pods what it sized, by the same name", off(copied), updated, true},
+		{"one that a person made", "it was never turned on", off(nil), func(*corev1.Pod) {}, true},
+		{"one that was turned on", "its specification was changed", off(func(u *unstructured.Unstructured) { u.SetGeneration(2) }), func(*corev1.Pod) {}, false},
+		{"a copy that was turned on", "the same", off(func(u *unstructured.Unstructured) { copied(u); u.SetGeneration(3) }), updated, false},
+		{"one that changed pods", "its status says so", off(func(u *unstructured.Unstructured) {
+			_ = unstructured.SetNestedField(u.Object, "2026-03-01T09:00:00Z", "status", "application", "lastChange")
+		}), func(*corev1.Pod) {}, false},
+		{"one that is on", "it sizes", nil, func(*corev1.Pod) {}, false},
+		{"one that was made anew", "our webhook sized the pod by the one before it", off(nil), updated, false},
+		{"a copy that was made anew", "our updater resized the pod by the one before it", off(copied), func(p *corev1.Pod) {
+			p.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: resizer, Operation: metav1.ManagedFieldsOperationUpdate, APIVersion: "v1", Subresource: "resize", FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1("{}")}}
+		}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := newFlock(t)
+			f.add(&appsv1.StatefulSet{ObjectMeta: controlled("web", "web", "", ""), Spec: appsv1.StatefulSetSpec{Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}, Template: corev1.PodTemplateSpec{Spec: spec("cpu=1", "")}}})
+			p := &corev1.Pod{ObjectMeta: controlled("web-pod", "web", "StatefulSet", "web"), Spec: spec("cpu=500m", ""), Status: corev1.PodStatus{Phase: corev1.PodRunning}}
+			c.pod(p)
+			f.add(p)
+			f.autoscaler("StatefulSet", "web", c.autoscaler)
+			out, _, _, err := f.revert(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := map[bool]string{true: "500m/", false: "1/"}[c.left]
+			if has := f.has("web-pod"); has != want || len(out.Left) == 1 != c.left || len(out.Restart) != 0 {
+				t.Errorf("%s: it has %s, want %s; %+v", c.reason, has, want, out)
+			}
+		})
+	}
+	f := newFlock(t)
+	f.autoscaler("Rollout", "shown", off(copied))
+	if out, _, _, err := f.revert(t.Context()); err != nil || len(out.Restart) != 0 || out.Left["shop/Rollout/shown"] == "" {
+		t.Errorf("a copy for a kind that is not known: %+v, %v", out, err)
+	}
+}

@@ -173,7 +173,11 @@ func (out *Outcome) takingBack(kept map[string][]string) {
 // takeBack asks the pods of a workload for what their template says, and says whether all of them have it.
 func (c *Controller) takeBack(ctx context.Context, key string, at *metav1.ObjectMeta, p *parting, now time.Time) (done bool, err error) {
 	v := &reverter{RevertDeps: RevertDeps{Now: c.deps.Now, Elsewhere: c.elsewhere}, kube: c.kube, dynamic: c.dynamic}
-	a, err := v.askIn(ctx, nil, key)
+	h, err := v.one(ctx, key)
+	if err != nil {
+		return false, err
+	}
+	a, err := v.ask(ctx, h, key)
 	if err != nil {
 		return false, err
 	}

@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/admission-controller/resource/pod/patch"
+	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -209,6 +210,7 @@ type subject struct {
 	key, namespace string
 	autoscalers    []*unstructured.Unstructured // of it, that were chosen
 	left           string                       // why its pods are left as they are
+	unsure         bool                         // unless one of them says that it was sized
 	reached        bool                         // its pods were asked; err says why not
 	err, targets   error                        // targets: of giving those of its HorizontalPodAutoscalers back
 }
@@ -227,20 +229,38 @@ func subjects(chosen []unstructured.Unstructured) (out []*subject) {
 		s.autoscalers = append(s.autoscalers, a)
 	}
 	for _, s := range out {
-		s.left = s.never()
+		s.left, s.unsure = s.never()
 	}
 	slices.SortStableFunc(out, func(a, b *subject) int { return strings.Compare(a.namespace, b.namespace) })
 	return out
 }
 
-// never says why none of its autoscalers has ever sized its pods; empty is that one may have.
-func (s *subject) never() (why string) {
+// never says why none of its autoscalers has ever sized its pods; empty is that one may have. It is unsure of one that is as it was made: there may
+// have been another one of its name before, of which only pods can tell.
+func (s *subject) never() (why string, unsure bool) {
 	for _, a := range s.autoscalers {
-		if a.GetLabels()[rightsizing.LabelPolicy] == "" || a.GetAnnotations()[rightsizing.AnnotationSized] != "" {
-			return ""
+		changed, _, _ := unstructured.NestedString(a.Object, "status", "application", "lastChange")
+		switch made := a.GetLabels()[rightsizing.LabelPolicy] != ""; {
+		case made && a.GetAnnotations()[rightsizing.AnnotationSized] == "":
+			why = "no policy ever sized them"
+		case !made && modeOf(a) == string(vpav1.UpdateModeOff) && a.GetGeneration() <= 1 && changed == "":
+			why, unsure = "its autoscaler only ever recommended", true
+		default:
+			return "", false
 		}
 	}
-	return "no policy ever sized them"
+	return why, unsure
+}
+
+// touched says whether a pod was sized by us: the API server keeps who resized it, and the webhook says on it by which autoscaler it was. The
+// Kubernetes VPA's says the same of one that has the name of its copy.
+func (s *subject) touched(p *corev1.Pod) bool {
+	if slices.ContainsFunc(p.ManagedFields, func(m metav1.ManagedFieldsEntry) bool { return m.Subresource == "resize" && m.Manager == resizer }) {
+		return true
+	}
+	return slices.ContainsFunc(s.autoscalers, func(a *unstructured.Unstructured) bool {
+		return a.GetAnnotations()[rightsizing.AnnotationImported] == "" && strings.Contains(p.Annotations[patch.ResourceUpdatesAnnotation], " updated by "+a.GetName()+": ")
+	})
 }
 
 // few are so many workloads of a namespace that each is read by itself. Of more, all there is in the namespace is read at once: those whose pods
@@ -268,7 +288,7 @@ func (v *reverter) round(ctx context.Context, all []*subject, following map[stri
 func (v *reverter) namespace(ctx context.Context, all []*subject, following map[string][]types.NamespacedName, out *Reverted) error {
 	open := 0
 	for _, s := range all {
-		if s.left == "" {
+		if s.open() {
 			open++
 		}
 	}
@@ -283,9 +303,7 @@ func (v *reverter) namespace(ctx context.Context, all []*subject, following map[
 		if s.reached = ctx.Err() == nil; !s.reached {
 			return nil
 		}
-		if s.asked, s.err = (asked{}), nil; s.left == "" {
-			s.asked, s.err = v.askIn(ctx, h, s.key)
-		}
+		s.err = v.reach(ctx, h, s)
 		if n := len(s.told); n > 0 {
 			v.Say("%s: %d of its pods are being resized", s.key, n)
 		}
@@ -294,6 +312,28 @@ func (v *reverter) namespace(ctx context.Context, all []*subject, following map[
 		}
 	}
 	return nil
+}
+
+// open says whether its pods are looked at.
+func (s *subject) open() bool { return s.left == "" || s.unsure }
+
+// reach asks the pods of a workload, which is read by itself without a herd.
+func (v *reverter) reach(ctx context.Context, h *herd, s *subject) (err error) {
+	if s.asked = (asked{}); !s.open() {
+		return nil
+	}
+	if h == nil {
+		if h, err = v.one(ctx, s.key); err != nil {
+			return err
+		}
+	}
+	if s.unsure && slices.ContainsFunc(h.of(s.key), s.touched) {
+		s.left, s.unsure = "", false
+	}
+	if s.left == "" {
+		s.asked, err = v.ask(ctx, h, s.key)
+	}
+	return err
 }
 
 // tell says what became of a workload.
@@ -434,17 +474,6 @@ func (c *Controller) elsewhere(kind, namespace, name string, objects ...metav1.O
 	return "", nil
 }
 
-// askIn asks the pods of a workload, which is read by itself without a herd.
-func (v *reverter) askIn(ctx context.Context, h *herd, key string) (asked, error) {
-	if h == nil {
-		var err error
-		if h, err = v.one(ctx, key); err != nil {
-			return asked{}, err
-		}
-	}
-	return v.ask(ctx, h, key)
-}
-
 // ask asks each pod of a workload for what its template says.
 func (v *reverter) ask(ctx context.Context, h *herd, key string) (a asked, err error) {
 	namespace, kind, name := split(key)
@@ -456,34 +485,29 @@ func (v *reverter) ask(ctx context.Context, h *herd, key string) (a asked, err e
 	case t == nil:
 		return a, nil // gone, or a CronJob: its next pods are as its template says
 	}
-	owners := slices.Sorted(maps.Keys(t.specs))
+	pods := h.of(key)
 	if v.Elsewhere != nil {
 		objects := []metav1.Object{&t.object}
-		for _, owner := range owners {
-			for i := range h.pods[owner] {
-				objects = append(objects, &h.pods[owner][i])
-			}
+		for _, p := range pods {
+			objects = append(objects, p)
 		}
 		if a.elsewhere, err = v.Elsewhere(kind, namespace, name, objects...); err != nil || a.elsewhere != "" {
 			return a, err
 		}
 	}
-	for _, owner := range owners {
-		spec := t.specs[owner]
-		for i := range h.pods[owner] {
-			p := &h.pods[owner][i]
-			if p.DeletionTimestamp != nil || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
-				continue
-			}
-			if !h.looked && lacks(p, spec) {
-				if h.ranges, err = v.ranges(ctx, namespace); err != nil {
-					return a, err
-				}
-				h.looked = true
-			}
-			if err := v.askPod(ctx, p, spec, h.ranges, &a); err != nil {
+	for _, p := range pods {
+		spec := t.specs[metav1.GetControllerOf(p).UID]
+		if p.DeletionTimestamp != nil || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+			continue
+		}
+		if !h.looked && lacks(p, spec) {
+			if h.ranges, err = v.ranges(ctx, namespace); err != nil {
 				return a, err
 			}
+			h.looked = true
+		}
+		if err := v.askPod(ctx, p, spec, h.ranges, &a); err != nil {
+			return a, err
 		}
 	}
 	return a, nil
@@ -885,6 +909,21 @@ func (h *herd) pod(p *corev1.Pod) {
 	}
 }
 
+// of are the pods of a workload.
+func (h *herd) of(key string) (out []*corev1.Pod) {
+	_, kind, name := split(key)
+	t := h.templates[kind+"/"+name]
+	if t == nil {
+		return nil
+	}
+	for _, controller := range slices.Sorted(maps.Keys(t.specs)) {
+		for i := range h.pods[controller] {
+			out = append(out, &h.pods[controller][i])
+		}
+	}
+	return out
+}
+
 // light is what of a pod is decided on: thousands of them are kept at once.
 func light(p *corev1.Pod) corev1.Pod {
 	out := corev1.Pod{ObjectMeta: p.ObjectMeta, Spec: *lightSpec(&p.Spec), Status: corev1.PodStatus{Phase: p.Status.Phase, QOSClass: p.Status.QOSClass, Conditions: p.Status.Conditions}}
@@ -961,7 +1000,7 @@ func (v *reverter) whole(ctx context.Context, of []*subject) (*herd, error) {
 	namespace, h, apps, all := of[0].namespace, newHerd(), v.kube.AppsV1(), metav1.ListOptions{}
 	kinds, wanted := map[string]bool{}, map[string]bool{}
 	for _, s := range of {
-		if s.left == "" {
+		if s.open() {
 			_, kind, name := split(s.key)
 			kinds[kind], wanted[kind+"/"+name] = true, true
 		}

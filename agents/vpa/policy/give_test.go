@@ -407,3 +407,33 @@ func TestPodsThatWereNeverSized(t *testing.T) {
 		t.Errorf("a copy for a kind that is not known: %+v, %v", out, err)
 	}
 }
+
+func TestApplied(t *testing.T) {
+	for _, c := range []struct {
+		name, reason      string
+		spec, status      corev1.PodSpec
+		silent, condition bool
+		want              bool
+	}{
+		{"it has what it was told", "", spec("cpu=1,memory=1Gi", "memory=1Gi"), spec("cpu=1000m,memory=1024Mi", "memory=1Gi"), false, false, true},
+		{"an old kubelet", "it does not say what containers have", spec("cpu=1", ""), spec("", ""), true, false, true},
+		{"another request", "", spec("cpu=1", ""), spec("cpu=500m", ""), false, false, false},
+		{"another limit", "", spec("cpu=1", "memory=1Gi"), spec("cpu=1", "memory=2Gi"), false, false, false},
+		{"a limit that went", "it has it still", spec("cpu=1", ""), spec("cpu=1", "cpu=1"), false, false, false},
+		{"a device", "no resize changes it, and a kubelet may leave it out", spec("cpu=1,nvidia.com/gpu=1", "nvidia.com/gpu=1"), spec("cpu=1", ""), false, false, true},
+		{"it is not through with it", "", spec("cpu=1", ""), spec("cpu=1", ""), false, true, false},
+	} {
+		p := &corev1.Pod{Spec: c.spec}
+		status := corev1.ContainerStatus{Name: "main"}
+		if !c.silent {
+			status.Resources = &c.status.Containers[0].Resources
+		}
+		p.Status.ContainerStatuses = []corev1.ContainerStatus{status}
+		if c.condition {
+			p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodResizeInProgress, Status: corev1.ConditionTrue}}
+		}
+		if got := applied(p); got != c.want {
+			t.Errorf("%s: %t; %s", c.name, got, c.reason)
+		}
+	}
+}

@@ -12,7 +12,6 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -665,7 +664,7 @@ func applied(p *corev1.Pod) bool {
 			if s.Name != c.Name || s.Resources == nil {
 				continue
 			}
-			if !apiequality.Semantic.DeepEqual(s.Resources.Requests, c.Resources.Requests) || !apiequality.Semantic.DeepEqual(s.Resources.Limits, c.Resources.Limits) {
+			if !alike(s.Resources.Requests, c.Resources.Requests) || !alike(s.Resources.Limits, c.Resources.Limits) {
 				return false
 			}
 		}
@@ -676,6 +675,15 @@ func applied(p *corev1.Pod) bool {
 		}
 	}
 	return true
+}
+
+// alike compares what can be resized. Of the rest, as of devices, the kubelet may say nothing.
+func alike(a, b corev1.ResourceList) bool {
+	return !slices.ContainsFunc([]corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory}, func(name corev1.ResourceName) bool {
+		is, has := a[name]
+		want, wanted := b[name]
+		return has != wanted || is.Cmp(want) != 0
+	})
 }
 
 func infeasible(p *corev1.Pod) string {

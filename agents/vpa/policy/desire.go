@@ -138,25 +138,26 @@ func Desire(in Input) Outcome {
 			out.Stop = append(out.Stop, types.NamespacedName{Namespace: e.Namespace, Name: e.Name})
 		}
 	}
-	out.letGo(in.Existing, func(e Existing, name types.NamespacedName) bool { return kept[name] || held[e.Policy] }, t.own)
+	out.letGo(in.Existing, func(e Existing, name types.NamespacedName) bool { return kept[name] || held[e.Policy] }, t)
 	return out
 }
 
 // there is what autoscalers that are there say.
 type there struct {
-	own             map[string]bool   // workloads, by key, for which somebody made one
+	own, sizes      map[string]bool   // workloads, by key, for which somebody made one, and one that is on
 	made            map[string]string // which policy made one of a workload, by its key
 	reverted, sized map[string]bool   // by NAMESPACE/NAME
 }
 
 func whatIsThere(existing []Existing) there {
-	t := there{own: map[string]bool{}, made: map[string]string{}, reverted: map[string]bool{}, sized: map[string]bool{}}
+	t := there{own: map[string]bool{}, sizes: map[string]bool{}, made: map[string]string{}, reverted: map[string]bool{}, sized: map[string]bool{}}
 	for _, e := range existing {
 		switch kind, name, _ := strings.Cut(e.Target, "/"); {
 		case e.Policy == "" && e.Imported && e.Off:
 			// A copy that nobody turned on wants nothing yet: a policy that selects its workload is how it may be handed over.
 		case e.Policy == "":
-			t.own[kind+"/"+e.Namespace+"/"+name] = true
+			key := kind + "/" + e.Namespace + "/" + name
+			t.own[key], t.sizes[key] = true, t.sizes[key] || !e.Off
 		case e.Name == Name(kind, name):
 			t.made[kind+"/"+e.Namespace+"/"+name] = e.Policy
 		}
@@ -190,13 +191,13 @@ func (out *Outcome) understand(in Input) ([]rightsizing.Policy, []*choice) {
 }
 
 // letGo decides about autoscalers of policies that have no reason any more: all but those that stay.
-func (out *Outcome) letGo(existing []Existing, stays func(Existing, types.NamespacedName) bool, own map[string]bool) {
+func (out *Outcome) letGo(existing []Existing, stays func(Existing, types.NamespacedName) bool, t there) {
 	for _, e := range existing {
 		name := types.NamespacedName{Namespace: e.Namespace, Name: e.Name}
 		if e.Policy == "" || stays(e, name) {
 			continue
 		}
-		if kind, target, _ := strings.Cut(e.Target, "/"); !e.Sized || own[kind+"/"+e.Namespace+"/"+target] { // a person's autoscaler sizes its pods from here on
+		if kind, target, _ := strings.Cut(e.Target, "/"); !e.Sized || t.sizes[kind+"/"+e.Namespace+"/"+target] { // a person's autoscaler sizes its pods from here on
 			out.Delete = append(out.Delete, name)
 			continue
 		}

@@ -149,6 +149,13 @@ func TestWhichPolicyHolds(t *testing.T) {
 				{Namespace: "a", Name: "statefulset-db", Policy: "q", Target: "StatefulSet/db", Sized: true},
 			}
 		}, want: []string{"a/statefulset-db=p:InPlace"}, delete: []string{"a/deployment-web"}},
+		{name: "a person's that only recommends has not taken over: pods are given back", edit: func(in *Input) {
+			in.Policies = []rightsizing.Policy{policyOf("p", 0, func(s *rightsizing.PolicySpec) { s.Kinds = []string{"StatefulSet", "Deployment"} })}
+			in.Existing = []Existing{
+				{Namespace: "a", Name: "deployment-web", Policy: "p", Target: "Deployment/web", Sized: true}, {Namespace: "a", Name: "mine", Target: "Deployment/web", Off: true},
+				{Namespace: "a", Name: "statefulset-db", Policy: "p", Target: "StatefulSet/db", Sized: true}, {Namespace: "a", Name: "other", Target: "StatefulSet/db", Off: true}, {Namespace: "a", Name: "on", Target: "StatefulSet/db"},
+			}
+		}, delete: []string{"a/statefulset-db"}, leave: []string{"a/deployment-web"}},
 		{name: "a policy that cannot be understood changes nothing, and nobody takes over by its mistake", edit: func(in *Input) {
 			in.Policies = []rightsizing.Policy{
 				policyOf("bad", 9, func(s *rightsizing.PolicySpec) {

@@ -67,9 +67,10 @@ type Outcome struct {
 	// Autoscalers that policies make.
 	Autoscalers []Autoscaler
 	// Delete are those of policies that have no reason any more, and whose pods nobody sized. Leave are the others of them: their pods are given
-	// back first what their templates request. TakeBack are those that are only recommended for now: the same, and they stay.
+	// back first what their templates request. TakeBack are those that are only recommended for now, or reverted: the same, and they stay.
 	Delete, Leave, TakeBack []types.NamespacedName
-	// Stop are those of policies that are paused and cannot be understood: they are switched off, and nothing else of them is changed.
+	// Stop are those of policies that are paused and cannot be understood, and reverted ones without a policy: they are switched off, and nothing else
+	// of them is changed.
 	Stop []types.NamespacedName
 	// Status of the policies, by name.
 	Status map[string]rightsizing.PolicyStatus
@@ -138,6 +139,9 @@ func Desire(in Input) Outcome {
 			out.Stop = append(out.Stop, types.NamespacedName{Namespace: e.Namespace, Name: e.Name})
 		}
 	}
+	for i := range workloads {
+		t.workloads[workloads[i].key()] = true
+	}
 	out.letGo(in.Existing, func(e Existing, name types.NamespacedName) bool { return kept[name] || held[e.Policy] }, t)
 	return out
 }
@@ -145,12 +149,13 @@ func Desire(in Input) Outcome {
 // there is what autoscalers that are there say.
 type there struct {
 	own, sizes      map[string]bool   // workloads, by key, for which somebody made one, and one that is on
+	workloads       map[string]bool   // by key
 	made            map[string]string // which policy made one of a workload, by its key
 	reverted, sized map[string]bool   // by NAMESPACE/NAME
 }
 
 func whatIsThere(existing []Existing) there {
-	t := there{own: map[string]bool{}, sizes: map[string]bool{}, made: map[string]string{}, reverted: map[string]bool{}, sized: map[string]bool{}}
+	t := there{own: map[string]bool{}, sizes: map[string]bool{}, workloads: map[string]bool{}, made: map[string]string{}, reverted: map[string]bool{}, sized: map[string]bool{}}
 	for _, e := range existing {
 		switch kind, name, _ := strings.Cut(e.Target, "/"); {
 		case e.Policy == "" && e.Imported && e.Off:
@@ -191,17 +196,30 @@ func (out *Outcome) understand(in Input) ([]rightsizing.Policy, []*choice) {
 }
 
 // letGo decides about autoscalers of policies that have no reason any more: all but those that stay.
-func (out *Outcome) letGo(existing []Existing, stays func(Existing, types.NamespacedName) bool, t there) {
+func (out *Outcome) letGo(existing []Existing, kept func(Existing, types.NamespacedName) bool, t there) {
 	for _, e := range existing {
 		name := types.NamespacedName{Namespace: e.Namespace, Name: e.Name}
-		if e.Policy == "" || stays(e, name) {
+		if e.Policy == "" || kept(e, name) {
 			continue
 		}
-		if kind, target, _ := strings.Cut(e.Target, "/"); !e.Sized || t.sizes[kind+"/"+e.Namespace+"/"+target] { // a person's autoscaler sizes its pods from here on
+		kind, target, _ := strings.Cut(e.Target, "/")
+		key := kind + "/" + e.Namespace + "/" + target
+		// Its workload is left alone until somebody takes the mark from it, and there is nothing else to keep that on.
+		stays := e.Reverted && t.workloads[key] && !t.sizes[key]
+		if stays && !e.Off {
+			out.Stop = append(out.Stop, name)
+		}
+		switch {
+		case stays && !e.Sized:
+			continue
+		case stays:
+			out.TakeBack = append(out.TakeBack, name)
+		case !e.Sized || t.sizes[key]: // a person's autoscaler sizes its pods from here on
 			out.Delete = append(out.Delete, name)
 			continue
+		default:
+			out.Leave = append(out.Leave, name)
 		}
-		out.Leave = append(out.Leave, name)
 		if status, is := out.Status[e.Policy]; is {
 			status.Leaving++
 			out.Status[e.Policy] = status

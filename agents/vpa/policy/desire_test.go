@@ -77,7 +77,8 @@ func TestWhichPolicyHolds(t *testing.T) {
 		edit   func(*Input)
 		want   []string
 		delete []string
-		leave  []string          // first those that go, then those that stay
+		leave  []string // first those that go, then those that stay
+		stop   []string
 		ready  map[string]string // reasons
 	}{
 		{name: "none", edit: func(*Input) {}},
@@ -156,6 +157,17 @@ func TestWhichPolicyHolds(t *testing.T) {
 				{Namespace: "a", Name: "statefulset-db", Policy: "p", Target: "StatefulSet/db", Sized: true}, {Namespace: "a", Name: "other", Target: "StatefulSet/db", Off: true}, {Namespace: "a", Name: "on", Target: "StatefulSet/db"},
 			}
 		}, delete: []string{"a/statefulset-db"}, leave: []string{"a/deployment-web"}},
+		{name: "what was reverted is left alone although its policy goes, until its mark or its workload does", edit: func(in *Input) {
+			in.Existing = []Existing{
+				{Namespace: "a", Name: "deployment-web", Policy: "gone", Target: "Deployment/web", Reverted: true, Sized: true}, {Namespace: "a", Name: "statefulset-db", Policy: "gone", Target: "StatefulSet/db", Reverted: true, Off: true},
+				{Namespace: "a", Name: "deployment-old", Policy: "gone", Target: "Deployment/old", Reverted: true, Sized: true, Off: true},
+				{Namespace: "b", Name: "daemonset-agent", Policy: "gone", Target: "DaemonSet/agent", Reverted: true, Sized: true, Off: true}, {Namespace: "b", Name: "mine", Target: "DaemonSet/agent"},
+			}
+		}, delete: []string{"b/daemonset-agent"}, leave: []string{"a/deployment-old", "a/deployment-web"}, stop: []string{"a/deployment-web"}},
+		{name: "and by the next policy", edit: func(in *Input) {
+			in.Policies = []rightsizing.Policy{policyOf("p", 0, func(s *rightsizing.PolicySpec) { s.Kinds = []string{"Deployment"} })}
+			in.Existing = []Existing{{Namespace: "a", Name: "deployment-web", Policy: "gone", Target: "Deployment/web", Reverted: true, Off: true}}
+		}, want: []string{"a/deployment-web=p:Off"}},
 		{name: "a policy that cannot be understood changes nothing, and nobody takes over by its mistake", edit: func(in *Input) {
 			in.Policies = []rightsizing.Policy{
 				policyOf("bad", 9, func(s *rightsizing.PolicySpec) {
@@ -208,6 +220,13 @@ func TestWhichPolicyHolds(t *testing.T) {
 			if !slices.Equal(leave, c.leave) {
 				t.Errorf("gives back %v, want %v", leave, c.leave)
 			}
+			var stop []string
+			for _, d := range out.Stop {
+				stop = append(stop, d.String())
+			}
+			if !slices.Equal(stop, c.stop) {
+				t.Errorf("switches off %v, want %v", stop, c.stop)
+			}
 			for name, want := range c.ready {
 				if got := out.Status[name].Conditions[0]; got.Reason != want || out.Status[name].ObservedGeneration != 3 || got.Message == "" {
 					t.Errorf("%s: %+v, want %s", name, got, want)
@@ -219,7 +238,7 @@ func TestWhichPolicyHolds(t *testing.T) {
 				rand.Shuffle(len(mixed.Workloads), reflect.Swapper(mixed.Workloads))
 				rand.Shuffle(len(mixed.Policies), reflect.Swapper(mixed.Policies))
 				rand.Shuffle(len(mixed.Existing), reflect.Swapper(mixed.Existing))
-				if other := Desire(mixed); !slices.Equal(made(other), made(out)) || !reflect.DeepEqual(other.Delete, out.Delete) || !reflect.DeepEqual(other.Leave, out.Leave) || !reflect.DeepEqual(other.TakeBack, out.TakeBack) {
+				if other := Desire(mixed); !slices.Equal(made(other), made(out)) || !reflect.DeepEqual(other.Delete, out.Delete) || !reflect.DeepEqual(other.Leave, out.Leave) || !reflect.DeepEqual(other.TakeBack, out.TakeBack) || !reflect.DeepEqual(other.Stop, out.Stop) {
 					t.Fatal("another order, another outcome")
 				}
 			}

@@ -322,11 +322,29 @@ func TestAgainstKubernetes(t *testing.T) {
 		}
 	})
 
-	if err := policies.Delete(ctx, "main", metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	if err := pods.Delete(ctx, "web-c", metav1.DeleteOptions{GracePeriodSeconds: new(int64)}); err != nil { // the one that could not be given back
-		t.Fatal(err)
-	}
+	t.Run("what was reverted is left alone until its mark is gone", func(t *testing.T) {
+		if err := pods.Delete(ctx, "web-c", metav1.DeleteOptions{GracePeriodSeconds: new(int64)}); err != nil { // the one that could not be given back
+			t.Fatal(err)
+		}
+		if err := policies.Delete(ctx, "main", metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		vpatest.Eventually(t, "its pods are looked at when its policy goes", 20*time.Second, func() bool {
+			o := autoscaler()
+			return o != nil && o.GetAnnotations()[rightsizing.AnnotationSized] == ""
+		})
+		write("main", map[string]any{"level": "BalancedSavings"})
+		vpatest.Eventually(t, "a policy of that name comes again", 10*time.Second, func() bool { return status("main").Workloads == 1 })
+		if o := autoscaler(); o == nil || mode() != "Off" || o.GetAnnotations()[rightsizing.AnnotationRevertedBy] != "ana" {
+			t.Fatalf("it is sized by the next policy, and nobody wanted that: %v", o)
+		}
+		if _, err := vpas.Patch(ctx, "deployment-web", types.MergePatchType, []byte(`{"metadata":{"annotations":{"`+rightsizing.AnnotationReverted+`":null}}}`), metav1.PatchOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		vpatest.Eventually(t, "somebody takes the mark away", 10*time.Second, func() bool { return mode() == "InPlace" })
+		if err := policies.Delete(ctx, "main", metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	})
 	vpatest.Eventually(t, "without its policy the autoscaler goes", 20*time.Second, func() bool { return autoscaler() == nil })
 }

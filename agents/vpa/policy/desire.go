@@ -113,10 +113,10 @@ func Desire(in Input) Outcome {
 		}
 		for i, c := range compiled {
 			// Whom a policy that cannot be understood means is not known. It keeps what it made, and is in no other's way.
-			if c.err && t.made[w.key()] != policies[i].Name || !c.err && !c.selects(namespace, w) {
+			if c.err && t.made[w.key()].Policy != policies[i].Name || !c.err && !c.selects(namespace, w) {
 				continue
 			}
-			name := types.NamespacedName{Namespace: w.Object.Namespace, Name: Name(w.Kind, w.Object.Name)}
+			name := t.name(w)
 			kept[name] = true
 			status := out.Status[policies[i].Name]
 			status.Workloads++
@@ -148,14 +148,30 @@ func Desire(in Input) Outcome {
 
 // there is what autoscalers that are there say.
 type there struct {
-	own, sizes      map[string]bool   // workloads, by key, for which somebody made one, and one that is on
-	workloads       map[string]bool   // by key
-	made            map[string]string // which policy made one of a workload, by its key
-	reverted, sized map[string]bool   // by NAMESPACE/NAME
+	own, sizes      map[string]bool     // workloads, by key, for which somebody made one, and one that is on
+	workloads       map[string]bool     // by key
+	made            map[string]Existing // that of a workload, by its key, which a policy made
+	taken           map[string]bool     // names of those that somebody made, as NAMESPACE/NAME
+	reverted, sized map[string]bool     // likewise
 }
 
+// name is that of the autoscaler that a policy makes for a workload: another one where somebody's own has that, as a copy of the Kubernetes VPA's
+// may, and once it has one, that.
+func (t there) name(w Workload) types.NamespacedName {
+	name := types.NamespacedName{Namespace: w.Object.Namespace, Name: Name(w.Kind, w.Object.Name)}
+	if had, is := t.made[w.key()]; is {
+		name.Name = had.Name
+	} else if t.taken[name.String()] {
+		name.Name = otherName + name.Name
+	}
+	return name
+}
+
+// otherName begins another name of an autoscaler. No kind is called so.
+const otherName = "nops-"
+
 func whatIsThere(existing []Existing) there {
-	t := there{own: map[string]bool{}, sizes: map[string]bool{}, workloads: map[string]bool{}, made: map[string]string{}, reverted: map[string]bool{}, sized: map[string]bool{}}
+	t := there{own: map[string]bool{}, sizes: map[string]bool{}, workloads: map[string]bool{}, made: map[string]Existing{}, taken: map[string]bool{}, reverted: map[string]bool{}, sized: map[string]bool{}}
 	for _, e := range existing {
 		switch kind, name, _ := strings.Cut(e.Target, "/"); {
 		case e.Policy == "" && e.Imported && e.Off:
@@ -163,9 +179,13 @@ func whatIsThere(existing []Existing) there {
 		case e.Policy == "":
 			key := kind + "/" + e.Namespace + "/" + name
 			t.own[key], t.sizes[key] = true, t.sizes[key] || !e.Off
-		case e.Name == Name(kind, name):
-			t.made[kind+"/"+e.Namespace+"/"+name] = e.Policy
+		case strings.TrimPrefix(e.Name, otherName) == Name(kind, name):
+			key := kind + "/" + e.Namespace + "/" + name
+			if _, is := t.made[key]; !is || e.Name == Name(kind, name) {
+				t.made[key] = e
+			}
 		}
+		t.taken[e.Namespace+"/"+e.Name] = e.Policy == ""
 		t.reverted[e.Namespace+"/"+e.Name], t.sized[e.Namespace+"/"+e.Name] = e.Reverted, e.Sized
 	}
 	return t
@@ -394,7 +414,7 @@ func text(from map[string]resource.Quantity) map[string]string {
 	return out
 }
 
-// maxName is how long the name of an autoscaler may be: checkpoints append the container's.
+// maxName is how long the name of an autoscaler may be, without otherName: checkpoints append the container's.
 const maxName = 180
 
 // Name is that of the autoscaler for a workload.

@@ -157,6 +157,18 @@ func TestWhichPolicyHolds(t *testing.T) {
 				{Namespace: "a", Name: "statefulset-db", Policy: "p", Target: "StatefulSet/db", Sized: true}, {Namespace: "a", Name: "other", Target: "StatefulSet/db", Off: true}, {Namespace: "a", Name: "on", Target: "StatefulSet/db"},
 			}
 		}, delete: []string{"a/statefulset-db"}, leave: []string{"a/deployment-web"}},
+		{name: "somebody's own that has the name is in no policy's way", edit: func(in *Input) {
+			in.Policies = []rightsizing.Policy{policyOf("p", 0, func(s *rightsizing.PolicySpec) { s.Kinds = []string{"Deployment", "StatefulSet", "DaemonSet"} })}
+			in.Existing = []Existing{
+				{Namespace: "a", Name: "deployment-web", Target: "Deployment/web", Imported: true, Off: true},
+				{Namespace: "a", Name: "statefulset-db", Target: "StatefulSet/db", Imported: true, Off: true}, {Namespace: "a", Name: "nops-statefulset-db", Policy: "p", Target: "StatefulSet/db", Sized: true},
+				{Namespace: "b", Name: "daemonset-agent", Target: "Deployment/other"},
+			}
+		}, want: []string{"a/nops-deployment-web=p:InPlace", "a/nops-statefulset-db=p:InPlace", "b/nops-daemonset-agent=p:InPlace"}},
+		{name: "and when that goes what was made beside it stays", edit: func(in *Input) {
+			in.Policies = []rightsizing.Policy{policyOf("p", 0, func(s *rightsizing.PolicySpec) { s.Kinds = []string{"Deployment"} })}
+			in.Existing = []Existing{{Namespace: "a", Name: "nops-deployment-web", Policy: "p", Target: "Deployment/web", Sized: true}}
+		}, want: []string{"a/nops-deployment-web=p:InPlace"}},
 		{name: "what was reverted is left alone although its policy goes, until its mark or its workload does", edit: func(in *Input) {
 			in.Existing = []Existing{
 				{Namespace: "a", Name: "deployment-web", Policy: "gone", Target: "Deployment/web", Reverted: true, Sized: true}, {Namespace: "a", Name: "statefulset-db", Policy: "gone", Target: "StatefulSet/db", Reverted: true, Off: true},

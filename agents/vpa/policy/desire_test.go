@@ -2,22 +2,25 @@ package policy
 
 import (
 	"encoding/json"
-	"fmt"
 	"math"
 	"math/rand/v2"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/google/go-cmp/cmp"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
+	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
 	"sigs.k8s.io/yaml"
 
+	"github.com/nopsctl/nopsctl/agents/vpa/rules"
 	"github.com/nopsctl/nopsctl/internal/rightsizing"
 )
 
@@ -314,10 +317,10 @@ func TestWhatCannotBeRead(t *testing.T) {
 	}
 }
 
-// A container's mode is upstream's in the autoscaler. In a policy it is a word that YAML leaves as it is, which takes a bare Off for false.
-func TestModeOfContainers(t *testing.T) {
+// A container's bounds and mode are upstream's in the autoscaler. In a policy it is a word that YAML leaves as it is, which takes a bare Off for false.
+func TestContainers(t *testing.T) {
 	var spec rightsizing.PolicySpec
-	if err := yaml.UnmarshalStrict([]byte("level: BalancedSavings\ncontainers:\n- {name: istio-proxy, mode: Ignore}\n- {name: app, mode: Auto}\n- {name: \"*\"}\n"), &spec); err != nil {
+	if err := yaml.UnmarshalStrict([]byte("level: BalancedSavings\ncontainers:\n- {name: istio-proxy, mode: Ignore}\n- {name: app, mode: Auto, min: {cpu: 50m}, max: {cpu: 2, memory: 4Gi}}\n- {name: \"*\", min: {memory: 64Mi}}\n"), &spec); err != nil {
 		t.Fatal(err)
 	}
 	p := policyOf("p", 0, func(s *rightsizing.PolicySpec) { *s = spec })
@@ -325,22 +328,109 @@ func TestModeOfContainers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var got []string
-	for _, one := range c.containers() {
-		one, is := one.(map[string]any)
-		if !is {
-			t.Fatalf("%T", one)
-		}
-		got = append(got, fmt.Sprint(one["containerName"], "=", one["mode"]))
+	want := []any{
+		map[string]any{"containerName": "istio-proxy", "mode": "Off"},
+		map[string]any{"containerName": "app", "minAllowed": map[string]any{"cpu": "50m"}, "maxAllowed": map[string]any{"cpu": "2", "memory": "4Gi"}},
+		map[string]any{"containerName": "*", "minAllowed": map[string]any{"memory": "64Mi"}},
 	}
-	if want := []string{"istio-proxy=Off", "app=<nil>", "*=<nil>"}; !slices.Equal(got, want) {
-		t.Errorf("%v, want %v", got, want)
+	if diff := cmp.Diff(want, c.containers()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 	for _, wrong := range []string{"Off", "false", "ignore"} {
 		p.Spec.Containers[0].Mode = rightsizing.ContainerMode(wrong)
 		if _, err := compile(&p, nil); err == nil || !strings.Contains(err.Error(), wrong) {
 			t.Errorf("mode %s: %v", wrong, err)
 		}
+	}
+}
+
+// filled sets a field, and all that is in it, to what is no default and means something. It says how many values that were.
+func filled(t *testing.T, name string, v reflect.Value) (n int) {
+	t.Helper()
+	switch x := v.Addr().Interface().(type) {
+	case *resource.Quantity:
+		*x = resource.MustParse("123")
+		return 1
+	case *metav1.Duration:
+		x.Duration = 90 * time.Minute
+		return 1
+	case *metav1.LabelSelector:
+		x.MatchLabels = map[string]string{"tier": "front"}
+		return 1
+	}
+	words := map[string]string{
+		"Level": string(rightsizing.MaximumPerformance), "Apply": string(rightsizing.ApplyInPlaceOrRecreate), "LimitsMode": string(rightsizing.LimitsHeadroom), "SingleReplica": string(rightsizing.SingleEvict),
+		"HPARule": string(rightsizing.HPAAlign), "Guard": string(rightsizing.IgnoreJVM), "ContainerMode": string(rightsizing.ContainerIgnore),
+		"Kinds": "Deployment", "Schedule": "0 2 * * *", "TimeZone": "Europe/Berlin", "Name": "main", "key": "cpu",
+	}
+	switch v.Kind() {
+	case reflect.Struct:
+		for i := range v.NumField() {
+			n += filled(t, v.Type().Field(i).Name, v.Field(i))
+		}
+		return n
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		return filled(t, name, v.Elem())
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
+		return filled(t, name, v.Index(0))
+	case reflect.Map:
+		key, value := reflect.New(v.Type().Key()).Elem(), reflect.New(v.Type().Elem()).Elem()
+		n = filled(t, "key", key) + filled(t, name, value)
+		v.Set(reflect.MakeMap(v.Type()))
+		v.SetMapIndex(key, value)
+		return n
+	case reflect.String:
+		word := words[v.Type().Name()]
+		if word == "" {
+			word = words[name]
+		}
+		if word == "" {
+			t.Fatalf("no word is known for %s, a %s", name, v.Type())
+		}
+		v.SetString(word)
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.Int32:
+		v.SetInt(7)
+	default:
+		t.Fatalf("%s is a %s, which nobody knows how to fill", name, v.Type())
+	}
+	return 1
+}
+
+// Whatever a policy says is in what the other parts read: a field that were forgotten would be a promise that nobody keeps.
+func TestEverythingReachesTheOthers(t *testing.T) {
+	var p rightsizing.Policy
+	p.Name = "p"
+	if n := filled(t, "Spec", reflect.ValueOf(&p.Spec).Elem()); n < 35 {
+		t.Fatalf("only %d values are in a specification", n)
+	}
+	c, err := compile(&p, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := workload("Deployment", "a", "web", nil)
+	u := unstructured.Unstructured{Object: c.render(types.NamespacedName{Namespace: "a", Name: "deployment-web"}, w, []string{"cpu"}, []string{"memory"}, false, false)}
+	got, err := rules.Effective(&vpav1.VerticalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{Annotations: u.GetAnnotations()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := rightsizing.Effective{Policy: "p", Level: p.Spec.Level, Paused: true, Align: []string{"cpu"}, Yield: []string{"memory"}, Budget: p.Spec.Budget, Settings: p.Spec.Settings}
+	if diff := cmp.Diff(want, got.Effective); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	// The rest of it says what the policy is for, and is in the autoscaler itself.
+	handled := []string{"Level", "Paused", "Budget", "Settings", "Priority", "DryRun", "NamespaceSelector", "Selector", "Kinds", "Containers"}
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[rightsizing.PolicySpec]()) {
+		if len(f.Index) == 1 && !slices.Contains(handled, f.Name) {
+			t.Errorf("spec.%s is new: who reads it?", f.Name)
+		}
+	}
+	policies, _, _ := unstructured.NestedSlice(u.Object, "spec", "resourcePolicy", "containerPolicies")
+	if diff := cmp.Diff([]any{map[string]any{"containerName": "main", "mode": "Off", "minAllowed": map[string]any{"cpu": "123"}, "maxAllowed": map[string]any{"cpu": "123"}}}, policies); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
@@ -16,7 +17,9 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
 
 	"github.com/nopsctl/nopsctl/agents/internal/agent"
 	"github.com/nopsctl/nopsctl/agents/internal/agenttest"
@@ -123,6 +126,10 @@ func TestAgainstKubernetes(t *testing.T) {
 	}
 	if e, err := rightsizing.EffectiveOf(o.GetAnnotations()); err != nil || e == nil || e.Policy != "main" || e.Level != rightsizing.BalancedSavings {
 		t.Errorf("settings: %+v, %v", e, err)
+	}
+	bounds, _, _ := unstructured.NestedSlice(o.Object, "spec", "resourcePolicy", "containerPolicies")
+	if diff := cmp.Diff([]any{map[string]any{"containerName": "*", "minAllowed": map[string]any{"cpu": "50m"}, "maxAllowed": map[string]any{"memory": "4Gi"}}}, bounds); diff != "" {
+		t.Errorf("bounds (-want +got):\n%s", diff)
 	}
 	// Nothing is written again while nothing changes.
 	version := o.GetResourceVersion()
@@ -347,4 +354,124 @@ func TestAgainstKubernetes(t *testing.T) {
 		}
 	})
 	vpatest.Eventually(t, "without its policy the autoscaler goes", 20*time.Second, func() bool { return autoscaler() == nil })
+}
+
+// The Kubernetes VPA's autoscalers are copied in mode Off, and handed over: to a policy, or to the copy.
+func TestImport(t *testing.T) {
+	c := vpatest.New(t, vpatest.Options{})
+	ctx, cancel := context.WithCancel(t.Context())
+	definitions := c.Dynamic.Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"})
+	ours, theirs := c.Dynamic.Resource(rightsizing.Autoscalers()).Namespace("default"), c.Dynamic.Resource(rightsizing.UpstreamAutoscalers()).Namespace("default")
+	if _, err := policy.Import(ctx, c.As("policy"), "test", nil, true, func(string, ...any) {}); err == nil || !strings.Contains(err.Error(), "nothing to import") {
+		t.Errorf("without the Kubernetes VPA: %v", err)
+	}
+	definition, err := definitions.Get(ctx, rightsizing.Autoscalers().GroupResource().String(), metav1.GetOptions{}) // which is theirs, but for the group
+	if err != nil {
+		t.Fatal(err)
+	}
+	definition.Object["metadata"] = map[string]any{"name": rightsizing.UpstreamAutoscalers().GroupResource().String(), "annotations": map[string]any{"api-approved.kubernetes.io": "unapproved"}}
+	delete(definition.Object, "status")
+	if err := unstructured.SetNestedField(definition.Object, rightsizing.UpstreamGroup, "spec", "group"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := definitions.Create(ctx, definition, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	create := func(in dynamic.ResourceInterface, group, name string, annotations map[string]string, spec map[string]any) {
+		t.Helper()
+		u := &unstructured.Unstructured{Object: map[string]any{"apiVersion": group + "/v1", "kind": "VerticalPodAutoscaler", "metadata": map[string]any{"name": name}, "spec": spec}}
+		u.SetAnnotations(annotations)
+		vpatest.Eventually(t, "made: "+name, 20*time.Second, func() bool {
+			_, err := in.Create(ctx, u.DeepCopy(), metav1.CreateOptions{FieldValidation: "Strict"})
+			return err == nil
+		})
+	}
+	target := func(kind, name string) map[string]any {
+		return map[string]any{"apiVersion": "apps/v1", "kind": kind, "name": name}
+	}
+	bounds := map[string]any{"containerPolicies": []any{map[string]any{"containerName": "*", "minAllowed": map[string]any{"cpu": "50m"}, "controlledValues": "RequestsOnly"}}}
+	const whole = "vpa-post-processor.kubernetes.io/main_integerCPU"
+	create(theirs, rightsizing.UpstreamGroup, "web", map[string]string{whole: "true", "team": "shop"}, map[string]any{
+		"targetRef": target("Deployment", "web"), "updatePolicy": map[string]any{"updateMode": "Initial", "minReplicas": int64(3)}, "resourcePolicy": bounds, "recommenders": []any{map[string]any{"name": "theirs"}},
+	})
+	create(theirs, rightsizing.UpstreamGroup, "statefulset-db", nil, map[string]any{"targetRef": target("StatefulSet", "db")}) // the name of a policy's
+	create(theirs, rightsizing.UpstreamGroup, "taken", nil, map[string]any{"targetRef": target("Deployment", "other")})
+	create(theirs, rightsizing.UpstreamGroup, "later", nil, map[string]any{"targetRef": target("Deployment", "later"), "updatePolicy": map[string]any{"updateMode": "Recreate"}})
+	create(ours, rightsizing.Group, "taken", nil, map[string]any{"targetRef": target("Deployment", "mine"), "updatePolicy": map[string]any{"updateMode": "InPlace"}})
+	get := func(name string) *unstructured.Unstructured {
+		u, err := ours.Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return &unstructured.Unstructured{}
+		}
+		return u
+	}
+	mode := func(name string) string {
+		text, _, _ := unstructured.NestedString(get(name).Object, "spec", "updatePolicy", "updateMode")
+		return text
+	}
+
+	var said []string
+	say := func(format string, args ...any) { said = append(said, fmt.Sprintf(format, args...)) }
+	done, err := policy.Import(ctx, c.As("policy"), "test", []string{"default/web", "default/statefulset-db", "default/taken"}, false, say)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(policy.Imported{Copied: []string{"default/statefulset-db", "default/web"}, There: []string{"default/taken"}}, done); diff != "" || len(said) != 3 {
+		t.Errorf("(-want +got):\n%s\n%q", diff, said)
+	}
+	for name, want := range map[string]map[string]any{
+		"web":            {"targetRef": target("Deployment", "web"), "updatePolicy": map[string]any{"updateMode": "Off", "minReplicas": int64(3)}, "resourcePolicy": bounds},
+		"statefulset-db": {"targetRef": target("StatefulSet", "db"), "updatePolicy": map[string]any{"updateMode": "Off"}},
+		"taken":          {"targetRef": target("Deployment", "mine"), "updatePolicy": map[string]any{"updateMode": "InPlace"}},
+		"later":          nil,
+	} {
+		spec, _, _ := unstructured.NestedMap(get(name).Object, "spec")
+		if diff := cmp.Diff(want, spec); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+	if diff := cmp.Diff(map[string]string{rightsizing.AnnotationImported: "default/web", whole: "true"}, get("web").GetAnnotations()); diff != "" || len(get("web").GetLabels()) != 0 {
+		t.Errorf("annotations (-want +got):\n%s\nlabels %v", diff, get("web").GetLabels())
+	}
+	if done, err = policy.Import(ctx, c.As("policy"), "test", nil, true, say); err != nil || len(done.Copied) != 1 || len(done.There) != 3 || mode("later") != "Off" {
+		t.Errorf("all, a second time: %+v, %v; later is in mode %q", done, err, mode("later"))
+	}
+	if _, err := policy.Import(ctx, c.As("policy"), "test", []string{"default/nobody"}, false, say); err == nil || !strings.Contains(err.Error(), "default/nobody") {
+		t.Errorf("one that is not there: %v", err)
+	}
+
+	labels := map[string]string{"app": "web"}
+	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "main", Image: "main"}}}}
+	if _, err := c.Client.AppsV1().Deployments("default").Create(ctx, &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "web"}, Spec: appsv1.DeploymentSpec{Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: template}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Client.AppsV1().StatefulSets("default").Create(ctx, &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "db"}, Spec: appsv1.StatefulSetSpec{Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: template}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	controller, err := policy.New(policy.Deps{
+		Kube: c.As("policy"), Who: agent.Identity{Component: "vpa-policy", Namespace: agenttest.Namespace, Release: agenttest.Release, Version: "test"}, Every: time.Second, Settle: time.Second,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var group sync.WaitGroup
+	group.Go(func() {
+		if err := controller.Run(ctx); err != nil && ctx.Err() == nil {
+			t.Error(err)
+		}
+	})
+	defer group.Wait()
+	defer cancel()
+	everything := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "vpa.nops.io/v1alpha1", "kind": "RightsizingPolicy", "metadata": map[string]any{"name": "everything"}, "spec": map[string]any{"level": "BalancedSavings"}}}
+	if _, err := c.Dynamic.Resource(rightsizing.Policies()).Create(ctx, everything, metav1.CreateOptions{FieldValidation: "Strict"}); err != nil {
+		t.Fatal(err)
+	}
+	vpatest.Eventually(t, "a policy takes over, beside the copies", 30*time.Second, func() bool { return mode("deployment-web") == "InPlace" && mode("nops-statefulset-db") == "InPlace" })
+	if web, db := mode("web"), mode("statefulset-db"); web != "Off" || db != "Off" {
+		t.Errorf("the copies are in mode %s and %s", web, db)
+	}
+	if _, err := ours.Patch(ctx, "web", types.MergePatchType, []byte(`{"spec":{"updatePolicy":{"updateMode":"InPlace"}}}`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	vpatest.Eventually(t, "a copy takes over from it once it is turned on", 20*time.Second, func() bool { return mode("deployment-web") == "" && mode("web") == "InPlace" })
 }

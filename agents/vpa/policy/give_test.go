@@ -187,6 +187,16 @@ func TestManyAreReverted(t *testing.T) {
 			t.Errorf("w%02d has %s", i, has)
 		}
 	}
+	f.autoscaler("ReplicationController", "old", nil)
+	f.kube.PrependReactor("list", "replicationcontrollers", func(ktesting.Action) (bool, runtime.Object, error) {
+		return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: "replicationcontrollers"}, "", nil)
+	})
+	if out, _, _, err = f.revert(t.Context()); err == nil || !strings.Contains(err.Error(), "list each ReplicationController") || !strings.Contains(err.Error(), "1 of 61 workloads") || out.Pods != many {
+		t.Errorf("where one kind cannot be read: %+v, %v", out, err)
+	}
+	if err := f.dynamic.Tracker().Delete(rightsizing.Autoscalers(), "shop", Name("ReplicationController", "old")); err != nil {
+		t.Fatal(err)
+	}
 	if _, resized, others, err = f.revert(t.Context()); err != nil || resized != 0 || others > 10 {
 		t.Errorf("once more: %d were resized, %d other requests, %v", resized, others, err)
 	}

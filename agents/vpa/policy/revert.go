@@ -150,7 +150,9 @@ func (v *reverter) run(ctx context.Context, r Request) (Reverted, error) {
 	// Who was in the middle of it when autoscalers were marked may have sized pods that had been looked at.
 	if rest := min(marked.Add(v.Settle).Sub(v.Now()), v.Settle); rest > 0 && slices.ContainsFunc(all, func(s *subject) bool { return len(s.same)+len(s.told)+s.kept > 0 }) {
 		v.Say("Changes that are under way are waited for (%s), and all of it is looked at once more.", rest.Round(time.Second))
-		if agent.Sleep(ctx, rest) == nil {
+		if err := agent.Sleep(ctx, rest); err != nil {
+			errs = append(errs, fmt.Errorf("pods were not looked at once more: %w; run it again", err))
+		} else {
 			errs = v.round(ctx, all, following, &out)
 		}
 	}
@@ -292,15 +294,23 @@ func (v *reverter) namespace(ctx context.Context, all []*subject, following map[
 		}
 	}
 	var h *herd
+	var unread map[string]error
 	if open > few {
 		var err error
-		if h, err = v.whole(ctx, all); err != nil {
+		if h, unread, err = v.whole(ctx, all); err != nil {
 			return fmt.Errorf("namespace %s: %w", all[0].namespace, err)
 		}
 	}
+	var errs []error
+	for _, kind := range slices.Sorted(maps.Keys(unread)) {
+		errs = append(errs, fmt.Errorf("namespace %s: list each %s: %w", all[0].namespace, kind, unread[kind]))
+	}
 	for _, s := range all {
+		if _, kind, _ := split(s.key); unread[kind] != nil {
+			continue
+		}
 		if s.reached = ctx.Err() == nil; !s.reached {
-			return nil
+			break
 		}
 		s.err = v.reach(ctx, h, s)
 		if n := len(s.told); n > 0 {
@@ -310,7 +320,7 @@ func (v *reverter) namespace(ctx context.Context, all []*subject, following map[
 			s.targets = errors.Join(s.targets, v.restore(ctx, s.key, following, out))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // open says whether its pods are looked at.
@@ -374,8 +384,9 @@ func (v *reverter) following(ctx context.Context) (map[string][]types.Namespaced
 	return out, nil
 }
 
-// restore gives the HorizontalPodAutoscalers of a workload their own targets back, once. That comes after its pods. Where pods keep their small requests until they are replaced, it is all the same:
-// a target that is too high then would scale their successors in, and nobody would be left to see it.
+// restore gives the HorizontalPodAutoscalers of a workload their own targets back, once. That comes after its pods. Where pods keep their small
+// requests until they are replaced, it is all the same: a target that is too high then would scale their successors in, and nobody would be left to
+// see it.
 func (v *reverter) restore(ctx context.Context, key string, following map[string][]types.NamespacedName, out *Reverted) error {
 	names := following[key]
 	delete(following, key)
@@ -534,7 +545,7 @@ func (v *reverter) askPod(ctx context.Context, p *corev1.Pod, spec *corev1.PodSp
 		case err != nil:
 			return fmt.Errorf("resize pod %s: %w", p.Name, err)
 		case refused == "":
-			a.told = append(a.told, *after)
+			a.told = append(a.told, light(after))
 		}
 	}
 	if refused != "" {
@@ -1003,10 +1014,10 @@ func (v *reverter) one(ctx context.Context, key string) (*herd, error) {
 	return h, v.fill(ctx, h, namespace, metav1.ListOptions{LabelSelector: pods.String()})
 }
 
-// whole reads the workloads of a namespace.
-func (v *reverter) whole(ctx context.Context, of []*subject) (*herd, error) {
+// whole reads the workloads of a namespace, and says why it did not those of a kind.
+func (v *reverter) whole(ctx context.Context, of []*subject) (*herd, map[string]error, error) {
 	namespace, h, apps, all := of[0].namespace, newHerd(), v.kube.AppsV1(), metav1.ListOptions{}
-	kinds, wanted := map[string]bool{}, map[string]bool{}
+	kinds, wanted, unread := map[string]bool{}, map[string]bool{}, map[string]error{}
 	for _, s := range of {
 		if s.open() {
 			_, kind, name := split(s.key)
@@ -1055,10 +1066,10 @@ func (v *reverter) whole(ctx context.Context, of []*subject) (*herd, error) {
 			})
 		}
 		if err != nil {
-			return nil, fmt.Errorf("list each %s: %w", kind, err)
+			unread[kind] = err
 		}
 	}
-	return h, v.fill(ctx, h, namespace, all)
+	return h, unread, v.fill(ctx, h, namespace, all)
 }
 
 // fill reads the ReplicaSets and the pods of the workloads of a herd.

@@ -102,7 +102,7 @@ func Desire(in Input) Outcome {
 	for i, c := range compiled {
 		held[policies[i].Name], stop[policies[i].Name] = c.err || c.paused(), c.err && c.paused()
 	}
-	t := whatIsThere(in.Existing)
+	t := whatIsThere(in.Existing, in.Workloads)
 	kept := map[types.NamespacedName]bool{}
 	workloads := slices.Clone(in.Workloads)
 	slices.SortFunc(workloads, func(a, b Workload) int { return strings.Compare(a.key(), b.key()) })
@@ -139,9 +139,6 @@ func Desire(in Input) Outcome {
 			out.Stop = append(out.Stop, types.NamespacedName{Namespace: e.Namespace, Name: e.Name})
 		}
 	}
-	for i := range workloads {
-		t.workloads[workloads[i].key()] = true
-	}
 	out.letGo(in.Existing, func(e Existing, name types.NamespacedName) bool { return kept[name] || held[e.Policy] }, t)
 	return out
 }
@@ -170,8 +167,11 @@ func (t there) name(w Workload) types.NamespacedName {
 // otherName begins another name of an autoscaler. No kind is called so.
 const otherName = "nops-"
 
-func whatIsThere(existing []Existing) there {
+func whatIsThere(existing []Existing, workloads []Workload) there {
 	t := there{own: map[string]bool{}, sizes: map[string]bool{}, workloads: map[string]bool{}, made: map[string]Existing{}, taken: map[string]bool{}, reverted: map[string]bool{}, sized: map[string]bool{}}
+	for i := range workloads {
+		t.workloads[workloads[i].key()] = true
+	}
 	for _, e := range existing {
 		switch kind, name, _ := strings.Cut(e.Target, "/"); {
 		case e.Policy == "" && e.Imported && e.Off:

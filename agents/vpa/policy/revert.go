@@ -769,18 +769,22 @@ func resize(p *corev1.Pod, spec *corev1.PodSpec, ranges []corev1.LimitRange, kee
 	body.Spec.Containers = compare(p.Spec.Containers, spec.Containers, "containers")
 	body.Spec.InitContainers = compare(p.Spec.InitContainers, spec.InitContainers, "initContainers")
 	slices.Sort(stays)
-	var whys []string
+	if len(body.Spec.Containers)+len(body.Spec.InitContainers) > 0 {
+		change = encoded(body)
+	}
+	return change, keeping(stays, high)
+}
+
+// keeping says what of a change cannot be, and why; empty: all can.
+func keeping(stays, high []string) string {
+	var why []string
 	if len(stays) > 0 {
-		whys = append(whys, "its template has no "+strings.Join(stays, ", ")+", and Kubernetes takes none from a pod that runs")
+		why = append(why, "its template has no "+strings.Join(stays, ", ")+", and Kubernetes takes none from a pod that runs")
 	}
 	if len(high) > 0 {
-		whys = append(whys, "this Kubernetes lowers no memory limit of a container that runs, as of "+strings.Join(high, ", "))
+		why = append(why, "this Kubernetes lowers no memory limit of a container that runs, as of "+strings.Join(high, ", "))
 	}
-	why = strings.Join(whys, "; ")
-	if len(body.Spec.Containers)+len(body.Spec.InitContainers) == 0 {
-		return nil, why
-	}
-	return encoded(body), why
+	return strings.Join(why, "; ")
 }
 
 // lowers says whether a container that runs would get a lower memory limit, and without a restart.

@@ -176,9 +176,10 @@ func TestWhichPolicyHolds(t *testing.T) {
 			in.Existing = []Existing{
 				{Namespace: "a", Name: "deployment-web", Policy: "gone", Target: "Deployment/web", Reverted: true, Sized: true}, {Namespace: "a", Name: "statefulset-db", Policy: "gone", Target: "StatefulSet/db", Reverted: true, Off: true},
 				{Namespace: "a", Name: "deployment-old", Policy: "gone", Target: "Deployment/old", Reverted: true, Sized: true, Off: true},
+				{Namespace: "a", Name: "cronjob-old", Policy: "gone", Target: "CronJob/old", Reverted: true, Off: true},
 				{Namespace: "b", Name: "daemonset-agent", Policy: "gone", Target: "DaemonSet/agent", Reverted: true, Sized: true, Off: true}, {Namespace: "b", Name: "mine", Target: "DaemonSet/agent"},
 			}
-		}, delete: []string{"b/daemonset-agent"}, leave: []string{"a/deployment-old", "a/deployment-web"}, stop: []string{"a/deployment-web"}},
+		}, delete: []string{"a/cronjob-old", "b/daemonset-agent"}, leave: []string{"a/deployment-old", "a/deployment-web"}, stop: []string{"a/deployment-web"}},
 		{name: "and by the next policy", edit: func(in *Input) {
 			in.Policies = []rightsizing.Policy{policyOf("p", 0, func(s *rightsizing.PolicySpec) { s.Kinds = []string{"Deployment"} })}
 			in.Existing = []Existing{{Namespace: "a", Name: "deployment-web", Policy: "gone", Target: "Deployment/web", Reverted: true, Off: true}}

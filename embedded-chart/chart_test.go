@@ -381,6 +381,9 @@ var changes = map[string][]string{
 	"Role/nops-vpa-admission-controller":        {"create leases", "update leases nops-vpa-admission-controller", "update secrets nops-vpa-certificates"},
 }
 
+// scales follow owners of pods to the top. Those are of kinds that nobody knows beforehand, and each is asked for its replicas: the only wildcard.
+var scales = []string{"ClusterRole/nops-vpa-recommender", "ClusterRole/nops-vpa-updater", "ClusterRole/nops-vpa-admission-controller"}
+
 func rules(t *testing.T, o object) {
 	t.Helper()
 	at := name(o)
@@ -388,8 +391,9 @@ func rules(t *testing.T, o object) {
 		if text(o, "kind") != "Role" && text(o, "kind") != "ClusterRole" {
 			continue // a webhook's
 		}
+		replicas := slices.Contains(scales, at) && fmt.Sprint(list(r, "apiGroups"), list(r, "resources"), list(r, "verbs")) == "[*] [*/scale] [get]"
 		for _, field := range []string{"apiGroups", "resources", "verbs"} {
-			if slices.Contains(list(r, field), any("*")) {
+			if !replicas && slices.ContainsFunc(list(r, field), func(v any) bool { return strings.Contains(fmt.Sprint(v), "*") }) {
 				t.Errorf("%s: wildcard in %s", at, field)
 			}
 		}

@@ -11,60 +11,60 @@
 //
 // ClusterRole nops-vpa-recommender:
 //
-//	| API group          | resources                                                | names | verbs                                   |
-//	|--------------------|----------------------------------------------------------|-------|-----------------------------------------|
-//	| vpa.nops.io        | verticalpodautoscalers                                   |       | get, list, watch                        |
-//	| vpa.nops.io        | verticalpodautoscalers/status                            |       | patch                                   |
-//	| vpa.nops.io        | verticalpodautoscalercheckpoints                         |       | get, list, watch, create, patch, delete |
-//	| autoscaling.k8s.io | verticalpodautoscalers                                   |       | get, list, watch                        |
-//	| eks.amazonaws.com  | resourceoptimizations                                    |       | get, list, watch                        |
-//	| datadoghq.com      | datadogpodautoscalers                                    |       | get, list, watch                        |
-//	| perfectscale.io    | workloadautomationconfigs                                |       | get, list, watch                        |
-//	| autoscaling        | horizontalpodautoscalers                                 |       | get, list, watch                        |
-//	|                    | limitranges, nodes, pods, replicationcontrollers         |       | get, list, watch                        |
-//	|                    | events                                                   |       | get, list, watch                        |
-//	| apps               | daemonsets, deployments, replicasets, statefulsets       |       | get, list, watch                        |
-//	| apps               | deployments/scale, replicasets/scale, statefulsets/scale |       | get                                     |
-//	| batch              | cronjobs, jobs                                           |       | get, list, watch                        |
-//	| metrics.k8s.io     | pods                                                     |       | get, list                               |
-//	|                    | nodes/metrics                                            |       | get                                     |
+//	| API group          | resources                                          | names | verbs                                   |
+//	|--------------------|----------------------------------------------------|-------|-----------------------------------------|
+//	| vpa.nops.io        | verticalpodautoscalers                             |       | get, list, watch                        |
+//	| vpa.nops.io        | verticalpodautoscalers/status                      |       | patch                                   |
+//	| vpa.nops.io        | verticalpodautoscalercheckpoints                   |       | get, list, watch, create, patch, delete |
+//	| autoscaling.k8s.io | verticalpodautoscalers                             |       | get, list, watch                        |
+//	| eks.amazonaws.com  | resourceoptimizations                              |       | get, list, watch                        |
+//	| datadoghq.com      | datadogpodautoscalers                              |       | get, list, watch                        |
+//	| perfectscale.io    | workloadautomationconfigs                          |       | get, list, watch                        |
+//	| autoscaling        | horizontalpodautoscalers                           |       | get, list, watch                        |
+//	|                    | limitranges, nodes, pods, replicationcontrollers   |       | get, list, watch                        |
+//	|                    | events                                             |       | get, list, watch                        |
+//	| apps               | daemonsets, deployments, replicasets, statefulsets |       | get, list, watch                        |
+//	| *                  | */scale                                            |       | get                                     |
+//	| batch              | cronjobs, jobs                                     |       | get, list, watch                        |
+//	| metrics.k8s.io     | pods                                               |       | get, list                               |
+//	|                    | nodes/metrics                                      |       | get                                     |
 //
 // ClusterRole nops-vpa-updater:
 //
-//	| API group          | resources                                                | names | verbs            |
-//	|--------------------|----------------------------------------------------------|-------|------------------|
-//	| vpa.nops.io        | verticalpodautoscalers                                   |       | get, list, watch |
-//	| vpa.nops.io        | verticalpodautoscalers/status                            |       | patch            |
-//	| autoscaling.k8s.io | verticalpodautoscalers                                   |       | get, list, watch |
-//	| eks.amazonaws.com  | resourceoptimizations                                    |       | get, list, watch |
-//	| datadoghq.com      | datadogpodautoscalers                                    |       | get, list, watch |
-//	| perfectscale.io    | workloadautomationconfigs                                |       | get, list, watch |
-//	| autoscaling        | horizontalpodautoscalers                                 |       | get, list, watch |
-//	|                    | limitranges, nodes, pods, replicationcontrollers         |       | get, list, watch |
-//	|                    | resourcequotas                                           |       | get, list, watch |
-//	|                    | pods/resize                                              |       | patch            |
-//	|                    | pods/eviction                                            |       | create           |
-//	|                    | events                                                   |       | create, patch    |
-//	| apps               | daemonsets, deployments, replicasets, statefulsets       |       | get, list, watch |
-//	| apps               | deployments/scale, replicasets/scale, statefulsets/scale |       | get              |
-//	| batch              | cronjobs, jobs                                           |       | get, list, watch |
+//	| API group          | resources                                          | names | verbs            |
+//	|--------------------|----------------------------------------------------|-------|------------------|
+//	| vpa.nops.io        | verticalpodautoscalers                             |       | get, list, watch |
+//	| vpa.nops.io        | verticalpodautoscalers/status                      |       | patch            |
+//	| autoscaling.k8s.io | verticalpodautoscalers                             |       | get, list, watch |
+//	| eks.amazonaws.com  | resourceoptimizations                              |       | get, list, watch |
+//	| datadoghq.com      | datadogpodautoscalers                              |       | get, list, watch |
+//	| perfectscale.io    | workloadautomationconfigs                          |       | get, list, watch |
+//	| autoscaling        | horizontalpodautoscalers                           |       | get, list, watch |
+//	|                    | limitranges, nodes, pods, replicationcontrollers   |       | get, list, watch |
+//	|                    | resourcequotas                                     |       | get, list, watch |
+//	|                    | pods/resize                                        |       | patch            |
+//	|                    | pods/eviction                                      |       | create           |
+//	|                    | events                                             |       | create, patch    |
+//	| apps               | daemonsets, deployments, replicasets, statefulsets |       | get, list, watch |
+//	| *                  | */scale                                            |       | get              |
+//	| batch              | cronjobs, jobs                                     |       | get, list, watch |
 //
 // ClusterRole nops-vpa-admission-controller:
 //
-//	| API group                    | resources                                                | names    | verbs            |
-//	|------------------------------|----------------------------------------------------------|----------|------------------|
-//	| vpa.nops.io                  | verticalpodautoscalers                                   |          | get, list, watch |
-//	| autoscaling.k8s.io           | verticalpodautoscalers                                   |          | get, list, watch |
-//	| eks.amazonaws.com            | resourceoptimizations                                    |          | get, list, watch |
-//	| datadoghq.com                | datadogpodautoscalers                                    |          | get, list, watch |
-//	| perfectscale.io              | workloadautomationconfigs                                |          | get, list, watch |
-//	| autoscaling                  | horizontalpodautoscalers                                 |          | get, list, watch |
-//	|                              | limitranges, nodes, pods, replicationcontrollers         |          | get, list, watch |
-//	|                              | resourcequotas                                           |          | get, list, watch |
-//	| apps                         | daemonsets, deployments, replicasets, statefulsets       |          | get, list, watch |
-//	| apps                         | deployments/scale, replicasets/scale, statefulsets/scale |          | get              |
-//	| batch                        | cronjobs, jobs                                           |          | get, list, watch |
-//	| admissionregistration.k8s.io | mutatingwebhookconfigurations                            | nops-vpa | get, patch       |
+//	| API group                    | resources                                          | names    | verbs            |
+//	|------------------------------|----------------------------------------------------|----------|------------------|
+//	| vpa.nops.io                  | verticalpodautoscalers                             |          | get, list, watch |
+//	| autoscaling.k8s.io           | verticalpodautoscalers                             |          | get, list, watch |
+//	| eks.amazonaws.com            | resourceoptimizations                              |          | get, list, watch |
+//	| datadoghq.com                | datadogpodautoscalers                              |          | get, list, watch |
+//	| perfectscale.io              | workloadautomationconfigs                          |          | get, list, watch |
+//	| autoscaling                  | horizontalpodautoscalers                           |          | get, list, watch |
+//	|                              | limitranges, nodes, pods, replicationcontrollers   |          | get, list, watch |
+//	|                              | resourcequotas                                     |          | get, list, watch |
+//	| apps                         | daemonsets, deployments, replicasets, statefulsets |          | get, list, watch |
+//	| *                            | */scale                                            |          | get              |
+//	| batch                        | cronjobs, jobs                                     |          | get, list, watch |
+//	| admissionregistration.k8s.io | mutatingwebhookconfigurations                      | nops-vpa | get, patch       |
 //
 // ClusterRole nops-vpa-policy:
 //

@@ -193,6 +193,7 @@ func TestEveryRuleFinds(t *testing.T) {
 		{"rule/plain-credential", planted("", "args: [--api-key=abcdefgh, --api-key-file=/x, --password=$(P)]"), "Deployment/a/c: argument --api-key", nil},
 		{"rule/plain-credential", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {x: 'password: hunter22', y: 'password_file: /a/b'}\n", "ConfigMap/a: key x", nil},
 		{"rule/rbac-wildcard", role("Role", "{apiGroups: [apps], resources: ['*'], verbs: [get]}"), "Role/a: a wildcard: apps/*: get", nil},
+		{"rule/rbac-wildcard", role("Role", "{apiGroups: [''], resources: ['*/exec'], verbs: [create]}"), "Role/a: a wildcard: /*/exec: create", nil},
 		{"rule/rbac-takeover", role("Role", "{apiGroups: [''], resources: [pods, pods/exec], verbs: [get, create]}"), "Role/a: pods/exec: get create", nil},
 		{"rule/rbac-takeover", role("ClusterRole", "{apiGroups: [rbac.authorization.k8s.io], resources: [roles], resourceNames: [x], verbs: [bind]}"), "ClusterRole/a: roles: bind", nil},
 		{"rule/rbac-takeover", role("Role", "{apiGroups: [''], resources: [secrets], resourceNames: [x, z], verbs: [get]}"), "Role/a: secrets x z: get", nil},

@@ -21,7 +21,7 @@
 //	| datadoghq.com      | datadogpodautoscalers                              |       | get, list, watch                        |
 //	| perfectscale.io    | workloadautomationconfigs                          |       | get, list, watch                        |
 //	| autoscaling        | horizontalpodautoscalers                           |       | get, list, watch                        |
-//	|                    | limitranges, nodes, pods, replicationcontrollers   |       | get, list, watch                        |
+//	|                    | nodes, pods, replicationcontrollers                |       | get, list, watch                        |
 //	|                    | events                                             |       | get, list, watch                        |
 //	| apps               | daemonsets, deployments, replicasets, statefulsets |       | get, list, watch                        |
 //	| *                  | */scale                                            |       | get                                     |
@@ -40,7 +40,7 @@
 //	| datadoghq.com      | datadogpodautoscalers                              |       | get, list, watch |
 //	| perfectscale.io    | workloadautomationconfigs                          |       | get, list, watch |
 //	| autoscaling        | horizontalpodautoscalers                           |       | get, list, watch |
-//	|                    | limitranges, nodes, pods, replicationcontrollers   |       | get, list, watch |
+//	|                    | limitranges, pods, replicationcontrollers          |       | get, list, watch |
 //	|                    | resourcequotas                                     |       | get, list, watch |
 //	|                    | pods/resize                                        |       | patch            |
 //	|                    | pods/eviction                                      |       | create           |
@@ -59,7 +59,7 @@
 //	| datadoghq.com                | datadogpodautoscalers                              |          | get, list, watch |
 //	| perfectscale.io              | workloadautomationconfigs                          |          | get, list, watch |
 //	| autoscaling                  | horizontalpodautoscalers                           |          | get, list, watch |
-//	|                              | limitranges, nodes, pods, replicationcontrollers   |          | get, list, watch |
+//	|                              | limitranges, replicationcontrollers                |          | get, list, watch |
 //	|                              | resourcequotas                                     |          | get, list, watch |
 //	| apps                         | daemonsets, deployments, replicasets, statefulsets |          | get, list, watch |
 //	| *                            | */scale                                            |          | get              |

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -213,6 +214,36 @@ func (a *autoscaler) target() target {
 
 // mode is the update mode; without one it is upstream's default.
 func (a *autoscaler) mode() string { return first(a.Spec.UpdatePolicy.UpdateMode, "Recreate") }
+
+// waits says whether it is a copy of one of the Kubernetes VPA that nobody turned on yet. A policy's autoscaler sizes beside it.
+func (a *autoscaler) waits() bool {
+	return a.Annotations[rightsizing.AnnotationImported] != "" && a.mode() == "Off"
+}
+
+// sizesFirst orders autoscalers of one workload by which of them sizes it: a person's own before a policy's, what waits to be turned on last.
+func sizesFirst(a, b *autoscaler) int {
+	rank := func(it *autoscaler) int {
+		switch {
+		case it.waits():
+			return 2
+		case it.Labels[rightsizing.LabelPolicy] != "":
+			return 1
+		}
+		return 0
+	}
+	return cmp.Compare(rank(a), rank(b))
+}
+
+// sizedBy is the autoscaler that sizes a workload, of each that has any.
+func sizedBy(all []autoscaler) map[target]*autoscaler {
+	by := map[target]*autoscaler{}
+	for i := range all {
+		if t := all[i].target(); by[t] == nil || sizesFirst(&all[i], by[t]) < 0 {
+			by[t] = &all[i]
+		}
+	}
+	return by
+}
 
 func (a *autoscaler) condition(kind string) (vpaCondition, bool) {
 	for _, c := range a.Status.Conditions {

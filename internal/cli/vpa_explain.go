@@ -103,9 +103,10 @@ func (o *vpaFlags) completeWorkloads(several bool) cobra.CompletionFunc {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
 		var names []cobra.Completion
+		by := sizedBy(all)
 		for i := range all {
-			if name := all[i].target().String(); !slices.Contains(args, name) {
-				names = append(names, cobra.CompletionWithDesc(name, all[i].application().State))
+			if t := all[i].target(); by[t] == &all[i] && !slices.Contains(args, t.String()) {
+				names = append(names, cobra.CompletionWithDesc(t.String(), all[i].application().State))
 			}
 		}
 		return names, cobra.ShellCompDirectiveNoFileComp
@@ -150,10 +151,7 @@ func (o *vpaExplainOptions) find(ctx context.Context, a *vpaExplainAnswer) error
 	if len(found) == 0 {
 		return o.unknown(record, names)
 	}
-	// A person's own autoscaler wins over a policy's.
-	slices.SortStableFunc(found, func(x, y *autoscaler) int {
-		return strings.Compare(x.Labels[rightsizing.LabelPolicy], y.Labels[rightsizing.LabelPolicy])
-	})
+	slices.SortStableFunc(found, sizesFirst)
 	it := found[0]
 	for _, other := range found[1:] {
 		a.Others = append(a.Others, other.Name)

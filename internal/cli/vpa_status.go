@@ -214,8 +214,18 @@ func (o *vpaStatusOptions) find(ctx context.Context, a *vpaStatusAnswer) error {
 	for i := range record.policies {
 		a.Policies = append(a.Policies, policyOf(&record.policies[i]))
 	}
+	sizes := sizedBy(record.autoscalers)
 	for i := range record.autoscalers {
-		a.Workloads = append(a.Workloads, record.workload(&record.autoscalers[i], &a.Totals))
+		it, totals := &record.autoscalers[i], &a.Totals
+		by := sizes[it.target()]
+		if by != it {
+			totals = &vpaTotals{} // the same pods are counted for the one that sizes them
+		}
+		w := record.workload(it, totals)
+		if by != it && it.waits() {
+			w.Message = "a copy that was imported, and only recommends: " + by.Name + " sizes it"
+		}
+		a.Workloads = append(a.Workloads, w)
 	}
 	a.Totals.Done.complete()
 	a.Totals.Open.complete()

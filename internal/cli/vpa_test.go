@@ -20,6 +20,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/yaml"
 
 	embeddedchart "github.com/nopsctl/nopsctl/embedded-chart"
@@ -221,6 +222,32 @@ func (v *vpaWorld) autoscaler(kind, name, policy, mode, settings string, targets
 	v.make(rightsizing.Autoscalers(), v.shop, string(text))
 }
 
+// imported is a copy of one of the Kubernetes VPA's, as nopsctl vpa import makes it.
+func (v *vpaWorld) imported(name, deployment, mode, cpu, memory string) {
+	v.t.Helper()
+	v.make(rightsizing.Autoscalers(), v.shop, fmt.Sprintf(`
+apiVersion: vpa.nops.io/v1
+kind: VerticalPodAutoscaler
+metadata: {name: %s, annotations: {%s: %s/%s}}
+spec: {targetRef: {apiVersion: apps/v1, kind: Deployment, name: %s}, updatePolicy: {updateMode: %q}}
+status: {recommendation: {containerRecommendations: [{containerName: %s, target: {cpu: %s, memory: %s}}]}}`,
+		name, rightsizing.AnnotationImported, v.shop, name, deployment, mode, deployment, cpu, memory))
+}
+
+// turnOn gives an autoscaler an update mode.
+func (v *vpaWorld) turnOn(name string) {
+	v.t.Helper()
+	_, err := v.dynamic.Resource(rightsizing.Autoscalers()).Namespace(v.shop).Patch(v.t.Context(), name, types.MergePatchType, []byte(`{"spec":{"updatePolicy":{"updateMode":"InPlace"}}}`), metav1.PatchOptions{})
+	must(v.t, err)
+}
+
+func totalsOf(t *testing.T, a vpaStatusAnswer) string {
+	t.Helper()
+	text, err := json.Marshal(a.Totals)
+	must(t, err)
+	return string(text)
+}
+
 // shown is an output with what differs from run to run made equal.
 func (v *vpaWorld) shown(text string) string {
 	return v.karpenWorld.shown(strings.ReplaceAll(text, v.shop, "shop"))
@@ -360,6 +387,28 @@ func TestVPAStatus(t *testing.T) {
 	}, have); diff != "" || a.Totals.Pods != 7 {
 		t.Errorf("%d pods (-want +got):\n%s", a.Totals.Pods, diff)
 	}
+	// A copy that was imported sizes nothing beside a policy's autoscaler: pods are counted once, for the latter.
+	totals := totalsOf(t, a)
+	v.imported("a-copy", "web", "Off", "50m", "64Mi")
+	v.want(CodeOK, v.in("vpa", "status", "-o", "json")...)
+	a = vpaStatusAnswer{}
+	must(t, json.Unmarshal([]byte(v.out.String()), &a))
+	messages := map[string]string{}
+	for _, w := range a.Workloads {
+		messages[w.Autoscaler] = w.Message
+	}
+	if got := messages["a-copy"]; totalsOf(t, a) != totals || len(a.Workloads) != 7 || got != "a copy that was imported, and only recommends: deployment-web sizes it" || messages["deployment-web"] != "the cooldown after the last change" {
+		t.Errorf("with a copy of %d workloads (%q):\n%s\nwithout it\n%s", len(a.Workloads), messages, totalsOf(t, a), totals)
+	}
+	// Turned on it is a person's own, and sizes: 2 pods from 400m and 1.5Gi to 50m and 64Mi instead of 250m and 1.67Gi.
+	v.turnOn("a-copy")
+	v.want(CodeOK, v.in("vpa", "status", "-o", "json")...)
+	a = vpaStatusAnswer{}
+	must(t, json.Unmarshal([]byte(v.out.String()), &a))
+	if cpu, memory := a.Totals.Open.Saved["cpu"], a.Totals.Open.Saved["memory"]; cpu.String() != "1200m" || memory.String() != "3968Mi" || a.Totals.Pods != 7 {
+		t.Errorf("with a copy that is turned on %s and %s would be saved of %d pods", cpu.String(), memory.String(), a.Totals.Pods)
+	}
+	must(t, v.dynamic.Resource(rightsizing.Autoscalers()).Namespace(v.shop).Delete(t.Context(), "a-copy", metav1.DeleteOptions{}))
 	// Whoever may not see pods sees the rest; whoever may not see autoscalers is told which permission that is.
 	v.grant("half", []string{"vpa.nops.io"}, "list")
 	v.want(CodeOK, v.in("vpa", "status", "--as", "half")...)
@@ -374,8 +423,9 @@ func TestVPAStatus(t *testing.T) {
 	v.autoscaler("CronJob", "nightly", "", "Initial", "", map[string]string{"main": "10m/32Mi"}, nil, rightsizing.Application{State: rightsizing.StateWaiting, Message: "waits for a window"})
 	v.grant("most", []string{"vpa.nops.io", "apps", ""}, "list")
 	v.want(CodeOK, v.in("vpa", "status", "-o", "json", "--as", "most")...)
+	a = vpaStatusAnswer{}
 	must(t, json.Unmarshal([]byte(v.out.String()), &a))
-	messages := map[string]string{}
+	messages = map[string]string{}
 	for _, w := range a.Workloads {
 		messages[w.Workload] = w.Message
 	}
@@ -437,9 +487,29 @@ func TestVPAExplain(t *testing.T) {
 	v.want(CodeUsage, v.in("vpa", "explain", v.shop+"/Deployment/wbe")...)
 	v.contains(v.errOut, v.shop+"/Deployment/web", rightsizing.AnnotationOff)
 
-	// A shell is told what has an autoscaler.
+	// A copy that was imported only recommends, and to turn it on would take the workload from its policy. Once it is, it is what sizes.
+	v.imported("a-copy", "web", "Off", "50m", "64Mi")
+	for _, tt := range []struct {
+		name, by, other string
+		turnsOn         bool
+	}{{"imported", "deployment-web", "a-copy", false}, {"turned on", "a-copy", "deployment-web", true}} {
+		if tt.turnsOn {
+			v.turnOn("a-copy")
+		}
+		v.want(CodeOK, v.in("vpa", "explain", v.shop+"/Deployment/web", "-o", "json")...)
+		var a vpaExplainAnswer
+		must(t, json.Unmarshal([]byte(v.out.String()), &a))
+		if a.Workload.Autoscaler != tt.by || !slices.Equal(a.Others, []string{tt.other}) || strings.Contains(strings.Join(a.Next, "\n"), "updateMode") {
+			t.Errorf("%s: %s is explained, besides %v; what can be done: %q", tt.name, a.Workload.Autoscaler, a.Others, a.Next)
+		}
+	}
+
+	// A shell is told what has an autoscaler, each once.
 	v.want(CodeOK, append([]string{"__complete"}, append(v.in("vpa", "explain"), "")...)...)
 	v.contains(v.out, v.shop+"/Deployment/web\tWaiting", v.shop+"/StatefulSet/own\tWaiting")
+	if n := strings.Count(v.out.String(), v.shop+"/Deployment/web\t"); n != 1 {
+		t.Errorf("a workload with two autoscalers is offered %d times:\n%s", n, v.out)
+	}
 }
 
 // TestTargets: workloads as people write them.

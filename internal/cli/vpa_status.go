@@ -72,7 +72,7 @@ type vpaWorkload struct {
 	Policy     string `json:"policy,omitempty"`
 	Level      string `json:"level,omitempty"`
 	Mode       string `json:"mode"` // of updates
-	// State is "Applied", "Pending", "Waiting", "Stopped", "Elsewhere", "Recommend" or "Impossible".
+	// State is "Applied", "Pending", "Waiting", "Stopped", "Elsewhere", "Recommend", "Leaving" or "Impossible".
 	State      string         `json:"state"`
 	Message    string         `json:"message,omitempty"`
 	NotBefore  time.Time      `json:"not_before,omitzero"` // when the next change may be
@@ -133,6 +133,7 @@ a window or a cooldown, or is only recommended; what its containers request now 
   Stopped     by a pause, or because changes did not take hold
   Elsewhere   somebody else sizes it: it is left alone
   Recommend   it is only recommended: dry run, update mode Off, or reverted
+  Leaving     no policy selects it any more: its autoscaler goes when its pods have their template's requests
   Impossible  not without what is not allowed; the message says what
 
 Exit code 3 when the component is enabled and does not work, or when nothing is installed.`,

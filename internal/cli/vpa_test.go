@@ -512,6 +512,24 @@ func TestVPAExplain(t *testing.T) {
 	}
 }
 
+// TestStatesAreExplained: every state that an autoscaler may be in is in the help of status and in the description of its JSON.
+func TestStatesAreExplained(t *testing.T) {
+	source, err := os.ReadFile(filepath.Join("..", "rightsizing", "record.go"))
+	must(t, err)
+	described, err := os.ReadFile(filepath.Join("..", "..", "docs", "json.md"))
+	must(t, err)
+	states := regexp.MustCompile(`(?m)^\tState\w+ += "(\w+)"`).FindAllStringSubmatch(string(source), -1)
+	if len(states) != 8 {
+		t.Errorf("%d states are found, want 8", len(states))
+	}
+	help := newVPAStatusCommand(&Factory{}, nil).Long
+	for _, s := range states {
+		if !strings.Contains(help, "\n  "+s[1]+" ") || !strings.Contains(string(described), "`"+s[1]+"`") {
+			t.Errorf("state %s is not explained by nopsctl vpa status --help, or not in docs/json.md", s[1])
+		}
+	}
+}
+
 // TestTargets: workloads as people write them.
 func TestTargets(t *testing.T) {
 	for _, tt := range []struct{ name, reason, text, namespace, want, says string }{

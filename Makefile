@@ -74,6 +74,10 @@ test-vpa-behaviour: deps ## The VPA of Kubernetes and ours, asked the same in a 
 	trap 'bin/lab down --name vpa-behaviour' EXIT; \
 	bin/lab up --name vpa-behaviour --components all && (cd lab && NOPSCTL_LAB=vpa-behaviour go test -count=1 -timeout 40m -v ./vpasuite $(if $(BEHAVIOUR),-args $(BEHAVIOUR)))
 
+.PHONY: test-vpa-mutations
+test-vpa-mutations: ## What the tests of the nOps VPA's model would notice: 78 mistakes, each made alone; some 15 minutes
+	cd agents && go test -count=1 -timeout 60m -v -run TestMutations ./vpa/clusterstate -mutate
+
 .PHONY: bench
 bench: ## What the keep-list saves, how long verification takes, what karpenops does over a month, what the nOps VPA takes beside that of Kubernetes; measured here, never in CI. BENCH=-write rewrites docs/series.md, docs/verification-speed.md, docs/karpenops-replay.md and docs/vpa-speed.md
 	cd lab && go run ./bench/series $(BENCH) && go run ./bench/verify $(BENCH) && go run ./bench/karpenops $(BENCH) && go run ./bench/vpa $(BENCH)

@@ -67,7 +67,7 @@ func all() allowances {
 // TestSameAsUpstream drives upstream's model and checkpoint writer and ours with the same operations, and compares all they say after each:
 // return values, pods, autoscalers, aggregations, recommendations, and the bytes of every checkpoint.
 //
-// What the comparison notices was tried by hand; see mutations in the comment at the end of this file.
+// What the comparison notices is shown by TestMutations.
 func TestSameAsUpstream(t *testing.T) {
 	compared := stats{}
 	for seed := range uint64(sequences) {
@@ -1031,30 +1031,3 @@ func (s *store) Create(_ context.Context, object *vpav1.VerticalPodAutoscalerChe
 	s.sent[s.ns+"/"+object.Name], s.latest[s.ns+"/"+object.Name] = whole, status
 	return object, err
 }
-
-// Mutations, each made by hand and each caught: by the comparison, or, where marked *, by the tests of what differs on purpose.
-//
-// Model: a pod joins no autoscaler; leaves none; stays in its label set; its set is never released; relabelled containers get no
-// aggregation; a deleted pod stays listed; a request, a phase is not updated; a new container makes no aggregation at once; the
-// recommendation is taken whatever the conditions say; a deleted autoscaler leaves aggregations marked; the selector sticks for another
-// target; loaded history is dropped at the first selector; a missing recommendation is said too early, is not forgotten; another selector
-// keeps the autoscaler; an OOM marks nobody *; a departed pod is never forgotten *, is not counted, is kept beside its successor.
-//
-// Index: the widest requirement instead of the narrowest *; "in" indexed under one value; "notin" taken for "in"; a new label set finds no
-// autoscaler by label, none without a label, tells none of itself; sets are not indexed, not taken out of the index, not taken from their
-// autoscalers; a set is released with aggregations, with departed pods; namespaces are never dropped; a new autoscaler counts the pods of
-// one set, uses no aggregation; a new aggregation is told to nobody; autoscalers in any order, in the opposite one *; a deleted one stays in
-// either index, with its sets; aggregations are counted twice.
-//
-// Runs, all *: a label with a value that is asked for is left out, one that is asked for whatever its value; pods are not told apart when a
-// selector asks for it, or for ever; "notin" asks for every value.
-//
-// Aggregator and collection: a collected aggregation is kept, the old labels' is; the last peak is not noted *; subtracting adds; memory
-// alone is empty *; expired a moment late *, whatever the creation; failed pods contribute, those without the container do; controllers are
-// never asked; a collected aggregation stays with autoscalers, keeps its set, is counted, is not marked; the interval is ignored.
-//
-// Writer: * of its own package, but that loaded history is not stored: the current peak is stored, ended ones are taken out, taken out at
-// another time; fetched history is replaced; the oldest last; OOMs last, late, only when something moved; flushed only what is due, what
-// moved; the unchanged is written; interval, refresh, move, age ignored; looked at in each loop, after a write too; everything written after
-// a restart; an OOM forgotten after a failure; the deadline ignored, no progress after it; created for another container; not noted on the
-// autoscaler; collecting ignores namespaces, those to skip.

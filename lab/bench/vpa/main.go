@@ -58,10 +58,23 @@ type profile struct {
 	Churn int
 }
 
-// profiles that the page is about; the small one is for trying the benchmark itself.
+// trial is the profile for trying the benchmark itself. The page is about all others.
+const trial = "small"
+
+// missing are the profiles that a page should be about and is not.
+func missing(has func(profile) bool) (names []string) {
+	for _, p := range profiles() {
+		if p.Name != trial && !has(p) {
+			names = append(names, p.Name)
+		}
+	}
+	return names
+}
+
+// profiles are the clusters there are.
 func profiles() []profile {
 	return []profile{
-		{Name: "small", Autoscalers: 100, Pods: 5, Namespaces: 5, Interval: 5 * time.Second, Steady: 20 * time.Second, Churn: 4},
+		{Name: trial, Autoscalers: 100, Pods: 5, Namespaces: 5, Interval: 5 * time.Second, Steady: 20 * time.Second, Churn: 4},
 		{Name: "1k", Autoscalers: 1000, Pods: 5, Namespaces: 50, Interval: 10 * time.Second, Steady: time.Minute, Churn: 6},
 		{Name: "5k", Autoscalers: 5000, Pods: 5, Namespaces: 50, Interval: 20 * time.Second, Steady: 2 * time.Minute, Churn: 4},
 	}
@@ -98,6 +111,12 @@ func run(ctx context.Context, args []string, out, progress io.Writer) (err error
 	wanted, err := choose(*names)
 	if err != nil {
 		return err
+	}
+	without := missing(func(p profile) bool {
+		return slices.ContainsFunc(wanted, func(w profile) bool { return w.Name == p.Name })
+	})
+	if *write && len(without) > 0 {
+		return fmt.Errorf("-write: %s is about all clusters, and -profile leaves out %s", pageFile, strings.Join(without, " and "))
 	}
 	b := &bench{progress: progress, kept: *kept}
 	if b.repo, err = here.Checkout(); err != nil {

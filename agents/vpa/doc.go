@@ -80,6 +80,7 @@
 //	| autoscaling        | horizontalpodautoscalers                           |       | get, list, watch, patch                 |
 //	|                    | namespaces, pods                                   |       | get, list, watch                        |
 //	|                    | limitranges                                        |       | list                                    |
+//	|                    | replicationcontrollers                             |       | get, list                               |
 //	|                    | pods/resize                                        |       | patch                                   |
 //	|                    | events                                             |       | create, patch                           |
 //	| apps               | daemonsets, deployments, replicasets, statefulsets |       | get, list, watch                        |

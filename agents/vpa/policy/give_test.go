@@ -24,6 +24,7 @@ import (
 	"k8s.io/client-go/rest"
 	ktesting "k8s.io/client-go/testing"
 
+	"github.com/nopsctl/nopsctl/agents/vpa/rules"
 	"github.com/nopsctl/nopsctl/internal/rightsizing"
 )
 
@@ -391,7 +392,7 @@ func TestPodsThatWereNeverSized(t *testing.T) {
 		{"one that is on", "it sizes", nil, func(*corev1.Pod) {}, false},
 		{"one that was made anew", "our webhook sized the pod by the one before it", off(nil), updated, false},
 		{"a copy that was made anew", "our updater resized the pod by the one before it", off(copied), func(p *corev1.Pod) {
-			p.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: resizer, Operation: metav1.ManagedFieldsOperationUpdate, APIVersion: "v1", Subresource: "resize", FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1("{}")}}
+			p.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: rules.Resizer, Operation: metav1.ManagedFieldsOperationUpdate, APIVersion: "v1", Subresource: "resize", FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1("{}")}}
 		}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {

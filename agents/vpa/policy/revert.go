@@ -2,7 +2,6 @@ package policy
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -22,6 +21,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/nopsctl/nopsctl/agents/internal/agent"
+	"github.com/nopsctl/nopsctl/agents/vpa/rules"
 	"github.com/nopsctl/nopsctl/internal/rightsizing"
 )
 
@@ -255,7 +255,7 @@ func (s *subject) never() (why string, unsure bool) {
 // touched says whether a pod was sized by us: the API server keeps who resized it, and the webhook says on it by which autoscaler it was. The
 // Kubernetes VPA's says the same of one that has the name of its copy.
 func (s *subject) touched(p *corev1.Pod) bool {
-	if slices.ContainsFunc(p.ManagedFields, func(m metav1.ManagedFieldsEntry) bool { return m.Subresource == "resize" && m.Manager == resizer }) {
+	if slices.ContainsFunc(p.ManagedFields, func(m metav1.ManagedFieldsEntry) bool { return m.Subresource == "resize" && m.Manager == rules.Resizer }) {
 		return true
 	}
 	return slices.ContainsFunc(s.autoscalers, func(a *unstructured.Unstructured) bool {
@@ -752,7 +752,7 @@ func resize(p *corev1.Pod, spec *corev1.PodSpec, ranges []corev1.LimitRange, kee
 					case stuck && name == corev1.ResourceMemory && (field == "limits" || p.Status.QOSClass == corev1.PodQOSGuaranteed):
 					case has && (!had || was.Cmp(is) != 0):
 						values[string(name)] = is.String()
-					case had && !has && gave(p, list, w.Name, field, name):
+					case had && !has && rules.Gave(p, w.Name, field, name):
 						stays = append(stays, fmt.Sprintf("%s.%s of container %s", field, name, w.Name))
 					}
 				}
@@ -851,28 +851,4 @@ func defaults(ranges []corev1.LimitRange) (out corev1.ResourceRequirements) {
 		}
 	}
 	return out
-}
-
-// resizer is the field manager of what the updater resizes.
-const resizer = "nops-vpa-updater"
-
-// gave says whether a request or a limit may be ours: the webhook names on a pod what it sized, and the API server keeps who resized it.
-// What is nobody's of those was added by a webhook of somebody else's, as it will be to the next pod.
-func gave(p *corev1.Pod, list, container, field string, name corev1.ResourceName) bool {
-	if strings.Contains(p.Annotations[patch.ResourceUpdatesAnnotation], string(name)+" "+strings.TrimSuffix(field, "s")) {
-		return true
-	}
-	for _, m := range p.ManagedFields {
-		if m.Subresource != "resize" || m.Manager != resizer || m.FieldsV1 == nil {
-			continue
-		}
-		var fields map[string]any
-		if json.Unmarshal(m.FieldsV1.GetRawBytes(), &fields) != nil {
-			continue
-		}
-		if _, is, _ := unstructured.NestedFieldNoCopy(fields, "f:spec", "f:"+list, fmt.Sprintf("k:{\"name\":%q}", container), "f:resources", "f:"+field, "f:"+string(name)); is {
-			return true
-		}
-	}
-	return false
 }

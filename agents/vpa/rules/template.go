@@ -35,30 +35,33 @@ func KeepResizes(o any) (any, error) {
 	return pod, nil
 }
 
-// WasSized says whether what a container requests of a resource may be of a sizing: the webhook notes on a pod what it sized, and the API server
-// knows who resized it. What is nobody's of these is its template's, or of somebody else's webhook.
+// WasSized says whether what a container requests of a resource may be of a sizing.
 func WasSized(pod *corev1.Pod, container string, r corev1.ResourceName) bool {
-	if strings.Contains(pod.Annotations[patch.ResourceUpdatesAnnotation], string(r)+" request") {
+	return Gave(pod, container, "requests", r)
+}
+
+// Gave says whether one of a container's requests or limits may be of a sizing: the webhook notes on a pod what it sized, and the API server
+// knows who resized it. What is nobody's of these is its template's, or of somebody else's webhook, as the next pod's will be.
+func Gave(pod *corev1.Pod, container, field string, r corev1.ResourceName) bool {
+	if strings.Contains(pod.Annotations[patch.ResourceUpdatesAnnotation], string(r)+" "+strings.TrimSuffix(field, "s")) {
 		return true
 	}
 	type owned struct {
-		Resources struct {
-			Requests map[string]struct{} `json:"f:requests"`
-		} `json:"f:resources"`
-	}
-	var fields struct {
-		Spec struct {
-			Containers     map[string]owned `json:"f:containers"`
-			InitContainers map[string]owned `json:"f:initContainers"`
-		} `json:"f:spec"`
+		Resources map[string]map[string]struct{} `json:"f:resources"`
 	}
 	key, of := fmt.Sprintf("k:{\"name\":%q}", container), "f:"+string(r)
 	for i := range pod.ManagedFields {
+		var fields struct {
+			Spec struct {
+				Containers     map[string]owned `json:"f:containers"`
+				InitContainers map[string]owned `json:"f:initContainers"`
+			} `json:"f:spec"`
+		}
 		if m := &pod.ManagedFields[i]; !isResize(m) || json.Unmarshal(m.FieldsV1.GetRawBytes(), &fields) != nil {
 			continue
 		}
-		_, is := fields.Spec.Containers[key].Resources.Requests[of]
-		_, sidecar := fields.Spec.InitContainers[key].Resources.Requests[of]
+		_, is := fields.Spec.Containers[key].Resources["f:"+field][of]
+		_, sidecar := fields.Spec.InitContainers[key].Resources["f:"+field][of]
 		if is || sidecar {
 			return true
 		}

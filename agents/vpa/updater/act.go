@@ -311,7 +311,8 @@ func (u *Updater) resize(ctx context.Context, c *candidate, g *group, r *round) 
 // names says whether an error is about the pod, and not about a path that the API server does not know.
 func names(err error, pod string) bool {
 	var s apierrors.APIStatus
-	return errors.As(err, &s) && s.Status().Details != nil && s.Status().Details.Name == pod
+	// Of an answer in plain text, as of a path that is not there, client-go fills in the name.
+	return !apierrors.IsUnexpectedServerError(err) && errors.As(err, &s) && s.Status().Details != nil && s.Status().Details.Name == pod
 }
 
 func refusedWhy(err error) string {

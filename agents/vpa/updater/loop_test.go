@@ -17,11 +17,13 @@ import (
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
 	controllerfetcher "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/target/controller_fetcher"
@@ -429,5 +431,23 @@ func TestIgnoredNamespaces(t *testing.T) {
 	}
 	if want := []string{"shop", "nops", "kube-system"}; !slices.Equal(s.Ignored, want) {
 		t.Errorf("%q are left alone, want %q", s.Ignored, want)
+	}
+}
+
+// TestNames: a pod that is not there is told from a path that is not, as before Kubernetes 1.33, also where whoever answers says so in plain text.
+func TestNames(t *testing.T) {
+	pods := schema.GroupResource{Resource: "pods"}
+	for name, c := range map[string]struct {
+		err  error
+		want bool
+	}{
+		"the pod":                 {apierrors.NewNotFound(pods, "web-1"), true},
+		"another object":          {apierrors.NewNotFound(pods, "web-2"), false},
+		"the path":                {apierrors.NewGenericServerResponse(http.StatusNotFound, "PATCH", pods, "", "the server could not find the requested resource", 0, false), false},
+		"the path, in plain text": {apierrors.NewGenericServerResponse(http.StatusNotFound, "PATCH", pods, "web-1", "404 page not found", 0, true), false},
+	} {
+		if got := names(c.err, "web-1"); got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
 	}
 }

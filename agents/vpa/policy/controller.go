@@ -73,7 +73,6 @@ type Controller struct {
 	factory               informers.SharedInformerFactory
 	policies, autoscalers cache.SharedIndexInformer
 	poke                  chan struct{}
-	said                  map[string]string // last error by object, so that each is told once
 	partings              map[types.NamespacedName]*parting
 	recorder              record.EventRecorder
 	events                record.EventBroadcaster
@@ -111,7 +110,7 @@ func New(deps Deps) (*Controller, error) {
 // with is a controller with these clients.
 func with(deps Deps, kube kubernetes.Interface, client dynamic.Interface) (*Controller, error) {
 	c := &Controller{
-		deps: deps, kube: kube, dynamic: client, poke: make(chan struct{}, 1), said: map[string]string{}, partings: map[types.NamespacedName]*parting{}, events: record.NewBroadcaster(),
+		deps: deps, kube: kube, dynamic: client, poke: make(chan struct{}, 1), partings: map[types.NamespacedName]*parting{}, events: record.NewBroadcaster(),
 		writes: deps.Metrics.Counter("nops_vpa_policy_writes_total", "Objects that the policy controller wrote."), failures: deps.Metrics.Counter("nops_vpa_policy_failures_total", "Writes that failed."),
 	}
 	c.recorder = c.events.NewRecorder(runtime.NewScheme(), corev1.EventSource{Component: deps.Who.Name()})

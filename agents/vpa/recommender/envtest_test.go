@@ -247,18 +247,20 @@ func (r *running) end(t *testing.T) {
 	}
 }
 
-// refusal refuses to say what autoscalers say, a few times.
+// refusal refuses to say what autoscalers say, a few times, and counts how often all of it is asked for.
 type refusal struct {
-	mu   sync.Mutex
-	left int
+	mu          sync.Mutex
+	left, asked int
 }
 
-// into makes clients of the configuration, however many there are, refused so often together. Informers ask for a version, or to watch.
+// into makes clients of the configuration, however many there are, refused so often together. The dynamic client, with which outcomes are looked for,
+// is let through.
 func (r *refusal) into(c *rest.Config) {
 	c.Wrap(func(next http.RoundTripper) http.RoundTripper {
 		return through(func(q *http.Request) (*http.Response, error) {
 			asks := q.URL.Query()
-			if strings.HasSuffix(q.URL.Path, "/"+rightsizing.Autoscalers().Resource) && asks.Has("continue") && !asks.Has("resourceVersion") && !asks.Has("watch") && r.refuses() {
+			all := strings.HasSuffix(q.URL.Path, "/"+rightsizing.Group+"/"+rightsizing.Version+"/"+rightsizing.Autoscalers().Resource) && (!asks.Has("watch") || asks.Has("sendInitialEvents"))
+			if all && r.refuses(q.Header.Get("Accept") == "application/json") {
 				return nil, errors.New("the API server is busy")
 			}
 			return next.RoundTrip(q)
@@ -266,9 +268,13 @@ func (r *refusal) into(c *rest.Config) {
 	})
 }
 
-func (r *refusal) refuses() bool {
+func (r *refusal) refuses(outcomes bool) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.asked++
+	if outcomes {
+		return false
+	}
 	r.left--
 	return r.left >= 0
 }
@@ -584,6 +590,11 @@ func testRestart(t *testing.T, p *place, client, admin *nopsclient.Client, first
 	if n := strings.Count(log, "the API server is busy"); n != 4 {
 		t.Errorf("%d refusals are told, and the log is\n%s", n, log)
 	}
+	busy.mu.Lock()
+	if busy.asked != 4+2 { // by who recommends, and by who looks for outcomes
+		t.Errorf("all autoscalers are asked for %d times, want twice besides what was refused", busy.asked)
+	}
+	busy.mu.Unlock()
 	if taken := strings.Index(log, "recommendations taken"); taken >= 0 && taken < strings.LastIndex(log, "the API server is busy") {
 		t.Errorf("the platform was asked before it was known which number was taken last\n%s", log)
 	}

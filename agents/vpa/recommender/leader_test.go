@@ -9,8 +9,6 @@ import (
 	"log/slog"
 	"math"
 	"math/rand/v2"
-	"net/http"
-	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -26,7 +24,6 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
-	vpaclient "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/client/clientset/versioned"
 	vpalisters "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/client/listers/autoscaling.k8s.io/v1"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender/input/oom"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender/model"
@@ -37,7 +34,6 @@ import (
 	"k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"github.com/nopsctl/nopsctl/agents/internal/agent"
-	"github.com/nopsctl/nopsctl/agents/internal/agenttest"
 	"github.com/nopsctl/nopsctl/agents/vpa/clusterstate"
 	"github.com/nopsctl/nopsctl/agents/vpa/feed"
 	"github.com/nopsctl/nopsctl/agents/vpa/foreign"
@@ -713,11 +709,7 @@ func TestRunsWithoutLabels(t *testing.T) {
 
 // remembered is what another process finds of an autoscaler.
 func (s *stage) remembered(name string) remembered {
-	var r remembered
-	vpa := s.vpas[name]
-	r.Metadata.Namespace, r.Metadata.Name, r.Spec.TargetRef = vpa.Namespace, vpa.Name, vpa.Spec.TargetRef
-	r.Status.Recommendation, r.Status.Conditions, r.Status.Explanations = vpa.Status.Recommendation, vpa.Status.Conditions, s.why[name]
-	return r
+	return remembered{s.vpas[name], s.why[name]}
 }
 
 func (s *stage) steps(name, resource string) []rightsizing.Adjustment {
@@ -728,82 +720,6 @@ func (s *stage) steps(name, resource string) []rightsizing.Adjustment {
 	}
 	s.t.Fatalf("%s of %s is not explained", resource, name)
 	return nil
-}
-
-// TestWhatWasSaidIsReadUntilItIsKnown: whatever goes wrong on the way, and on whichever page; and it ends with its context.
-func TestWhatWasSaidIsReadUntilItIsKnown(t *testing.T) {
-	item := func(name, held string) string {
-		return `{"metadata":{"namespace":"shop","name":"` + name + `"},"status":{"explanations":[{"container":"app","resource":"memory","held":"` + held + `","heldSince":"2026-11-19T20:00:00Z"}]}}`
-	}
-	page := func(next string, items ...string) func(http.ResponseWriter) {
-		return func(w http.ResponseWriter) {
-			_, _ = fmt.Fprintf(w, `{"metadata":{"continue":%q},"items":[%s]}`, next, strings.Join(items, ","))
-		}
-	}
-	fails := func(code int) func(http.ResponseWriter) {
-		return func(w http.ResponseWriter) { http.Error(w, "no", code) }
-	}
-	answers := []struct {
-		asks   string // which page
-		answer func(http.ResponseWriter)
-	}{
-		{"", fails(http.StatusForbidden)}, // the chart's role comes a moment later
-		{"", page("2", item("web", "500Mi"))},
-		{"2", fails(http.StatusGone)}, // the list is too old
-		{"", page("2", item("web", "500Mi"))},
-		{"2", func(w http.ResponseWriter) { _, _ = w.Write([]byte(`{"metadata":`)) }},
-		{"", page("2", item("web", "500Mi"), `{"metadata":{"namespace":"shop","name":"odd"},"status":"somebody else's"}`)},
-		{"2", page("", item("api", "600Mi"))},
-	}
-	asked := 0
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-		if asked == len(answers) {
-			http.Error(w, "asked too often", http.StatusTeapot)
-			return
-		}
-		one := answers[asked]
-		asked++
-		if got := q.URL.Query().Get("continue"); got != one.asks || q.URL.Query().Get("limit") != pageSize {
-			t.Errorf("question %d is %s, want page %q", asked, q.URL, one.asks)
-		}
-		w.Header().Set("Content-Type", "application/json")
-		one.answer(w)
-	}))
-	defer server.Close()
-	at := func(host string) (*stage, *agenttest.Buffer) {
-		s := newStage(t, nil)
-		var err error
-		if s.leader.vpas, err = vpaclient.NewForConfig(&rest.Config{Host: host}); err != nil {
-			t.Fatal(err)
-		}
-		log := &agenttest.Buffer{}
-		s.deps.Log, s.deps.Rand, s.recalled = slog.New(slog.NewTextHandler(log, nil)), func() float64 { return 0 }, make(chan struct{})
-		return s, log
-	}
-	s, log := at(server.URL)
-	s.recollect(t.Context())
-	select {
-	case <-s.recalled:
-	default:
-		t.Error("it gave up")
-	}
-	for name, want := range map[string]int64{"web": 500 * mi, "api": 600 * mi} {
-		if got := s.holds.of(model.VpaID{Namespace: "shop", VpaName: name}, start)["app"].bytes; got != want {
-			t.Errorf("%s holds %d Mi, want %d", name, got/mi, want/mi)
-		}
-	}
-	if n := strings.Count(log.String(), "level=WARN"); asked != len(answers) || n != 3 {
-		t.Errorf("asked %d times of %d; %d failures are told, want 3:\n%s", asked, len(answers), n, log.String())
-	}
-	s, _ = at("http://127.0.0.1:1")
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	s.recollect(ctx)
-	select {
-	case <-s.recalled:
-		t.Error("it says that it knows what it never read")
-	default:
-	}
 }
 
 // platform answers with one document.
@@ -1155,10 +1071,7 @@ func (s *stage) restarted(ended *model.AggregateContainerState) *stage {
 	next.now, next.began, next.days = s.now, s.now, newDays(s.now)
 	for name, vpa := range s.vpas {
 		next.vpas[name] = vpa
-		var one remembered
-		one.Metadata.Namespace, one.Metadata.Name = vpa.Namespace, vpa.Name
-		one.Status.Conditions, one.Status.Explanations = vpa.Status.Conditions, s.why[name]
-		next.remember(one)
+		next.remember(s.remembered(name))
 		if err := next.cluster.AddOrUpdateVpa(vpa, labels.SelectorFromSet(labels.Set{"app": name})); err != nil {
 			s.t.Fatal(err)
 		}

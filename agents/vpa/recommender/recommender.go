@@ -302,6 +302,7 @@ type leader struct {
 	recorded  *recorded
 
 	patience  time.Duration           // for the platform's first answer
+	recalling sync.Mutex              // held while something is remembered: the informer does that, and rounds read what came of it
 	recalled  chan struct{}           // closed when it is known what a process before this one said
 	written   map[types.UID]time.Time // when a status was written
 	began     time.Time
@@ -371,14 +372,17 @@ func bare(obj any) (any, error) {
 // assemble puts upstream's parts together and waits until they know the cluster.
 func (l *leader) assemble(ctx context.Context) error {
 	stop := ctx.Done()
-	api := l.vpas.AutoscalingV1()
 	observer := feed.NewObserver()
 	factory := informers.NewSharedInformerFactoryWithOptions(l.kube, resync, informers.WithTransform(bare))
 	selectors := target.NewVpaTargetSelectorFetcher(l.config, l.kube, factory, stop)
 	fetcher := controllerfetcher.NewControllerFetcher(l.config, l.kube, factory, scaleFresh, scaleLifetime, scaleJitter, stop)
 	l.workload = foreign.Workloads(factory)
-	autoscalers := watch(ctx, api.RESTClient(), rightsizing.Autoscalers().Resource, &vpav1.VerticalPodAutoscaler{})
-	checkpoints := watch(ctx, api.RESTClient(), rightsizing.Checkpoints().Resource, &vpav1.VerticalPodAutoscalerCheckpoint{})
+	reader, err := newAutoscalers(l.config)
+	if err != nil {
+		return err
+	}
+	autoscalers := l.watchAutoscalers(ctx, reader)
+	checkpoints := watch(ctx, l.vpas.AutoscalingV1().RESTClient(), rightsizing.Checkpoints().Resource, &vpav1.VerticalPodAutoscalerCheckpoint{})
 	// As upstream: a pod that is pending uses nothing.
 	running := coreinformers.NewFilteredPodInformer(l.kube, metav1.NamespaceAll, 0, byNamespace(), func(o *metav1.ListOptions) {
 		o.FieldSelector = fields.OneTermNotEqualSelector("status.phase", string(corev1.PodPending)).String()
@@ -394,12 +398,15 @@ func (l *leader) assemble(ctx context.Context) error {
 		return err
 	}
 	factory.Start(stop)
+	if err := l.recollect(ctx, autoscalers.HasSyncedChecker().Done()); err != nil { // first: the platform is not asked before
+		return err
+	}
 	for kind, synced := range factory.WaitForCacheSync(stop) {
 		if !synced {
 			return fmt.Errorf("waiting for the cache of %s: %w", kind, ctx.Err())
 		}
 	}
-	if !cache.WaitForCacheSync(stop, autoscalers.HasSynced, checkpoints.HasSynced, running.HasSynced, machines.HasSynced) {
+	if !cache.WaitForCacheSync(stop, checkpoints.HasSynced, running.HasSynced, machines.HasSynced) {
 		return fmt.Errorf("waiting for the caches: %w", ctx.Err())
 	}
 	input.WatchEvictionEventsWithRetries(ctx, l.kube, observer, metav1.NamespaceAll)
@@ -580,15 +587,11 @@ func (l *leader) wanted(id model.ContainerID, at time.Time) bool {
 
 // run makes rounds until the context ends, and stores at the end what was learnt.
 func (l *leader) run(ctx context.Context) error {
-	go l.recollect(ctx) // meanwhile: a restart of a large cluster's is mostly reading
 	if err := l.assemble(ctx); err != nil {
 		if ctx.Err() != nil {
 			return nil
 		}
 		return err
-	}
-	if l.loop.Await(ctx, l.recalled) != nil {
-		return nil
 	}
 	l.feeder.InitFromCheckpoints(ctx)
 	l.awaitAnswer(ctx)
@@ -599,29 +602,6 @@ func (l *leader) run(ctx context.Context) error {
 		l.round(ctx)
 		if l.loop.Sleep(ctx, l.opts.Interval-time.Since(start)) != nil {
 			return nil
-		}
-	}
-}
-
-// recollect reads what a process before this one said, as often as it takes: the first round writes over it, and what is held of memory that ran
-// out would be gone with it, as would the number that keeps replays out.
-func (l *leader) recollect(ctx context.Context) {
-	backoff := agent.Backoff{Base: time.Second, Max: time.Minute, Rand: l.deps.Rand}
-	for {
-		err := recall(ctx, l.vpas.AutoscalingV1().RESTClient(), l.remember)
-		if err == nil {
-			close(l.recalled)
-			return
-		}
-		if ctx.Err() != nil {
-			return
-		}
-		wait := backoff.Next(0)
-		l.deps.Log.Warn("nothing is recommended until it is known what was", "retry_in", wait.Round(time.Millisecond).String(), "error", err)
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(wait):
 		}
 	}
 }
@@ -639,8 +619,9 @@ func (l *leader) awaitAnswer(ctx context.Context) {
 
 // remember takes over what a process before this one said.
 func (l *leader) remember(one remembered) {
-	l.holds.recall(model.VpaID{Namespace: one.Metadata.Namespace, VpaName: one.Metadata.Name}, one.Status.Explanations, l.deps.Now())
-	l.days.recall(model.VpaID{Namespace: one.Metadata.Namespace, VpaName: one.Metadata.Name}, one.Status.Explanations)
+	id := model.VpaID{Namespace: one.Namespace, VpaName: one.Name}
+	l.holds.recall(id, one.why, l.deps.Now())
+	l.days.recall(id, one.why)
 	if l.intake != nil {
 		l.intake.Recall(one.platform())
 	}

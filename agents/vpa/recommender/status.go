@@ -1,19 +1,14 @@
 package recommender
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
-	"time"
 
-	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
-	"k8s.io/client-go/rest"
 
 	"github.com/nopsctl/nopsctl/agents/vpa/push"
 	"github.com/nopsctl/nopsctl/internal/rightsizing"
@@ -46,26 +41,11 @@ func patch(uid types.UID, status *vpav1.VerticalPodAutoscalerStatus, why []right
 	return text, nil
 }
 
-const (
-	pageSize = "500" // of lists
-	// pageWithin is how long one page may take.
-	pageWithin = time.Minute
-)
-
-// remembered is what an autoscaler says, with what upstream's types do not know of its status.
+// remembered is what an autoscaler says, and why, which upstream's type does not know.
 type remembered struct {
-	Metadata struct {
-		Namespace string `json:"namespace"`
-		Name      string `json:"name"`
-	} `json:"metadata"`
-	Spec struct {
-		TargetRef *autoscalingv1.CrossVersionObjectReference `json:"targetRef"`
-	} `json:"spec"`
-	Status struct {
-		Recommendation *vpav1.RecommendedPodResources         `json:"recommendation"`
-		Conditions     []vpav1.VerticalPodAutoscalerCondition `json:"conditions"`
-		Explanations   []rightsizing.Explanation              `json:"explanations"`
-	} `json:"status"`
+	*vpav1.VerticalPodAutoscaler
+
+	why []rightsizing.Explanation
 }
 
 // platform is what the platform recommended, as the explanations tell it, and the condition's message that says until when. The bounds are
@@ -77,13 +57,13 @@ func (r remembered) platform() (message string, w nopsapi.WorkloadRecommendation
 		}
 	}
 	if t := r.Spec.TargetRef; t != nil {
-		w.WorkloadRef = nopsapi.WorkloadRef{APIVersion: t.APIVersion, Kind: t.Kind, Namespace: r.Metadata.Namespace, Name: t.Name}
+		w.WorkloadRef = nopsapi.WorkloadRef{APIVersion: t.APIVersion, Kind: t.Kind, Namespace: r.Namespace, Name: t.Name}
 	}
 	bounds := map[string]vpav1.RecommendedContainerResources{}
 	for _, c := range containers(r.Status.Recommendation) {
 		bounds[c.ContainerName] = c
 	}
-	for _, x := range r.Status.Explanations {
+	for _, x := range r.why {
 		first := slices.IndexFunc(x.Steps, func(s rightsizing.Adjustment) bool { return s.Rule == push.RulePlatform })
 		if first < 0 { // the others of that rule say what it was raised to
 			continue
@@ -104,31 +84,4 @@ func (r remembered) platform() (message string, w nopsapi.WorkloadRecommendation
 		}
 	}
 	return message, w
-}
-
-// recall reads all autoscalers once, for what a process before this one left in them. After an error it is to be called again from the
-// beginning; each may be told of one twice.
-func recall(ctx context.Context, client rest.Interface, each func(remembered)) error {
-	for next := ""; ; {
-		text, err := client.Get().Timeout(pageWithin).Resource(rightsizing.Autoscalers().Resource).Param("limit", pageSize).Param("continue", next).SetHeader("Accept", "application/json").Do(ctx).Raw()
-		if err != nil {
-			return fmt.Errorf("reading what autoscalers say: %w", err)
-		}
-		var page struct {
-			Metadata metav1.ListMeta   `json:"metadata"`
-			Items    []json.RawMessage `json:"items"`
-		}
-		if err := json.Unmarshal(text, &page); err != nil {
-			return fmt.Errorf("reading what autoscalers say: %w", err)
-		}
-		for _, raw := range page.Items {
-			var one remembered
-			if json.Unmarshal(raw, &one) == nil { // what somebody else wrote there is not ours to understand
-				each(one)
-			}
-		}
-		if next = page.Metadata.Continue; next == "" {
-			return nil
-		}
-	}
 }

@@ -22,6 +22,7 @@ import (
 
 	"github.com/nopsctl/nopsctl/agents/internal/agent"
 	"github.com/nopsctl/nopsctl/agents/vpa/admission"
+	"github.com/nopsctl/nopsctl/agents/vpa/exposition"
 	"github.com/nopsctl/nopsctl/agents/vpa/foreign"
 	"github.com/nopsctl/nopsctl/agents/vpa/policy"
 	"github.com/nopsctl/nopsctl/agents/vpa/recommender"
@@ -218,7 +219,7 @@ func begin(ctx context.Context, c *agent.Call, o *PartOptions, name string, cond
 		health: agent.NewHealth(time.Now, conditions...),
 	}
 	agent.RegisterProcess(p.metrics, p.who.Component, c.Version, time.Now())
-	p.serve = agent.Serve(listener, agent.Handler(p.health, p.metrics))
+	p.serve = agent.Serve(listener, exposition.Handler(p.health, p.metrics))
 	log.LogAttrs(ctx, slog.LevelInfo, "nops-vpa starts", slog.String("part", name), slog.String("version", c.Version))
 	return p, nil
 }
@@ -329,6 +330,7 @@ func runAdmission(ctx context.Context, c *agent.Call) error {
 	if err != nil {
 		return err
 	}
+	exposition.Admission()
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", o.webhook)
 	if err != nil {
 		return fmt.Errorf("--webhook-address (%s): %w", EnvWebhookAddress, err)

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/expfmt"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/metrics"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/metrics/admission"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/metrics/quality"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/metrics/recommender"
 
@@ -27,6 +28,11 @@ var recommenders = sync.OnceFunc(func() { //nolint:gochecknoglobals // what it c
 	recommender.Register()
 	quality.Register()
 })
+
+// Admission registers what upstream's admission controller measures, once: how many pods came and how many were sized, and how long that took.
+func Admission() { admissions() }
+
+var admissions = sync.OnceFunc(admission.Register) //nolint:gochecknoglobals // what it changes is global to the process
 
 // Handler serves /healthz, /readyz and /metrics.
 func Handler(h *agent.Health, m *agent.Metrics) http.Handler {

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/metrics/admission"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/metrics/recommender"
 
 	"github.com/nopsctl/nopsctl/agents/internal/agent"
@@ -16,6 +17,9 @@ import (
 func TestHandler(t *testing.T) {
 	Recommender()
 	Recommender() // twice is once
+	Admission()
+	Admission()
+	admission.NewAdmissionLatency().Observe(admission.Applied, admission.Pod)
 	timer := recommender.NewExecutionTimer()
 	timer.ObserveStep("LoadPods")
 	m := &agent.Metrics{}
@@ -23,7 +27,7 @@ func TestHandler(t *testing.T) {
 	server := httptest.NewRecorder()
 	Handler(agent.NewHealth(time.Now), m).ServeHTTP(server, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 	page := server.Body.String()
-	for _, want := range []string{`vpa_recommender_execution_latency_seconds_count{step="LoadPods"} 1`, "\ngo_memstats_next_gc_bytes ", "\nprocess_resident_memory_bytes "} {
+	for _, want := range []string{`vpa_recommender_execution_latency_seconds_count{step="LoadPods"} 1`, `vpa_admission_controller_admission_latency_seconds_count{resource="Pod",status="applied"} 1`, "\ngo_memstats_next_gc_bytes ", "\nprocess_resident_memory_bytes "} {
 		if !strings.Contains(page, want) {
 			t.Errorf("%q is not in the page", want)
 		}

@@ -66,7 +66,7 @@ type given struct {
 	since    map[string]time.Time            // by container: when its memory was known first
 	most     corev1.ResourceList             // of any container, of all autoscalers
 	room     corev1.ResourceList             // of its containers together: what the largest node has that they may run on; nil is not known
-	pod      *corev1.Pod                     // one of its pods, for which that is; nil is not known
+	pod      *corev1.Pod                     // one of its own pods; nil is not known
 }
 
 // hold is the memory that a container is given since it ran out.

@@ -20,6 +20,7 @@ import (
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
@@ -282,7 +283,7 @@ func TestOutOfMemoryOnce(t *testing.T) {
 			}
 			if oomed > 0 {
 				info := ranOutOf(name, 3, oomed, s.now)
-				s.ranOut(info, nil)
+				s.ranOut(toldOOM{OomInfo: info})
 				_ = s.cluster.RecordOOM(info.ContainerID, info.Timestamp, info.Memory) // as the feeder does
 			}
 		}
@@ -501,6 +502,39 @@ func TestEveryOutOfMemoryIsHeld(t *testing.T) {
 			_ = c.pods.Add(killed)
 			s.round(t.Context())
 		}, 500 * mi},
+		{"an eviction that is told again", "a watch of Events begins with those that are kept, and a StatefulSet's next pod has the name and what it was given since", func(s *stage, c *crowd, seen *feed.Observer) {
+			_ = c.pods.Add(alive)
+			s.round(t.Context())
+			seen.OnEvent(evicted)
+			s.round(t.Context())
+			more := alive.DeepCopy()
+			more.UID, more.CreationTimestamp = "another", metav1.NewTime(start.Add(time.Minute))
+			more.Spec.Containers[0].Resources.Requests = resources("100m", "500Mi")
+			_ = c.pods.Update(more)
+			s.round(t.Context())
+			seen.OnEvent(evicted)
+			s.round(t.Context())
+			// To another process, too, which knows what this one wrote.
+			var said []rightsizing.Explanation
+			text, err := json.Marshal([]rightsizing.Explanation{{Container: "app", Resource: "memory", Held: resource.NewQuantity(500*mi, resource.BinarySI), HeldSince: start}})
+			if err == nil {
+				err = json.Unmarshal(text, &said)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.holds = newHolds()
+			s.holds.recall(model.VpaID{Namespace: "shop", VpaName: "web"}, said, start)
+			seen.OnEvent(evicted)
+			s.round(t.Context())
+		}, 500 * mi},
+		{"an eviction after another", "each is of its own", func(s *stage, c *crowd, seen *feed.Observer) {
+			s.holds.put(model.VpaID{Namespace: "shop", VpaName: "web"}, "app", hold{450 * mi, start.Add(-time.Second)})
+			_ = c.pods.Add(alive)
+			s.round(t.Context())
+			seen.OnEvent(evicted)
+			s.round(t.Context())
+		}, 500 * mi},
 		{"an eviction of one that is never listed", "its workload is not known; it is kept for a round", func(s *stage, c *crowd, seen *feed.Observer) {
 			seen.OnEvent(evicted)
 			s.round(t.Context())
@@ -534,7 +568,7 @@ func TestEveryOutOfMemoryIsHeld(t *testing.T) {
 // TestAnEvictionToldTwice: a watch of Events that begins anew tells all of them, perhaps those of a moment ago within the same round.
 func TestAnEvictionToldTwice(t *testing.T) {
 	var told []model.ResourceAmount
-	r := &recorded{Cluster: clusterstate.New(time.Hour), tell: func(o oom.OomInfo, _ *corev1.Pod) { told = append(told, o.Memory) }, coming: map[oom.OomInfo]*corev1.Pod{}}
+	r := &recorded{Cluster: clusterstate.New(time.Hour), tell: func(o toldOOM) { told = append(told, o.OomInfo.Memory) }, coming: map[oom.OomInfo]*corev1.Pod{}}
 	evicted := ranOutOf("web", 0, 50<<30, start)
 	r.AddOrUpdatePod(evicted.ContainerID.PodID, labels.Set{"app": "web"}, corev1.PodRunning)
 	if err := r.AddOrUpdateContainer(evicted.ContainerID, model.Resources{model.ResourceMemory: 400 * mi}); err != nil {

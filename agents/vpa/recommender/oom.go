@@ -46,6 +46,13 @@ func (h *holds) add(vpa model.VpaID, container string, had int64, at time.Time) 
 	return bytes > before.bytes
 }
 
+// replayed says whether an eviction was told before: each watch of Events begins with all that are kept, for an hour or so, and by then a pod of the
+// same name may request what the first one raised.
+func (h *holds) replayed(vpa model.VpaID, container string, at time.Time) bool {
+	before, is := h.by[vpa][container]
+	return is && !at.After(before.at)
+}
+
 func (h *holds) put(vpa model.VpaID, container string, one hold) {
 	if h.by[vpa] == nil {
 		h.by[vpa] = map[string]hold{}
@@ -90,7 +97,7 @@ const earlyMost = 1000
 type recorded struct {
 	*clusterstate.Cluster
 
-	tell   func(had oom.OomInfo, pod *corev1.Pod)
+	tell   func(had toldOOM)
 	coming map[oom.OomInfo]*corev1.Pod // of what the feeder records next: nil where only an Event told of it
 	early  []toldOOM                   // of pods that nobody has listed
 }
@@ -123,11 +130,11 @@ func (r *recorded) record(one toldOOM) error {
 		}
 		return fmt.Errorf("the pod is not listed yet: %w", model.NewKeyError(one.ContainerID.PodID))
 	}
-	had := one.OomInfo
+	had := one
 	if one.evicted {
 		had.Memory = r.Requested(one.ContainerID)
 	}
-	r.tell(had, one.pod)
+	r.tell(had)
 	return r.Cluster.RecordOOM(one.ContainerID, one.Timestamp, one.Memory)
 }
 

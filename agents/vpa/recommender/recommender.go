@@ -496,29 +496,36 @@ func (l *leader) pod(id model.PodID) *corev1.Pod {
 	return pod
 }
 
-// onePod is one of a workload's, whichever has the first name; one of another's that is selected, too, if there is no other.
-func (l *leader) onePod(vpa *model.Vpa) *corev1.Pod {
-	var first model.PodID
-	ids := l.cluster.GetMatchingPods(vpa)
-	for _, id := range ids {
-		if first.PodName == "" || id.PodName < first.PodName {
-			first = id
+// onePod is one of a workload's, and whether it is its own: of those that have not ended the newest, which is made of today's template. One that
+// has ended, or another's that is selected, too, only if there is no other.
+func (l *leader) onePod(vpa *model.Vpa) (pod *corev1.Pod, own bool) {
+	var all []*corev1.Pod
+	for _, id := range l.cluster.GetMatchingPods(vpa) {
+		if one := l.pod(id); one != nil {
+			all = append(all, one)
 		}
 	}
-	found := l.pod(first)
-	if found == nil || len(l.sizing(found, vpa)) > 0 {
-		return found
-	}
-	var own *corev1.Pod
-	for _, id := range ids {
-		if own != nil && own.Name < id.PodName {
-			continue
-		}
-		if pod := l.pod(id); pod != nil && len(l.sizing(pod, vpa)) > 0 {
-			own = pod
+	slices.SortFunc(all, tellsMore)
+	for _, one := range all {
+		if len(l.sizing(one, vpa)) > 0 {
+			return one, true
 		}
 	}
-	return cmp.Or(own, found)
+	if len(all) > 0 {
+		return all[0], false
+	}
+	return nil, false
+}
+
+// tellsMore orders pods by what they say of those to come.
+func tellsMore(a, b *corev1.Pod) int {
+	ended := func(p *corev1.Pod) int {
+		if p.Status.Phase == corev1.PodFailed || p.Status.Phase == corev1.PodSucceeded {
+			return 1
+		}
+		return 0
+	}
+	return cmp.Or(cmp.Compare(ended(a), ended(b)), b.CreationTimestamp.Compare(a.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
 }
 
 // sizing are those of the autoscalers that size a pod, as updater and admission see it: those whose target is its topmost owner. Where that is not
@@ -694,14 +701,19 @@ func (l *leader) keep(ctx context.Context) {
 
 // ranOut takes what the feeder recorded, of a pod that may be known. It is held for who sizes the pod: one kill counts for all of a workload's pods,
 // and selectors may overlap, as those of a Deployment and a CronJob of one Helm chart do.
-func (l *leader) ranOut(o oom.OomInfo, pod *corev1.Pod) {
-	id := o.ContainerID.PodID
+func (l *leader) ranOut(told toldOOM) {
+	o, pod, id := told.OomInfo, told.pod, told.ContainerID.PodID
 	vpas := l.cluster.Autoscalers(&model.PodState{ID: id}) // those of a pod that is gone, too
 	if pod == nil {
 		pod = l.pod(id)
 	}
 	if pod != nil {
 		vpas = l.sizing(pod, vpas...)
+	}
+	if told.evicted {
+		vpas = slices.DeleteFunc(slices.Clone(vpas), func(vpa *model.Vpa) bool {
+			return l.holds.replayed(vpa.ID, o.ContainerID.ContainerName, o.Timestamp)
+		})
 	}
 	if len(vpas) == 0 {
 		return
@@ -770,8 +782,11 @@ func (l *leader) compute(did *Round) []write {
 			vpa.DeleteCondition(rightsizing.ConditionPlatform)
 		case settings.Owned:
 			g.settings = &settings
-			g.pod = l.onePod(vpa)
-			g.room = rooms.of(g.pod, func(name string) bool { return states[name] != nil })
+			pod, own := l.onePod(vpa)
+			g.room = rooms.of(pod, func(name string) bool { return states[name] != nil })
+			if own { // which containers there are, another's does not say
+				g.pod = pod
+			}
 			g.holds, g.before = l.holds.of(vpa.ID, now), said
 			if one, is := l.ask(vpa, &g, now); is {
 				wanted = append(wanted, one)

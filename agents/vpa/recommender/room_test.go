@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -246,8 +247,81 @@ func TestARenamedContainerTakesNoRoom(t *testing.T) {
 	if len(targets) != 2 || targets["app"] < 3000 || targets["app"] > 4000 || targets["old"] < 3000 {
 		t.Errorf("%vm of a node's 4000 are recommended of what uses 3000", targets)
 	}
-	if pod := st.onePod(st.cluster.VPAs()[model.VpaID{Namespace: "shop", VpaName: "web"}]); pod == nil || pod.Name != "web-1" {
+	if pod, own := st.onePod(st.cluster.VPAs()[model.VpaID{Namespace: "shop", VpaName: "web"}]); pod == nil || pod.Name != "web-1" || !own {
 		t.Errorf("its pod is %v", pod)
+	}
+}
+
+// TestOnePod: which pod says what containers there are. One that failed stays for weeks, of a template that is long gone.
+func TestOnePod(t *testing.T) {
+	type pod struct {
+		owner string // of kind Deployment
+		phase corev1.PodPhase
+		age   time.Duration
+	}
+	for _, c := range []struct {
+		name, reason string
+		pods         []pod
+		want         int // which of them; -1: none
+		own          bool
+	}{
+		{"one that failed", "a roll-out since may have renamed its containers", []pod{{"web", corev1.PodFailed, time.Hour}, {"web", corev1.PodRunning, 2 * time.Hour}}, 1, true},
+		{"one that succeeded", "", []pod{{"web", corev1.PodSucceeded, 0}, {"web", corev1.PodRunning, time.Hour}}, 1, true},
+		{"none that runs", "a CronJob between its runs", []pod{{"web", corev1.PodSucceeded, 2 * time.Hour}, {"web", corev1.PodSucceeded, time.Hour}}, 1, true},
+		{"a roll-out", "the new ones are to fit", []pod{{"web", corev1.PodRunning, time.Hour}, {"web", corev1.PodRunning, time.Minute}, {"web", corev1.PodRunning, 2 * time.Hour}}, 1, true},
+		{"another's", "its own say it", []pod{{"other", corev1.PodRunning, time.Minute}, {"web", corev1.PodFailed, time.Hour}}, 1, true},
+		{"only another's", "", []pod{{"other", corev1.PodFailed, time.Minute}, {"other", corev1.PodRunning, time.Hour}}, 1, false},
+		{"born together", "", []pod{{"web", corev1.PodRunning, time.Hour}, {"web", corev1.PodRunning, time.Hour}}, 0, true},
+		{"none", "", nil, -1, false},
+	} {
+		st := newStage(t, nil)
+		crowd := newCrowd()
+		st.podLister = listersv1.NewPodLister(crowd.pods)
+		st.workload = func(r foreign.Ref) metav1.Object {
+			return map[foreign.Ref]metav1.Object{{Namespace: "shop", Kind: "Deployment", Name: "other"}: &appsv1.Deployment{}}[r]
+		}
+		st.autoscaler("web", balanced)
+		st.replicas("web", len(c.pods), 1000, 400*mi)
+		for i, p := range c.pods {
+			_ = crowd.pods.Add(&corev1.Pod{
+				ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: fmt.Sprintf("web-%d", i), OwnerReferences: ownedBy("Deployment", p.owner), CreationTimestamp: metav1.NewTime(start.Add(-p.age))},
+				Status:     corev1.PodStatus{Phase: p.phase},
+			})
+		}
+		st.turn()
+		got, own := st.onePod(st.cluster.VPAs()[model.VpaID{Namespace: "shop", VpaName: "web"}])
+		want := ""
+		if c.want >= 0 {
+			want = fmt.Sprintf("web-%d", c.want)
+		}
+		if (got == nil) != (want == "") || got != nil && got.Name != want || own != c.own {
+			t.Errorf("%s: %v, its own: %v, want %s, %v; %s", c.name, got, own, want, c.own, c.reason)
+		}
+	}
+}
+
+// TestAStrangersContainers: a workload without a pod shares its labels with another one, whose containers have other names. What fits no node is
+// not recommended for all that.
+func TestAStrangersContainers(t *testing.T) {
+	st := newStage(t, nil)
+	c := newCrowd()
+	st.podLister, st.indexers.nodes = listersv1.NewPodLister(c.pods), newCrowd().pods
+	_ = st.indexers.nodes.Add(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node"}, Status: corev1.NodeStatus{Allocatable: resources("4", "8Gi")}})
+	st.workload = func(r foreign.Ref) metav1.Object {
+		return map[foreign.Ref]metav1.Object{{Namespace: "shop", Kind: "Deployment", Name: "other"}: &appsv1.Deployment{}}[r]
+	}
+	st.autoscaler("web", balanced)
+	st.replicas("web", 1, 1000, 400*mi)
+	_ = c.pods.Add(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web-0", OwnerReferences: ownedBy("Deployment", "other")}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "unlike"}}}})
+	st.turn()
+	st.holds.put(model.VpaID{Namespace: "shop", VpaName: "web"}, "app", hold{12 << 30, start})
+	for minute := range 30 {
+		st.now = start.Add(time.Duration(minute+1) * time.Minute)
+		st.use("web", 0, 1000, 300*mi)
+		st.turn()
+	}
+	if got := st.target("web", corev1.ResourceMemory); got > 8<<30 || got < 7<<30 {
+		t.Errorf("%d Mi are recommended where nodes have 8192", got/mi)
 	}
 }
 

@@ -26,20 +26,18 @@ import (
 )
 
 const (
-	directRate, directCount, directBursts = 200, 500, 12 // requests a second, in a burst, and how many of them
-	throughRate, through, throughBursts   = 50, 200, 8
-	bareBursts                            = 3
+	directRate, directCount, directBursts = 200, 500, 24 // requests a second, in a burst, and how many bursts of each program
+	throughRate, through, throughBursts   = 50, 200, 16
 	inFlight                              = 16 // at most; what is late because of it is late
 	admissionLimit                        = 90 * time.Second
 )
 
-// admitting is what an admission controller did: latencies of the webhook asked directly, and of pods made through the API server without being
-// stored (dry run), with the webhook and with none.
+// admitting is what an admission controller did: latencies of the webhook asked directly, of pods made through the API server without being
+// stored (dry run), and of such pods that no webhook is told of.
 type admitting struct {
-	Ready           duration
 	Direct, Through latencies
-	Bare            latencies
-	Top             int64 // most resident memory
+	Bare            latencies // the same for both
+	Top             int64     // most resident memory
 	CPU             time.Duration
 }
 
@@ -50,67 +48,187 @@ type latencies struct {
 	Sized    int // answers that changed the pod's requests
 }
 
-// admission measures a stack's admission controller.
-func (w *world) admission(ctx context.Context, s stack) (got admitting, err error) {
-	w.say("admission")
-	if got.Bare, err = w.burst(ctx, throughRate, through, bareBursts, w.dryRun); err != nil {
-		return got, fmt.Errorf("pods without a webhook: %w", err)
+// ask asks for one pod, and says whether it was sized.
+type ask func(ctx context.Context, i int) (sized bool, err error)
+
+// A side is one of two admission controllers that run at the same time.
+type side struct {
+	stack
+
+	program         *program
+	direct, through ask
+	got             admitting
+	admitted        float64 // what it counted before
+}
+
+// duel measures both admission controllers, burst by burst: minutes apart one and the same program is seen to be twice as slow, and what the
+// machine does meets both within seconds. Each has workloads of its own, for ours yields where upstream sizes, and the API server tells each of
+// those alone.
+func (w *world) duel(ctx context.Context) (got map[string]admitting, err error) {
+	w.say("admission: workloads and autoscalers for both")
+	if err := w.sides(ctx); err != nil {
+		return nil, err
 	}
-	configurations := "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
-	name := "vpa-webhook-config"
-	if s.name == ours {
-		name = "nops-vpa"
-		if err := w.api.Fill(ctx, []kube.Object{{Collection: configurations, Body: ourWebhook(s)}}); err != nil {
-			return got, err
-		}
-	}
-	began := time.Now()
-	p, err := w.startAdmission(ctx, s)
-	if err != nil {
-		return got, err
-	}
+	var all []*side
 	defer func() {
-		p.Stop()
-		err = errors.Join(err, w.api.Do(context.WithoutCancel(ctx), http.MethodDelete, configurations+"/"+name, "", nil, nil))
+		for _, s := range all {
+			s.program.Stop()
+			err = errors.Join(err, w.api.Do(context.WithoutCancel(ctx), http.MethodDelete, configurations+"/"+s.webhook, "", nil, nil))
+		}
 	}()
-	direct := w.direct(s)
-	// Upstream registers ten seconds after it serves, and an API server looks for configurations every now and then.
-	err = kube.Until(ctx, "pods to be sized", admissionLimit, func() error {
-		for _, ask := range []func(context.Context, int) (bool, error){direct, w.dryRun} {
-			if sized, err := ask(ctx, 0); err != nil || !sized {
-				return errors.Join(err, errors.New("not sized"))
+	for i, name := range []string{ours, upstream} {
+		s := w.stack(name)
+		p, err := w.startAdmission(ctx, s)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, &side{stack: s, program: p, direct: w.direct(s, i*w.Autoscalers), through: w.dryRun(i*w.Autoscalers, w.namespace)})
+	}
+	if err := w.told(ctx, all); err != nil {
+		return nil, err
+	}
+	bare := w.dryRun(0, func(int) string { return plainNamespace })
+	var without latencies
+	w.say("admission: %d bursts of %d reviews, by turns", len(all)*directBursts, directCount)
+	for b := range directBursts {
+		for _, s := range turn(all, b) {
+			if err := s.timed(func() error { return w.burst(ctx, directRate, directCount, &s.got.Direct, s.direct) }); err != nil {
+				return nil, fmt.Errorf("ask the webhook, %s: %w", s.name, err)
 			}
 		}
-		return w.api.Ended()
-	}, p.Process)
-	if err != nil {
-		return got, fmt.Errorf("%w\n%s", err, p.Tail(15))
 	}
-	got.Ready = duration{Took: time.Since(began)}
-	before, err := footprintOf(p.PID())
-	if err != nil {
-		return got, err
+	w.say("admission: %d bursts of %d pods, by turns", len(all)*throughBursts, through)
+	for b := range throughBursts {
+		if b%2 == 0 {
+			if err := w.burst(ctx, throughRate, through, &without, bare); err != nil {
+				return nil, fmt.Errorf("pods without a webhook: %w", err)
+			}
+		}
+		for _, s := range turn(all, b) {
+			if err := s.timed(func() error { return w.burst(ctx, throughRate, through, &s.got.Through, s.through) }); err != nil {
+				return nil, fmt.Errorf("make pods, %s: %w", s.name, err)
+			}
+		}
 	}
-	if got.Direct, err = w.burst(ctx, directRate, directCount, directBursts, direct); err != nil {
-		return got, fmt.Errorf("ask the webhook: %w", err)
+	if without.Sized > 0 {
+		return nil, fmt.Errorf("of %d pods that no webhook should be told of, %d were sized", without.Count, without.Sized)
 	}
-	if got.Through, err = w.burst(ctx, throughRate, through, throughBursts, w.dryRun); err != nil {
-		return got, fmt.Errorf("make pods: %w", err)
-	}
-	after, err := footprintOf(p.PID())
-	if err != nil {
-		return got, err
-	}
-	got.Top, got.CPU = after.Top, (after.CPU-before.CPU)/time.Duration(got.Direct.Count+got.Through.Count)
-	for _, l := range []latencies{got.Direct, got.Through} {
-		if l.Sized != l.Count {
-			return got, fmt.Errorf("of %d pods, %d were sized", l.Count, l.Sized)
+	got = map[string]admitting{}
+	for _, s := range all {
+		s.got.Bare = without
+		if got[s.name], err = s.result(ctx); err != nil {
+			return nil, fmt.Errorf("%s: %w", s.name, err)
 		}
 	}
 	return got, nil
 }
 
-// ourWebhook is the chart's, which has no condition here that another API server would not have.
+// turn is in which order they are asked: there, and back the next time.
+func turn(all []*side, burst int) []*side {
+	if burst%2 == 0 {
+		return all
+	}
+	back := slices.Clone(all)
+	slices.Reverse(back)
+	return back
+}
+
+// told waits until the API server tells each side of its own pods.
+func (w *world) told(ctx context.Context, all []*side) error {
+	if err := w.api.Fill(ctx, []kube.Object{{Collection: configurations, Body: ourWebhook(all[0].stack)}}); err != nil {
+		return err
+	}
+	// Upstream registers ten seconds after it serves, and for pods of all namespaces.
+	theirs := all[1]
+	err := kube.Until(ctx, "upstream to register", admissionLimit, func() error {
+		var found admissionregistrationv1.MutatingWebhookConfiguration
+		if err := w.api.Do(ctx, http.MethodGet, configurations+"/"+theirs.webhook, "", nil, &found); err != nil {
+			return err
+		}
+		for i := range found.Webhooks {
+			found.Webhooks[i].NamespaceSelector = &metav1.LabelSelector{MatchLabels: map[string]string{sideLabel: theirs.name}}
+		}
+		body, err := json.Marshal(&found)
+		if err != nil {
+			return fmt.Errorf("encode a configuration: %w", err)
+		}
+		return w.api.Do(ctx, http.MethodPut, configurations+"/"+theirs.webhook, "application/json", body, nil)
+	}, theirs.program.Process)
+	if err != nil {
+		return fmt.Errorf("%w\n%s", err, theirs.program.Tail(15))
+	}
+	for _, s := range all {
+		err := kube.Until(ctx, "pods to be sized", admissionLimit, func() error {
+			for _, one := range []ask{s.direct, s.through} {
+				if sized, err := one(ctx, 0); err != nil || !sized {
+					return errors.Join(err, errors.New("not sized"))
+				}
+			}
+			return w.api.Ended()
+		}, s.program.Process)
+		if err != nil {
+			return fmt.Errorf("%s: %w\n%s", s.name, err, s.program.Tail(15))
+		}
+	}
+	// Nobody says when the API server knows the configurations. That it did is seen at the end: of how many pods each side was told.
+	time.Sleep(settle)
+	for _, s := range all {
+		var err error
+		if s.admitted, err = s.admissions(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// settle is much longer than an API server takes to see a configuration that it watches.
+const settle = 3 * time.Second
+
+// timed does something, and adds what processor time it took the side.
+func (s *side) timed(do func() error) error {
+	before, err := footprintOf(s.program.PID())
+	if err != nil {
+		return err
+	}
+	if err := do(); err != nil {
+		return fmt.Errorf("%w\n%s", err, s.program.Tail(15))
+	}
+	after, err := footprintOf(s.program.PID())
+	s.got.CPU, s.got.Top = s.got.CPU+after.CPU-before.CPU, after.Top
+	return err
+}
+
+// admissions is how many a side counted.
+func (s *side) admissions(ctx context.Context) (float64, error) {
+	page, err := s.program.scrape(ctx)
+	n := 0.0
+	for name, v := range page {
+		if strings.HasPrefix(name, "vpa_"+s.program.name+"_admission_latency_seconds_count") {
+			n += v
+		}
+	}
+	return n, err
+}
+
+// result is what was found of a side, if it was asked what it should have been, and sized all.
+func (s *side) result(ctx context.Context) (admitting, error) {
+	for _, l := range []latencies{s.got.Direct, s.got.Through} {
+		if l.Sized != l.Count {
+			return s.got, fmt.Errorf("of %d pods, %d were sized", l.Count, l.Sized)
+		}
+	}
+	asked := s.got.Direct.Count + s.got.Through.Count
+	s.got.CPU /= time.Duration(asked)
+	now, err := s.admissions(ctx)
+	if err == nil && now-s.admitted != float64(asked) {
+		err = fmt.Errorf("it was told of %.0f pods, %d were meant for it", now-s.admitted, asked)
+	}
+	return s.got, err
+}
+
+const configurations = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
+
+// ourWebhook is the chart's, which has no condition here that another API server would not have, for pods of our side alone.
 func ourWebhook(s stack) *admissionregistrationv1.MutatingWebhookConfiguration {
 	port, timeout, path := int32(443), int32(5), s.path
 	ignore, none, never, equivalent, scope := admissionregistrationv1.Ignore, admissionregistrationv1.SideEffectClassNone, admissionregistrationv1.NeverReinvocationPolicy, admissionregistrationv1.Equivalent, admissionregistrationv1.NamespacedScope
@@ -122,37 +240,38 @@ func ourWebhook(s stack) *admissionregistrationv1.MutatingWebhookConfiguration {
 		}
 	}
 	pods := hook("pods.vpa.nops.io", "", "pods", admissionregistrationv1.Create)
-	pods.NamespaceSelector = &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: corev1.LabelMetadataName, Operator: metav1.LabelSelectorOpNotIn, Values: []string{"kube-system", s.namespace}}}}
+	pods.NamespaceSelector = &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: corev1.LabelMetadataName, Operator: metav1.LabelSelectorOpNotIn, Values: []string{"kube-system", s.namespace}}}, MatchLabels: map[string]string{sideLabel: s.name}}
 	pods.MatchConditions = []admissionregistrationv1.MatchCondition{{Name: "owned", Expression: "has(object.metadata.ownerReferences) && object.metadata.ownerReferences.exists(o, has(o.controller) && o.controller)"}}
 	return &admissionregistrationv1.MutatingWebhookConfiguration{
-		ObjectMeta: metav1.ObjectMeta{Name: "nops-vpa"},
+		ObjectMeta: metav1.ObjectMeta{Name: s.webhook},
 		Webhooks:   []admissionregistrationv1.MutatingWebhook{pods, hook("autoscalers.vpa.nops.io", s.group, autoscalers, admissionregistrationv1.Create, admissionregistrationv1.Update)},
 	}
 }
 
-// fresh is a pod that a ReplicaSet's controller would make.
-func (w *world) fresh(i int) *corev1.Pod {
-	workload := i * 7919 % w.Autoscalers
+// fresh is a pod that a ReplicaSet's controller would make, of one of the workloads from the first on.
+func (w *world) fresh(first, i int, namespace func(workload int) string) *corev1.Pod {
+	workload := first + i*7919%w.Autoscalers
 	labels := labelsOf(workload)
 	labels["pod-template-hash"] = "6d4cf56db6"
 	return &corev1.Pod{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}, Spec: podSpec(workload), ObjectMeta: metav1.ObjectMeta{
-		GenerateName: setName(workload) + "-", Namespace: w.namespace(workload), Labels: labels, OwnerReferences: owned("ReplicaSet", setName(workload), uidOf("set", workload))}}
+		GenerateName: setName(workload) + "-", Namespace: namespace(workload), Labels: labels, OwnerReferences: owned("ReplicaSet", setName(workload), uidOf("set", workload))}}
 }
 
 // direct asks the webhook as an API server does.
-func (w *world) direct(s stack) func(ctx context.Context, i int) (sized bool, err error) {
+func (w *world) direct(s stack, first int) ask {
 	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: inFlight}}
-	url := fmt.Sprintf("https://127.0.0.1:%d%s", w.port, s.path)
+	url := fmt.Sprintf("https://127.0.0.1:%d%s", s.port, s.path)
 	pods := metav1.GroupVersionResource{Version: "v1", Resource: "pods"}
 	kind := metav1.GroupVersionKind{Version: "v1", Kind: "Pod"}
 	return func(ctx context.Context, i int) (bool, error) {
-		object, err := json.Marshal(w.fresh(i))
+		p := w.fresh(first, i, w.namespace)
+		object, err := json.Marshal(p)
 		if err != nil {
 			return false, fmt.Errorf("encode a pod: %w", err)
 		}
 		id := types.UID(fmt.Sprintf("review-%d", i))
 		body, err := json.Marshal(admissionv1.AdmissionReview{TypeMeta: metav1.TypeMeta{APIVersion: "admission.k8s.io/v1", Kind: "AdmissionReview"}, Request: &admissionv1.AdmissionRequest{
-			UID: id, Kind: kind, Resource: pods, RequestKind: &kind, RequestResource: &pods, Namespace: w.fresh(i).Namespace, Operation: admissionv1.Create, Object: runtime.RawExtension{Raw: object}}})
+			UID: id, Kind: kind, Resource: pods, RequestKind: &kind, RequestResource: &pods, Namespace: p.Namespace, Operation: admissionv1.Create, Object: runtime.RawExtension{Raw: object}}})
 		if err != nil {
 			return false, fmt.Errorf("encode a review: %w", err)
 		}
@@ -178,67 +297,67 @@ func (w *world) direct(s stack) func(ctx context.Context, i int) (sized bool, er
 	}
 }
 
-// dryRun makes a pod that is not stored.
-func (w *world) dryRun(ctx context.Context, i int) (sized bool, err error) {
-	p := w.fresh(i)
-	body, err := json.Marshal(p)
-	if err != nil {
-		return false, fmt.Errorf("encode a pod: %w", err)
-	}
-	var made corev1.Pod
-	if err := w.api.Do(ctx, http.MethodPost, "/api/v1/namespaces/"+p.Namespace+"/pods?dryRun=All", "application/json", body, &made); err != nil {
-		return false, err
-	}
-	for name := range made.Annotations {
-		if strings.HasPrefix(name, "vpaUpdates") || strings.Contains(name, "vpa") {
-			return true, nil
+// dryRun makes pods that are not stored.
+func (w *world) dryRun(first int, namespace func(workload int) string) ask {
+	return func(ctx context.Context, i int) (sized bool, err error) {
+		p := w.fresh(first, i, namespace)
+		body, err := json.Marshal(p)
+		if err != nil {
+			return false, fmt.Errorf("encode a pod: %w", err)
 		}
+		var made corev1.Pod
+		if err := w.api.Do(ctx, http.MethodPost, "/api/v1/namespaces/"+p.Namespace+"/pods?dryRun=All", "application/json", body, &made); err != nil {
+			return false, err
+		}
+		for name := range made.Annotations {
+			if strings.HasPrefix(name, "vpaUpdates") || strings.Contains(name, "vpa") {
+				return true, nil
+			}
+		}
+		return false, nil
 	}
-	return false, nil
 }
 
-// burst asks at a rate, several times over, and times each answer from the moment at which it was due. No garbage of this program, which feeds the
-// cluster, is collected meanwhile: it has a heap to go through that would be seen in the answers.
-func (w *world) burst(ctx context.Context, rate, count, bursts int, ask func(context.Context, int) (bool, error)) (latencies, error) {
-	var all latencies
+// burst asks at a rate, and times each answer from the moment at which it was due. No garbage of this program, which feeds the cluster, is
+// collected meanwhile: it has a heap to go through that would be seen in the answers.
+func (w *world) burst(ctx context.Context, rate, count int, all *latencies, one ask) error {
 	debug.FreeOSMemory()
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
-	for b := range bursts {
-		var (
-			mu       sync.Mutex
-			took     []time.Duration
-			failures []error
-			group    sync.WaitGroup
-			slots    = make(chan struct{}, inFlight)
-		)
-		began := time.Now()
-		for i := range count {
-			due := began.Add(time.Duration(i) * time.Second / time.Duration(rate))
-			time.Sleep(time.Until(due))
-			slots <- struct{}{}
-			group.Go(func() {
-				defer func() { <-slots }()
-				sized, err := ask(ctx, b*count+i)
-				d := time.Since(due)
-				mu.Lock()
-				defer mu.Unlock()
-				took = append(took, d)
-				if err != nil {
-					failures = append(failures, err)
-				}
-				if sized {
-					all.Sized++
-				}
-			})
-		}
-		group.Wait()
-		if len(failures) > 0 {
-			return all, fmt.Errorf("%d of %d failed: %w", len(failures), count, failures[0])
-		}
-		all.Count += count
-		all.P50, all.P99 = append(all.P50, quantile(took, 0.5)), append(all.P99, quantile(took, 0.99))
+	var (
+		mu       sync.Mutex
+		took     []time.Duration
+		failures []error
+		group    sync.WaitGroup
+		slots    = make(chan struct{}, inFlight)
+	)
+	began := time.Now()
+	for i := range count {
+		due := began.Add(time.Duration(i) * time.Second / time.Duration(rate))
+		time.Sleep(time.Until(due))
+		slots <- struct{}{}
+		n := all.Count + i
+		group.Go(func() {
+			defer func() { <-slots }()
+			sized, err := one(ctx, n)
+			d := time.Since(due)
+			mu.Lock()
+			defer mu.Unlock()
+			took = append(took, d)
+			if err != nil {
+				failures = append(failures, err)
+			}
+			if sized {
+				all.Sized++
+			}
+		})
 	}
-	return all, nil
+	group.Wait()
+	if len(failures) > 0 {
+		return fmt.Errorf("%d of %d failed: %w", len(failures), count, failures[0])
+	}
+	all.Count += count
+	all.P50, all.P99 = append(all.P50, quantile(took, 0.5)), append(all.P99, quantile(took, 0.99))
+	return nil
 }
 
 // quantile is the value at or below which so much lies.

@@ -1,8 +1,9 @@
 // Command vpa measures the nOps VPA beside the VPA of Kubernetes, unmodified: what a loop of the recommender takes, what it writes, how soon it
 // is there again after a restart, how its memory fares when pods come and go, and how long an admission takes.
 //
-// A real API server holds the same objects for both, in the group of each. The programs run alone, one after the other: ours, upstream's,
-// upstream's, ours. What was measured is kept; a run that was cut short goes on where it stopped.
+// A real API server holds the same objects for both, in the group of each. The recommenders run alone, one after the other: ours, upstream's,
+// upstream's, ours. The admission controllers run at the same time, and are asked by turns. What was measured is kept; a run that was cut short
+// goes on where it stopped.
 package main
 
 import (
@@ -188,7 +189,7 @@ func (b *bench) prepare(ctx context.Context) (err error) {
 }
 
 // method is part of a cell's fingerprint: raise it when what is measured changes.
-const method = "2"
+const method = "3"
 
 // fingerprint tells cells of other programs, or of another benchmark, from those of this run.
 func fingerprint(programs ...string) (string, error) {
@@ -207,7 +208,7 @@ func fingerprint(programs ...string) (string, error) {
 	return hex.EncodeToString(sum.Sum(nil))[:16], nil
 }
 
-// A cell is what one program did in one round.
+// A cell is what one program did in one round: its recommender in one of the rounds, its admission controller in the one after them.
 type cell struct {
 	Fingerprint string
 	Profile     string
@@ -223,10 +224,21 @@ type cell struct {
 	Admission   admitting
 }
 
-// cells are those of a profile, one of each round.
+// cells are those of a profile.
 type cells struct {
 	profile profile
-	all     []*cell // nil: not measured
+	all     []*cell // of recommenders, one of each round; nil: not measured
+	duel    []*cell // of the admission controllers, ours and upstream's, who were asked by turns; none: not measured
+}
+
+// duelled is the admission controller's.
+func (c cells) duelled(program string) *cell {
+	for _, one := range c.duel {
+		if one.Program == program {
+			return one
+		}
+	}
+	return nil
 }
 
 func (c cells) of(program string) []*cell {
@@ -280,7 +292,7 @@ func keep(dir string, c *cell) error {
 	return nil
 }
 
-// measure goes through the rounds of a profile.
+// measure goes through the rounds of a profile, and lets the admission controllers meet at the end.
 func (b *bench) measure(ctx context.Context, p profile, only string, again bool) (cells, error) {
 	got := cells{profile: p, all: make([]*cell, len(rounds()))}
 	var w *world
@@ -289,52 +301,98 @@ func (b *bench) measure(ctx context.Context, p profile, only string, again bool)
 			w.close()
 		}
 	}()
-	for i, program := range rounds() {
-		if !again {
-			var err error
-			if got.all[i], err = recall(b.kept, b.fingerprint, p.Name, program, i); err != nil {
-				return got, err
-			}
+	needWorld := func() (err error) {
+		if w == nil {
+			b.say("%s: making %d autoscalers' Deployments with %d pods in %d namespaces", p.Name, p.Autoscalers, p.pods(), p.Namespaces)
+			w, err = b.newWorld(ctx, p)
 		}
+		return err
+	}
+	found := func(program string, round int) (c *cell, err error) {
+		if again {
+			return nil, nil
+		}
+		if c, err = recall(b.kept, b.fingerprint, p.Name, program, round); c != nil {
+			b.say("%s, round %d, %s: measured at %s, in %s", p.Name, round+1, program, c.When.Format(time.DateTime), b.kept)
+		}
+		return c, err
+	}
+	for i, program := range rounds() {
 		if only != "" && program != only {
 			continue
 		}
-		if got.all[i] != nil {
-			b.say("%s, round %d, %s: measured at %s, in %s", p.Name, i+1, program, got.all[i].When.Format(time.DateTime), b.kept)
-			continue
-		}
-		if w == nil {
-			b.say("%s: making %d autoscalers' Deployments with %d pods in %d namespaces", p.Name, p.Autoscalers, p.pods(), p.Namespaces)
-			var err error
-			if w, err = b.newWorld(ctx, p); err != nil {
+		var err error
+		if got.all[i], err = found(program, i); err != nil || got.all[i] != nil {
+			if err != nil {
 				return got, err
 			}
+			continue
 		}
-		c := &cell{Fingerprint: b.fingerprint, Profile: p.Name, Program: program, Round: i, When: time.Now().UTC(), Machine: here.Machine(), Pinned: b.pinned, Load: here.Load()}
+		if err := needWorld(); err != nil {
+			return got, err
+		}
+		c := b.newCell(p, program, i)
 		b.say("%s, round %d: %s", p.Name, i+1, program)
 		if err := w.measure(ctx, c); err != nil {
 			return got, fmt.Errorf("round %d, %s: %w", i+1, program, err)
 		}
-		c.Took = time.Since(c.When).Round(time.Second)
-		if err := keep(b.kept, c); err != nil {
+		if err := b.ended(c); err != nil {
 			return got, err
 		}
 		got.all[i] = c
 	}
+	if only != "" {
+		return got, nil // one alone has nobody to meet
+	}
+	var both []*cell
+	for _, program := range []string{ours, upstream} {
+		c, err := found(program, len(rounds()))
+		if err != nil {
+			return got, err
+		}
+		if c != nil {
+			both = append(both, c)
+		}
+	}
+	if len(both) < 2 {
+		if err := needWorld(); err != nil {
+			return got, err
+		}
+		both = []*cell{b.newCell(p, ours, len(rounds())), b.newCell(p, upstream, len(rounds()))}
+		b.say("%s: both admission controllers", p.Name)
+		admitted, err := w.duel(ctx)
+		if err != nil {
+			return got, fmt.Errorf("admission: %w", err)
+		}
+		for _, c := range both {
+			c.Admission = admitted[c.Program]
+			if err := b.ended(c); err != nil {
+				return got, err
+			}
+		}
+	}
+	got.duel = both
 	return got, nil
 }
 
-// measure measures one program, with nothing in the cluster of what another did.
+func (b *bench) newCell(p profile, program string, round int) *cell {
+	return &cell{Fingerprint: b.fingerprint, Profile: p.Name, Program: program, Round: round, When: time.Now().UTC(), Machine: here.Machine(), Pinned: b.pinned, Load: here.Load()}
+}
+
+// ended keeps what was measured.
+func (b *bench) ended(c *cell) error {
+	c.Took = time.Since(c.When).Round(time.Second)
+	return keep(b.kept, c)
+}
+
+// measure measures one recommender, with nothing in the cluster of what another did.
 func (w *world) measure(ctx context.Context, c *cell) (err error) {
 	s := w.stack(c.Program)
 	w.say("autoscalers and eight days of history")
 	if err := w.autoscalers(ctx, s); err != nil {
 		return err
 	}
-	if c.Recommender, err = w.recommender(ctx, s); err != nil {
-		return err
-	}
-	c.Admission, err = w.admission(ctx, s)
+	c.Recommender, err = w.recommender(ctx, s)
 	return err
 }
 

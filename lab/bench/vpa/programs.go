@@ -178,7 +178,7 @@ func (w *world) startRecommender(ctx context.Context, s stack) (*program, error)
 func (w *world) startAdmission(ctx context.Context, s stack) (*program, error) {
 	if s.name == ours {
 		return w.start(ctx, s, "admission_controller", w.program, func(metrics string) []string {
-			return []string{"admission", fmt.Sprintf("--webhook-address=:%d", w.port), "--listen-address=" + metrics}
+			return []string{"admission", fmt.Sprintf("--webhook-address=:%d", s.port), "--listen-address=" + metrics}
 		})
 	}
 	certificate, key, err := w.authority.Issue(time.Now(), s.service+"."+s.namespace+".svc")
@@ -192,7 +192,7 @@ func (w *world) startAdmission(ctx context.Context, s stack) (*program, error) {
 	}
 	in := func(name string) string { return filepath.Join(w.dir, name) }
 	return w.start(ctx, s, "admission_controller", filepath.Join(w.assets, upstreamvpa.Admission), func(metrics string) []string {
-		return []string{"--kubeconfig=" + in("kubeconfig-shim"), "--address=" + metrics, fmt.Sprintf("--kube-api-qps=%d", clientQPS), fmt.Sprintf("--kube-api-burst=%d", clientBurst), fmt.Sprintf("--port=%d", w.port),
+		return []string{"--kubeconfig=" + in("kubeconfig-shim"), "--address=" + metrics, fmt.Sprintf("--kube-api-qps=%d", clientQPS), fmt.Sprintf("--kube-api-burst=%d", clientBurst), fmt.Sprintf("--port=%d", s.port),
 			"--webhook-timeout-seconds=5", "--client-ca-file=" + in("shim.crt"), "--tls-cert-file=" + in("webhook.crt"), "--tls-private-key=" + in("webhook.key")}
 	})
 }

@@ -59,6 +59,21 @@ type measure struct {
 	show  func(float64) string
 	// times compares upstream with ours.
 	times bool
+	// duel is of the admission controllers.
+	duel bool
+	// bursts are the latencies of which the value is the middle.
+	bursts func(*cell) []time.Duration
+}
+
+// cells are those that have the measure, of one program.
+func (m measure) cells(c cells, program string) []*cell {
+	if !m.duel {
+		return c.of(program)
+	}
+	if one := c.duelled(program); one != nil {
+		return []*cell{one}
+	}
+	return nil
 }
 
 func seconds(v float64) string {
@@ -131,7 +146,7 @@ func measures(p profile) []measure {
 	for _, step := range steps() {
 		all = append(all, of("… of it "+step, func(c *cell) time.Duration { return c.Recommender.Steps[step] }, step == "MaintainCheckpoints" || step == "UpdateVPAs" || step == "LoadPods"))
 	}
-	return append(all,
+	all = append(all,
 		of("processor time of a loop", func(c *cell) time.Duration { return c.Recommender.CPU }, true),
 		number("statuses written in a loop", plain, false, func(c *cell) float64 { return perLoop(c, autoscalers) }),
 		number("checkpoints written in a loop", plain, false, func(c *cell) float64 { return perLoop(c, checkpoints) }),
@@ -141,26 +156,33 @@ func measures(p profile) []measure {
 		number("live heap", mebibytes, true, func(c *cell) float64 { return float64(c.Recommender.Heap) }),
 		number("live heap, second half of the churn to the first", plain, false, (*cell).growth),
 		number("resident memory after the churn", mebibytes, true, func(c *cell) float64 { return float64(c.Recommender.ChurnRSS) }),
-		of("webhook, p50", func(c *cell) time.Duration { return seconded(c.Admission.Direct.P50) }, false),
-		of("webhook, p99", func(c *cell) time.Duration { return seconded(c.Admission.Direct.P99) }, false),
-		of("pod through the API server, p50", func(c *cell) time.Duration { return seconded(c.Admission.Through.P50) }, false),
-		of("pod through the API server, p99", func(c *cell) time.Duration { return seconded(c.Admission.Through.P99) }, false),
-		of("the same without a webhook, p50", func(c *cell) time.Duration { return seconded(c.Admission.Bare.P50) }, false),
-		of("the same without a webhook, p99", func(c *cell) time.Duration { return seconded(c.Admission.Bare.P99) }, false),
+	)
+	latency := func(name string, bursts func(*cell) []time.Duration) measure {
+		return measure{name: name, show: seconds, duel: true, bursts: bursts, value: func(c *cell) (float64, bool) { return durations(bursts(c)), false }}
+	}
+	admission := []measure{
+		latency("webhook, p50", func(c *cell) []time.Duration { return c.Admission.Direct.P50 }),
+		latency("webhook, p99", func(c *cell) []time.Duration { return c.Admission.Direct.P99 }),
+		latency("pod through the API server, p50", func(c *cell) []time.Duration { return c.Admission.Through.P50 }),
+		latency("pod through the API server, p99", func(c *cell) []time.Duration { return c.Admission.Through.P99 }),
+		latency("the same without a webhook, p50", func(c *cell) []time.Duration { return c.Admission.Bare.P50 }),
+		latency("the same without a webhook, p99", func(c *cell) []time.Duration { return c.Admission.Bare.P99 }),
 		of("processor time of an admission", func(c *cell) time.Duration { return c.Admission.CPU }, true),
 		number("admission: resident memory at most", mebibytes, true, func(c *cell) float64 { return float64(c.Admission.Top) }),
-	)
-}
-
-func seconded(all []time.Duration) time.Duration {
-	return time.Duration(durations(all) * float64(time.Second))
+	}
+	for _, m := range admission {
+		m.duel = true
+		all = append(all, m)
+	}
+	return all
 }
 
 func perLoop(c *cell, resource string) float64 {
 	return float64(c.Recommender.Writes[resource]) / float64(max(1, c.Recommender.Loops))
 }
 
-// cellText is a measure of one program: the middle of its rounds, and each of them. What is not known is a dash.
+// text is a measure of one program: the middle of its rounds, and each of them; of bursts, the middle and between what half of them are. What is
+// not known is a dash.
 func (m measure) text(all []*cell) (text string, mid float64, more bool) {
 	var values []float64
 	var each []string
@@ -177,12 +199,19 @@ func (m measure) text(all []*cell) (text string, mid float64, more bool) {
 	if more {
 		text = "> " + text
 	}
+	switch {
+	case m.bursts != nil && len(all) == 1:
+		some := m.bursts(all[0])
+		return text + " (" + m.show(quantile(some, 0.25).Seconds()) + "–" + m.show(quantile(some, 0.75).Seconds()) + ")", mid, more
+	case len(each) == 1:
+		return text, mid, more
+	}
 	return text + " (" + strings.Join(each, ", ") + ")", mid, more
 }
 
 func (m measure) row(c cells) string {
-	mine, a, _ := m.text(c.of(ours))
-	theirs, b, more := m.text(c.of(upstream))
+	mine, a, _ := m.text(m.cells(c, ours))
+	theirs, b, more := m.text(m.cells(c, upstream))
 	times := ""
 	if m.times && a > 0 && !math.IsNaN(b) {
 		times = ratio(b / a)
@@ -238,17 +267,17 @@ func (c cells) goals() []goal {
 		{"webhook, p99", func(c *cell) []time.Duration { return c.Admission.Direct.P99 }},
 		{"pod through the API server, p99", func(c *cell) []time.Duration { return c.Admission.Through.P99 }},
 	} {
-		got, limit := bursts(mine, way.value), bursts(theirs, way.value)
+		got, limit := c.bursts(ours, way.value), c.bursts(upstream, way.value)
 		all = append(all, at(way.name, "≤ upstream's "+seconds(middle(limit)), seconds(middle(got)), !worse(got, limit)))
 	}
 	same := c.compare()
 	return append(all, at("targets equal to upstream's", fmt.Sprintf("all %d", same.containers), fmt.Sprintf("%d", same.containers-same.targets), same.targets == 0 && same.containers == stored && same.bounds <= boundsApart))
 }
 
-// bursts are the values of all rounds' bursts, in seconds.
-func bursts(all []*cell, value func(*cell) []time.Duration) (some []float64) {
-	for _, c := range all {
-		for _, d := range value(c) {
+// bursts are the values of all bursts of a program's admission controller, in seconds.
+func (c cells) bursts(program string, value func(*cell) []time.Duration) (some []float64) {
+	if one := c.duelled(program); one != nil {
+		for _, d := range value(one) {
 			some = append(some, d.Seconds())
 		}
 	}
@@ -337,7 +366,7 @@ func (r report) list(out io.Writer) error {
 	for _, c := range r.profiles {
 		for _, m := range measures(c.profile) {
 			for _, program := range []string{ours, upstream} {
-				if all := c.of(program); len(all) > 0 {
+				if all := m.cells(c, program); len(all) > 0 {
 					text, _, _ := m.text(all)
 					fmt.Fprintf(out, "%s\t%s\t%s\t%s\n", c.profile.Name, program, m.name, text)
 				}
@@ -353,7 +382,7 @@ func (r report) markdown() string {
 	first := r.profiles[0].all[0]
 	last := first
 	for _, c := range r.profiles {
-		for _, one := range c.all {
+		for _, one := range slices.Concat(c.all, c.duel) {
 			if one.When.After(last.When) {
 				last = one
 			}
@@ -405,7 +434,8 @@ func (r report) markdown() string {
 		for _, one := range c.all {
 			loads = append(loads, one.Load)
 		}
-		fmt.Fprintf(&text, "\n## %s\n\n%d pods and %d containers in %d namespaces; an interval of %s. %d and %d steady loops of ours were counted, %d and %d of upstream's. Load average before each round: %s.\n\n",
+		loads = append(loads, c.duelled(ours).Load)
+		fmt.Fprintf(&text, "\n## %s\n\n%d pods and %d containers in %d namespaces; an interval of %s. %d and %d steady loops of ours were counted, %d and %d of upstream's. Load average before each round, and before the admission: %s.\n\n",
 			p.title(), p.pods(), c.all[0].Recommender.Metrics, p.Namespaces, p.Interval, c.of(ours)[0].Recommender.Loops, c.of(ours)[1].Recommender.Loops, c.of(upstream)[0].Recommender.Loops, c.of(upstream)[1].Recommender.Loops, strings.Join(loads, ", "))
 		text.WriteString("| | nOps VPA | VPA of Kubernetes | times |\n|---|--:|--:|--:|\n")
 		for _, m := range measures(p) {
@@ -427,7 +457,7 @@ const idle = 6
 // busy says whether there was other work.
 func (r report) busy() bool {
 	for _, c := range r.profiles {
-		for _, one := range c.all {
+		for _, one := range slices.Concat(c.all, c.duel) {
 			if v, err := strconv.ParseFloat(one.Load, 64); err == nil && v > idle {
 				return true
 			}
@@ -448,9 +478,9 @@ func (p profile) title() string { return fmt.Sprintf("%d autoscalers", p.Autosca
 const howItIsMeasured = `## How it is measured
 
 ` + "`make bench`" + ` prints this page, ` + "`make bench BENCH=-write`" + ` rewrites it. What was measured is kept in the user's cache directory: a run that was cut short goes on where it stopped, and measures anew what was measured with other
-programs. Values are the middle of two rounds, with both in brackets.
+programs. Values are the middle of two rounds, with both in brackets; latencies are the middle of bursts, and in brackets is between what half of them lie.
 
-- **The programs** are the two that ship: ours as its image has it, upstream's built from its module without a change. Each runs alone, in the order ours, upstream's, upstream's, ours, on two processors (` + "`GOMAXPROCS=2`" + `; pinned to two where the
+- **The programs** are the two that ship: ours as its image has it, upstream's built from its module without a change. Each recommender runs alone, in the order ours, upstream's, upstream's, ours, on two processors (` + "`GOMAXPROCS=2`" + `; pinned to two where the
   machine has four or more, else API server, etcd and this benchmark share them). Both make at most 200 requests a second (bursts of 400): that is what ours is built with, and upstream's has flags for it. Both write with ten workers.
   Upstream may take ten minutes for its checkpoints (` + "`--checkpoints-timeout`" + `); by default it gives up after one, and the rest waits for another loop.
 - **The cluster** is a real API server and etcd. A Deployment, a ReplicaSet and five running pods for each autoscaler, every second one with a sidecar. Nobody schedules or runs anything: the pods' statuses are written.
@@ -463,8 +493,10 @@ programs. Values are the middle of two rounds, with both in brackets.
   The intervals are shorter than the default of one minute, so writes are told by the minute as well. Ours looks at each checkpoint every ten minutes or so, and after a restart anywhere in the first ten: these minutes are
   like any others. It also writes a checkpoint in which nothing moved once in one to two hours; that is added to the goal's figure, and is not seen in the table.
 - **Churn**: every two loops a fiftieth of all pods is replaced, and as many pods of Jobs with labels of their own come, and go with the next step.
-- **Admission**: 200 reviews a second over HTTPS, twelve times 500, and 50 pods a second made through the API server with a dry run, eight times 200 (without a webhook three times). Times are from the moment at which a request was
-  due, and the middle of the bursts. Every answer has to size the pod. The slowest hundredth of a burst differs from burst to burst several times over, of one and the same program, so the goal counts as missed where the middle of all
-  bursts is more than a tenth above upstream's, and a rank test (Mann–Whitney, one-sided) of all bursts of both gives chance less than 1 %.
+- **Admission**: both admission controllers run at the same time and are asked by turns, there and back: minutes apart, one and the same program is seen twice as slow. Each has as many autoscalers, for workloads and in namespaces of its
+  own (ours yields where upstream sizes), and the API server tells each of these alone; both know all workloads. 200 reviews a second over HTTPS, 24 times 500 for each, and 50 pods a second made through the API server with a dry run,
+  16 times 200 for each (every other time another 200 that no webhook is told of: one row, the same for both). Times are from the moment at which a request was due. Every answer has to size the pod, and each has to have counted as many
+  admissions as were meant for it. The slowest hundredth of a burst differs from burst to burst several times over, of one and the same program, so the goal counts as missed where the middle of all bursts is more than a tenth above
+  upstream's, and a rank test (Mann–Whitney, one-sided) of all bursts of both gives chance less than 1 %.
 - What a large cluster has besides is not here: no nodes that report, no garbage collector, no other controllers, one API server that has nothing else to do.
 `

@@ -48,13 +48,15 @@ type stack struct {
 	namespace string // its own
 	service   string // of its webhook
 	path      string // of the webhook
+	port      int    // of the webhook
+	webhook   string // name of its configuration
 }
 
 func (w *world) stack(name string) stack {
 	if name == ours {
-		return stack{name: ours, group: "vpa.nops.io", namespace: "nops", service: "nops-vpa-admission-controller", path: "/mutate"}
+		return stack{name: ours, group: "vpa.nops.io", namespace: "nops", service: "nops-vpa-admission-controller", path: "/mutate", port: w.ports[0], webhook: "nops-vpa"}
 	}
-	return stack{name: upstream, group: "autoscaling.k8s.io", namespace: "kube-system", service: "vpa-webhook", path: "/"}
+	return stack{name: upstream, group: "autoscaling.k8s.io", namespace: "kube-system", service: "vpa-webhook", path: "/", port: w.ports[1], webhook: "vpa-webhook-config"}
 }
 
 func (s stack) collection(namespace, resource string) string {
@@ -82,7 +84,7 @@ type world struct {
 	shim      *shim
 	authority *ca.Authority
 	ip        string // of this machine, which the API server finds webhooks at
-	port      int    // of webhooks
+	ports     [2]int // of webhooks
 	dir       string
 
 	mu    sync.Mutex
@@ -107,13 +109,15 @@ func (b *bench) newWorld(ctx context.Context, p profile) (_ *world, err error) {
 	if w.ip, err = address(); err != nil {
 		return nil, err
 	}
-	free, err := kube.FreeAddress(ctx)
-	if err != nil {
-		return nil, err
-	}
-	_, port, _ := net.SplitHostPort(free)
-	if w.port, err = strconv.Atoi(port); err != nil {
-		return nil, fmt.Errorf("port of webhooks: %w", err)
+	for i := range w.ports {
+		free, err := kube.FreeAddress(ctx)
+		if err != nil {
+			return nil, err
+		}
+		_, port, _ := net.SplitHostPort(free)
+		if w.ports[i], err = strconv.Atoi(port); err != nil {
+			return nil, fmt.Errorf("port of webhooks: %w", err)
+		}
 	}
 	// Webhooks are found at their endpoints: there is no network of Services here.
 	if w.api, err = kube.StartServer(ctx, b.assets, w.dir, "--enable-aggregator-routing=true", "--delete-collection-workers=16", "--max-requests-inflight=2000", "--max-mutating-requests-inflight=1000"); err != nil {
@@ -212,7 +216,7 @@ func (w *world) definitions(ctx context.Context) error {
 		return err
 	}
 	for _, s := range []stack{w.stack(ours), w.stack(upstream)} {
-		port, name, tcp, ready := int32(w.port), "https", corev1.ProtocolTCP, true
+		port, name, tcp, ready := int32(s.port), "https", corev1.ProtocolTCP, true
 		all = append(all,
 			kube.Object{Collection: "/api/v1/namespaces/" + s.namespace + "/services", Body: &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: s.service},
 				Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Name: name, Port: 443, TargetPort: intstr.FromInt32(port), Protocol: tcp}}}}},
@@ -237,9 +241,15 @@ func (w *world) definitions(ctx context.Context) error {
 }
 
 func namespaceOf(i, of int) string { return fmt.Sprintf("team-%02d", i%of) }
+
+// namespace is where a workload is. Those beyond the autoscalers' number are there for the admission of upstream alone.
 func (w *world) namespace(workload int) string {
+	if workload >= w.Autoscalers {
+		return rivalOf(workload, w.Namespaces)
+	}
 	return namespaceOf(workload, w.Namespaces)
 }
+func rivalOf(i, of int) string  { return fmt.Sprintf("rival-%02d", i%of) }
 func workloadName(i int) string { return fmt.Sprintf("app-%05d", i) }
 
 // containers of a workload: every second one has a sidecar.
@@ -283,7 +293,7 @@ func mix(x uint64) uint64 {
 func (w *world) fill(ctx context.Context) error {
 	var all []kube.Object
 	for i := range w.Namespaces {
-		all = append(all, kube.Object{Collection: "/api/v1/namespaces", Body: &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespaceOf(i, w.Namespaces)}}})
+		all = append(all, kube.Object{Collection: "/api/v1/namespaces", Body: &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespaceOf(i, w.Namespaces), Labels: map[string]string{sideLabel: ours}}}})
 	}
 	capacity := corev1.ResourceList{"cpu": resource.MustParse("64"), "memory": resource.MustParse("256Gi"), "pods": resource.MustParse("110")}
 	for i := range w.nodes() {
@@ -291,12 +301,7 @@ func (w *world) fill(ctx context.Context) error {
 			Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "KubeletReady"}}}}})
 	}
 	for i := range w.Autoscalers {
-		meta := metav1.ObjectMeta{Name: workloadName(i), Labels: labelsOf(i)}
-		template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labelsOf(i)}, Spec: podSpec(i)}
-		selector, replicas := &metav1.LabelSelector{MatchLabels: map[string]string{"app": workloadName(i)}}, int32(w.Pods)
-		all = append(all, kube.Object{Collection: "/apis/apps/v1/namespaces/" + w.namespace(i) + "/deployments", Body: &appsv1.Deployment{ObjectMeta: meta, Spec: appsv1.DeploymentSpec{Replicas: &replicas, Selector: selector, Template: template}}})
-		set := metav1.ObjectMeta{Name: setName(i), Labels: labelsOf(i), OwnerReferences: owned("Deployment", workloadName(i), uidOf("deployment", i))}
-		all = append(all, kube.Object{Collection: "/apis/apps/v1/namespaces/" + w.namespace(i) + "/replicasets", Body: &appsv1.ReplicaSet{ObjectMeta: set, Spec: appsv1.ReplicaSetSpec{Replicas: &replicas, Selector: selector, Template: template}}})
+		all = append(all, w.newWorkload(i)...)
 	}
 	for i := range w.Autoscalers {
 		for slot := range w.Pods {
@@ -306,6 +311,18 @@ func (w *world) fill(ctx context.Context) error {
 		}
 	}
 	return w.api.Fill(ctx, all)
+}
+
+// newWorkload makes a Deployment and its ReplicaSet.
+func (w *world) newWorkload(i int) []kube.Object {
+	meta := metav1.ObjectMeta{Name: workloadName(i), Labels: labelsOf(i)}
+	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labelsOf(i)}, Spec: podSpec(i)}
+	selector, replicas := &metav1.LabelSelector{MatchLabels: map[string]string{"app": workloadName(i)}}, int32(w.Pods)
+	set := metav1.ObjectMeta{Name: setName(i), Labels: labelsOf(i), OwnerReferences: owned("Deployment", workloadName(i), uidOf("deployment", i))}
+	return []kube.Object{
+		{Collection: "/apis/apps/v1/namespaces/" + w.namespace(i) + "/deployments", Body: &appsv1.Deployment{ObjectMeta: meta, Spec: appsv1.DeploymentSpec{Replicas: &replicas, Selector: selector, Template: template}}},
+		{Collection: "/apis/apps/v1/namespaces/" + w.namespace(i) + "/replicasets", Body: &appsv1.ReplicaSet{ObjectMeta: set, Spec: appsv1.ReplicaSetSpec{Replicas: &replicas, Selector: selector, Template: template}}},
+	}
 }
 
 func (w *world) nodes() int               { return max(1, w.profile.pods()/100) }
@@ -336,15 +353,15 @@ func podSpec(workload int) corev1.PodSpec {
 func (w *world) newPod(workload, slot int) (pod, kube.Object) {
 	n := w.made
 	w.made++
-	p := pod{namespace: w.namespace(workload), workload: workload, slot: slot}
+	p := pod{workload: workload, slot: slot}
 	object := &corev1.Pod{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}}
 	if workload < 0 {
-		p.slot, p.namespace, p.name = n, w.namespace(n), fmt.Sprintf("job-%07d-x", n)
+		p.slot, p.namespace, p.name = n, namespaceOf(n, w.Namespaces), fmt.Sprintf("job-%07d-x", n)
 		// Each Job has labels of its own, as the job controller gives them.
 		object.Labels = map[string]string{"job-name": fmt.Sprintf("job-%07d", n), "controller-uid": string(uidOf("job", n))}
 		object.Spec = podSpec(1)
 	} else {
-		p.name = fmt.Sprintf("%s-%05x", setName(workload), n)
+		p.namespace, p.name = w.namespace(workload), fmt.Sprintf("%s-%05x", setName(workload), n)
 		object.Labels = maps.Clone(labelsOf(workload))
 		object.Labels["pod-template-hash"] = "6d4cf56db6"
 		object.OwnerReferences = owned("ReplicaSet", setName(workload), uidOf("set", workload))
@@ -440,16 +457,69 @@ func histogram(level int, spread []int, total float64, at time.Time) map[string]
 	return map[string]any{"referenceTimestamp": at.Format(time.RFC3339), "bucketWeights": weights, "totalWeight": total}
 }
 
-// autoscalers removes what there is of both groups, and makes an autoscaler for each Deployment with its history.
-func (w *world) autoscalers(ctx context.Context, s stack) error {
-	for _, other := range []stack{w.stack(ours), w.stack(upstream)} {
+// forget removes all autoscalers and checkpoints, of both groups.
+func (w *world) forget(ctx context.Context) error {
+	for _, s := range []stack{w.stack(ours), w.stack(upstream)} {
 		for _, r := range []string{autoscalers, checkpoints} {
 			for i := range w.Namespaces {
-				if err := w.api.Do(ctx, http.MethodDelete, other.collection(namespaceOf(i, w.Namespaces), r), "", nil, nil); err != nil {
+				if err := w.api.Do(ctx, http.MethodDelete, s.collection(namespaceOf(i, w.Namespaces), r), "", nil, nil); err != nil {
 					return err
 				}
 			}
 		}
+	}
+	return nil
+}
+
+// autoscaler is one for a workload.
+func (s stack) autoscaler(workload int) map[string]any {
+	return map[string]any{"apiVersion": s.group + "/v1", "kind": "VerticalPodAutoscaler", "metadata": map[string]any{"name": workloadName(workload)}, "spec": map[string]any{
+		"targetRef": map[string]any{"apiVersion": "apps/v1", "kind": "Deployment", "name": workloadName(workload)}, "updatePolicy": map[string]any{"updateMode": "Initial"}}}
+}
+
+const (
+	// sideLabel of a namespace says whose webhook is told of its pods.
+	sideLabel = "bench/side"
+	// plainNamespace is one that no webhook is told of.
+	plainNamespace = "plain"
+)
+
+// sides makes what both admission controllers need: as many workloads again, and for each workload an autoscaler with a recommendation; of ours
+// for the first half, of upstream's for the second.
+func (w *world) sides(ctx context.Context) error {
+	if err := w.forget(ctx); err != nil {
+		return err
+	}
+	all := []kube.Object{{Collection: "/api/v1/namespaces", Body: &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: plainNamespace}}}}
+	for i := range w.Namespaces {
+		all = append(all, kube.Object{Collection: "/api/v1/namespaces", Body: &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: rivalOf(i, w.Namespaces), Labels: map[string]string{sideLabel: upstream}}}})
+	}
+	now := time.Now().UTC().Format(time.RFC3339)
+	for i := range 2 * w.Autoscalers {
+		s := w.stack(ours)
+		if i >= w.Autoscalers {
+			s = w.stack(upstream)
+			all = append(all, w.newWorkload(i)...)
+		}
+		one := s.autoscaler(i)
+		var recommended []map[string]any
+		for _, c := range containers(i) {
+			of := func(times float64) map[string]any {
+				cpu, memory := inBucket(firstCPU, level("cpu", i, c)+1, 0), inBucket(firstMemory, level("memory", i, c)+1, 0)
+				return map[string]any{"cpu": fmt.Sprintf("%dm", int64(1000*times*cpu)), "memory": strconv.FormatInt(int64(times*memory), 10)}
+			}
+			recommended = append(recommended, map[string]any{"containerName": c, "target": of(1), "uncappedTarget": of(1), "lowerBound": of(0.5), "upperBound": of(2)})
+		}
+		one["status"] = map[string]any{"recommendation": map[string]any{"containerRecommendations": recommended}, "conditions": []map[string]any{{"type": "RecommendationProvided", "status": "True", "lastTransitionTime": now}}}
+		all = append(all, kube.Object{Collection: s.collection(w.namespace(i), autoscalers), Body: one})
+	}
+	return w.api.Fill(ctx, all)
+}
+
+// autoscalers removes what there is of both groups, and makes an autoscaler for each Deployment with its history.
+func (w *world) autoscalers(ctx context.Context, s stack) error {
+	if err := w.forget(ctx); err != nil {
+		return err
 	}
 	now := time.Now().UTC()
 	reference := now.Round(24 * time.Hour)
@@ -458,8 +528,7 @@ func (w *world) autoscalers(ctx context.Context, s stack) error {
 	var all []kube.Object
 	for i := range w.Autoscalers {
 		ns := w.namespace(i)
-		all = append(all, kube.Object{Collection: s.collection(ns, autoscalers), Body: map[string]any{"apiVersion": s.group + "/v1", "kind": "VerticalPodAutoscaler", "metadata": map[string]any{"name": workloadName(i)}, "spec": map[string]any{
-			"targetRef": map[string]any{"apiVersion": "apps/v1", "kind": "Deployment", "name": workloadName(i)}, "updatePolicy": map[string]any{"updateMode": "Initial"}}}})
+		all = append(all, kube.Object{Collection: s.collection(ns, autoscalers), Body: s.autoscaler(i)})
 		for _, c := range containers(i) {
 			const perDay = 1440 // samples, each of which weighs a tenth
 			all = append(all, kube.Object{Collection: s.collection(ns, checkpoints), Body: map[string]any{"apiVersion": s.group + "/v1", "kind": "VerticalPodAutoscalerCheckpoint", "metadata": map[string]any{"name": workloadName(i) + "-" + c},

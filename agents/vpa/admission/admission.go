@@ -43,13 +43,13 @@ import (
 // Path is where the webhook is.
 const Path = "/mutate"
 
-// How long upstream's caches of workloads live, and how often everything is listed anew: its own values.
 const (
-	resync        = 10 * time.Minute
-	scaleFresh    = 10 * time.Minute
-	scaleLifetime = time.Hour
-	scaleJitter   = 1.0
-	leaseEvery    = 10 * time.Second
+	resync     = 10 * time.Minute // how often everything is listed anew: upstream's value
+	leaseEvery = 10 * time.Second
+	// remember is how long it is remembered what was said of an owner of a kind that is not watched, after it was last asked for. Errors are
+	// remembered, too: no pod of that owner is sized meanwhile, so that upstream's hour is no choice. Of a roll-out it spares most questions; who
+	// runs a pod once, as a TaskRun, is forgotten soon.
+	remember = 5 * time.Second
 	// linger is how long requests are still answered after the end was asked for: nodes, and API servers that keep connections open, learn only
 	// then that this replica goes.
 	linger         = 5 * time.Second
@@ -73,6 +73,9 @@ type Deps struct {
 	Hosts []string
 	// Linger is how long requests are still answered once the context has ended; 5s unless set.
 	Linger time.Duration
+	// Remember is how long it is remembered what was said of owners that are not watched; 5s unless set. One that is asked for again and again is
+	// looked at anew within five times that.
+	Remember time.Duration
 	// Known is what is known of an autoscaler's workload; nil means nothing.
 	Known func(*vpav1.VerticalPodAutoscaler) rules.Known
 	// Leave says why a pod of an autoscaler is not to be sized; empty is that it is. The workload is the autoscaler's target, nil where it is not
@@ -101,7 +104,11 @@ func New(deps Deps) (*Controller, error) {
 	if deps.Linger <= 0 {
 		deps.Linger = linger
 	}
+	if deps.Remember <= 0 {
+		deps.Remember = remember
+	}
 	config := agent.KubeConfig(deps.Kube, deps.UserAgent)
+	config.QPS, config.Burst = 50, 100 // a pod whose owner is not watched waits for a question about it, while an API server waits for the pod
 	kube, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return nil, fmt.Errorf("make a client of the API server: %w", err)
@@ -195,7 +202,8 @@ func (c *Controller) logic(ctx context.Context) (*logic.AdmissionServer, error) 
 	config := agent.KubeConfig(c.deps.Kube, c.deps.UserAgent)
 	factory := informers.NewSharedInformerFactoryWithOptions(c.kube, resync, informers.WithTransform(client.StripManagedFields))
 	selectors := retarget.Selectors(target.NewVpaTargetSelectorFetcher(config, c.kube, factory, stop), retarget.Owned)
-	controllers := controllerfetcher.NewControllerFetcher(config, c.kube, factory, scaleFresh, scaleLifetime, scaleJitter, stop)
+	// Looked at anew is only what is still asked for when the rest is forgotten.
+	controllers := controllerfetcher.NewControllerFetcher(config, c.kube, factory, 2*c.deps.Remember, c.deps.Remember, 1, stop)
 	limits, err := limitrange.NewLimitsRangeCalculator(factory)
 	if err != nil {
 		return nil, fmt.Errorf("watch LimitRanges: %w", err)
@@ -212,6 +220,7 @@ func (c *Controller) logic(ctx context.Context) (*logic.AdmissionServer, error) 
 			return nil, fmt.Errorf("wait for the cache of %s: %w", kind, ctx.Err())
 		}
 	}
+	controllers.Start(ctx, c.deps.Remember)
 	calculators := append(provider.Calculators(patch.Pod), patch.NewObservedContainersCalculator())
 	for i := range calculators {
 		calculators[i] = loud{calculators[i], c.deps.Log}

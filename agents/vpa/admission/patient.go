@@ -46,7 +46,10 @@ func (p patient) FindTopMostWellKnownOrScalable(ctx context.Context, key *contro
 		p.settle(limit, key.Namespace, schema.FromAPIVersionAndKind(key.ApiVersion, key.Kind).GroupKind(), key.Name)
 		cancel()
 	}
-	return p.ControllerFetcher.FindTopMostWellKnownOrScalable(ctx, key) //nolint:wrapcheck // upstream asks what it is
+	// Who gives up waiting for the answer does not spoil it for the pods that come next: that a question was cancelled is remembered like any answer.
+	patiently, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
+	defer cancel()
+	return p.ControllerFetcher.FindTopMostWellKnownOrScalable(patiently, key) //nolint:wrapcheck // upstream asks what it is
 }
 
 // settle waits until an owner is known, and its owners.

@@ -18,6 +18,7 @@ import (
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/admission-controller/resource/pod/patch"
 	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
 	controllerfetcher "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/target/controller_fetcher"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 )
 
@@ -104,6 +105,37 @@ func TestOwnersComeLate(t *testing.T) {
 				t.Errorf("its owner was looked for %d times: %s", n, tt.reason)
 			}
 		})
+	}
+}
+
+// slow is an API server that answers later.
+type slow struct{}
+
+func (s slow) FindTopMostWellKnownOrScalable(ctx context.Context, key *controllerfetcher.ControllerKeyWithAPIVersion) (*controllerfetcher.ControllerKeyWithAPIVersion, error) {
+	if _, ends := ctx.Deadline(); !ends {
+		return nil, errors.New("it would be asked for ever")
+	}
+	return key, ctx.Err()
+}
+
+// TestWhoAskedIsGone: upstream remembers every answer, also that the question was cancelled.
+func TestWhoAskedIsGone(t *testing.T) {
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	fetcher := patient{ControllerFetcher: slow{}, sizes: func(string) bool { return true }}
+	if _, err := fetcher.FindTopMostWellKnownOrScalable(gone, &controllerfetcher.ControllerKeyWithAPIVersion{ControllerKey: controllerfetcher.ControllerKey{Namespace: "n", Kind: "Rollout", Name: "r"}, ApiVersion: "argoproj.io/v1alpha1"}); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestClient: a hundred pods at once whose owners are not watched do not wait for the client's own pace.
+func TestClient(t *testing.T) {
+	c, err := New(Deps{Kube: &rest.Config{Host: "127.0.0.1:1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if qps := c.kube.CoreV1().RESTClient().GetRateLimiter().QPS(); qps < 50 {
+		t.Errorf("%g requests in a second", qps)
 	}
 }
 

@@ -45,6 +45,13 @@ const (
 	blockedWhy = "its PodDisruptionBudget does not allow an eviction now"
 )
 
+// failedFor is how long a workload is left alone after the API server failed at a change of it, and lastFor how long it comes after all others
+// from then on.
+const (
+	failedFor = 5 * time.Minute
+	lastFor   = time.Hour
+)
+
 // group is what a workload can spare, by upstream's reckoning.
 type group struct {
 	resizes   restriction.PodsInPlaceRestriction
@@ -142,7 +149,9 @@ func (u *Updater) once(ctx context.Context) {
 		return answer
 	}
 	slices.SortStableFunc(todo, func(a, b *candidate) int {
-		switch {
+		switch later := u.memory.later(a, b); {
+		case later != 0:
+			return later
 		case a.oom != b.oom:
 			return sign(b.oom)
 		case b.priority.Less(a.priority):
@@ -225,6 +234,10 @@ func (u *Updater) admits(ctx context.Context) error {
 
 // act changes a pod, as far as it may.
 func (u *Updater) act(ctx context.Context, c *candidate, r *round) {
+	if f := u.memory.failed[c.UID]; f.until.After(r.now) {
+		c.tally.wait(f.why, f.until)
+		return
+	}
 	g, err := u.groupOf(c.plan)
 	if err != nil {
 		c.tally.impossible = append(c.tally.impossible, err.Error())
@@ -303,9 +316,18 @@ func (u *Updater) resize(ctx context.Context, c *candidate, g *group, r *round) 
 	case apierrors.IsNotFound(err), apierrors.IsConflict(err):
 		return true // it is gone, or was changed just now
 	}
-	u.log.LogAttrs(ctx, slog.LevelWarn, "a resize cannot be asked for now", slog.String("namespace", pod.Namespace), slog.String("pod", pod.Name), slog.Any("error", err))
-	c.tally.pending = append(c.tally.pending, "the API server did not take it")
+	u.fails(ctx, c, r, "it could not be resized", err)
 	return true
+}
+
+// fails leaves a workload alone for a while, for the API server failed at a change of one of its pods. A try may take as long as somebody's webhook
+// does not answer, which is all the time of a loop, or is one of the loop's evictions. Afterwards it comes after the others, for many may fail at a
+// time, and for longer; the pod after those of its workload.
+func (u *Updater) fails(ctx context.Context, c *candidate, r *round, what string, err error) {
+	u.log.LogAttrs(ctx, slog.LevelWarn, "a change failed; its workload is left alone for a while", slog.String("namespace", c.pod.Namespace), slog.String("pod", c.pod.Name), slog.String("what", what), slog.Any("error", err))
+	f := resting{until: r.now.Add(failedFor), why: what + " (" + err.Error() + "); it is tried again later"}
+	u.memory.failed[c.UID], u.memory.failed[c.pod.UID] = f, f
+	c.tally.wait(f.why, f.until)
 }
 
 // names says whether an error is about the pod, and not about a path that the API server does not know.
@@ -377,8 +399,7 @@ func (u *Updater) evict(ctx context.Context, c *candidate, g *group, r *round) {
 		c.tally.wait(blockedWhy, r.now.Add(blockedFor))
 	case apierrors.IsNotFound(err):
 	default:
-		u.log.LogAttrs(ctx, slog.LevelWarn, "an eviction failed", slog.String("namespace", c.pod.Namespace), slog.String("pod", c.pod.Name), slog.Any("error", err))
-		c.tally.wait("it could not be evicted: "+err.Error(), time.Time{})
+		u.fails(ctx, c, r, "it could not be evicted", err)
 	}
 }
 
@@ -395,6 +416,8 @@ func (u *Updater) did(c *candidate, now time.Time, kind string) {
 		u.memory.waves[c.UID] = wave{began: now, last: now, open: true}
 	}
 	delete(u.memory.refused, c.pod.UID)
+	delete(u.memory.failed, c.UID)
+	delete(u.memory.failed, c.pod.UID)
 	done := change{
 		at: now, evicted: evicted, autoscaler: c.UID, policy: c.settings.Policy, pod: c.pod.UID, key: c.pod.Namespace + "/" + c.pod.Name, wanted: c.sizing.Wanted(),
 	}
@@ -545,6 +568,11 @@ func (u *Updater) forget(plans []*plan, alive map[types.UID]*corev1.Pod) {
 	for id, until := range u.memory.blocked {
 		if !there[id] || !until.After(u.now()) {
 			delete(u.memory.blocked, id)
+		}
+	}
+	for id, f := range u.memory.failed {
+		if !f.until.Add(lastFor).After(u.now()) {
+			delete(u.memory.failed, id)
 		}
 	}
 	for id, rest := range u.memory.rests {

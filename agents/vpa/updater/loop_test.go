@@ -3,6 +3,7 @@ package updater
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -18,6 +19,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -39,21 +41,26 @@ import (
 	"github.com/nopsctl/nopsctl/internal/rightsizing"
 )
 
-// stage is an updater whose caches a test fills: a Deployment web in the namespace shop, with an autoscaler. Its clients remember what was asked.
+// stage is an updater whose caches a test fills: a Deployment web in the namespace shop, or in several, with an autoscaler. Its clients remember
+// what was asked.
 type stage struct {
 	*Updater
 
-	t  *testing.T
-	at time.Time
-	// acts are resizes and evictions; acted is called with each. records are the patches of status.application.
+	t         *testing.T
+	at        time.Time
+	namespace string
+	// acts are resizes and evictions, changed how many of each pod were taken; acted is called with each, refuses says what becomes of it. records
+	// are the patches of status.application.
 	acts    int
+	changed map[string]int
 	acted   func()
+	refuses func(namespace, pod string) error
 	records []string
 }
 
 func newStage(t *testing.T, o Options) *stage {
 	t.Helper()
-	s := &stage{t: t, at: time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)}
+	s := &stage{t: t, namespace: "shop", changed: map[string]int{}, at: time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)}
 	u, err := New(o, Deps{Kube: &rest.Config{Host: "127.0.0.1:1"}, Who: agent.Identity{Component: "vpa-updater", Namespace: "nops", Release: "nops", Version: "1"}, Others: nobody{}, Now: func() time.Time { return s.at }})
 	if err != nil {
 		t.Fatal(err)
@@ -68,6 +75,24 @@ func newStage(t *testing.T, o Options) *stage {
 		if s.acted != nil {
 			s.acted()
 		}
+		name := ""
+		switch a := a.(type) {
+		case ktesting.PatchAction:
+			name = a.GetName()
+		case ktesting.CreateAction:
+			o, err := meta.Accessor(a.GetObject())
+			if err != nil {
+				t.Error(err)
+				return true, nil, err
+			}
+			name = o.GetName()
+		}
+		if s.refuses != nil {
+			if err := s.refuses(a.GetNamespace(), name); err != nil {
+				return true, nil, err
+			}
+		}
+		s.changed[a.GetNamespace()+"/"+name]++
 		return true, &corev1.Pod{}, nil
 	})
 	statuses := dynamicfake.NewSimpleDynamicClient(runtime.NewScheme())
@@ -125,7 +150,7 @@ func amounts(cpu, memory string) corev1.ResourceList {
 // pods are as many that run with 1 CPU and 1Gi.
 func (s *stage) pods(n int32, edit func(*corev1.Pod)) {
 	s.t.Helper()
-	set := &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web-1", UID: "web-1"}, Spec: appsv1.ReplicaSetSpec{Replicas: &n}}
+	set := &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Namespace: s.namespace, Name: "web-1", UID: types.UID(s.namespace + "/web-1")}, Spec: appsv1.ReplicaSetSpec{Replicas: &n}}
 	set.Spec.Template.Spec.Containers = []corev1.Container{{Name: "c"}}
 	s.add(s.kubeFactory.Apps().V1().ReplicaSets().Informer().GetStore(), set)
 	yes, start := true, metav1.NewTime(s.at.Add(-24*time.Hour))
@@ -133,7 +158,7 @@ func (s *stage) pods(n int32, edit func(*corev1.Pod)) {
 		name := fmt.Sprint("web-1-", i)
 		is := corev1.ResourceRequirements{Requests: amounts("1", "1Gi")}
 		pod := &corev1.Pod{
-			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID(name), CreationTimestamp: start, OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "web-1", UID: "web-1", Controller: &yes}}},
+			ObjectMeta: metav1.ObjectMeta{Namespace: s.namespace, Name: name, UID: types.UID(s.namespace + "/" + name), CreationTimestamp: start, OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "web-1", UID: set.UID, Controller: &yes}}},
 			Spec:       corev1.PodSpec{NodeName: "node", Containers: []corev1.Container{{Name: "c", Resources: is}}},
 			Status: corev1.PodStatus{
 				Phase: corev1.PodRunning, StartTime: &start,
@@ -151,7 +176,7 @@ func (s *stage) pods(n int32, edit func(*corev1.Pod)) {
 func (s *stage) autoscaler(mode vpav1.UpdateMode, settings string) *autoscaler {
 	s.t.Helper()
 	a := &autoscaler{}
-	a.ObjectMeta = metav1.ObjectMeta{Namespace: "shop", Name: "web", UID: "first", Generation: 1, ResourceVersion: "1", CreationTimestamp: metav1.NewTime(s.at.Add(-48 * time.Hour))}
+	a.ObjectMeta = metav1.ObjectMeta{Namespace: s.namespace, Name: "web", UID: types.UID(s.namespace + "/first"), Generation: 1, ResourceVersion: "1", CreationTimestamp: metav1.NewTime(s.at.Add(-48 * time.Hour))}
 	if settings != "" {
 		a.Annotations = map[string]string{rightsizing.AnnotationSettings: settings}
 	}
@@ -264,6 +289,82 @@ func TestActingEnds(t *testing.T) {
 	if s.acts != 9 { // the pods of this API server stay as they are
 		t.Errorf("the next loop changed %d pods, want 6", s.acts-3)
 	}
+}
+
+// TestFailuresCostTheirOwn: a workload whose changes fail takes neither all the time of each loop, nor all its evictions, nor does a pod of it.
+func TestFailuresCostTheirOwn(t *testing.T) {
+	fails := func(string, string) error { return apierrors.NewInternalError(errors.New("a webhook does not answer")) }
+	for _, c := range []struct {
+		name     string
+		mode     vpav1.UpdateMode
+		settings string
+		failing  []string      // namespaces whose changes fail, all before shop
+		pods     int32         // of each
+		takes    time.Duration // each failure
+		loops    int           // after which half of shop's pods were changed
+	}{
+		{"time", vpav1.UpdateModeInPlace, carefree, []string{"a"}, 6, 11 * time.Second, 3},
+		{"time, more of them than are left alone at once", vpav1.UpdateModeInPlace, carefree, []string{"a", "b", "c", "d", "e", "f", "g"}, 6, 11 * time.Second, 9},
+		{"evictions", vpav1.UpdateModeRecreate, "", []string{"a"}, 40, 0, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newStage(t, Options{Evictions: 4})
+			for _, s.namespace = range append(slices.Clone(c.failing), "shop") {
+				s.pods(c.pods, nil)
+				s.autoscaler(c.mode, c.settings)
+			}
+			s.refuses = func(namespace, pod string) error {
+				if namespace == "shop" {
+					return nil
+				}
+				s.at = s.at.Add(c.takes)
+				return fails(namespace, pod)
+			}
+			for range c.loops {
+				s.once(t.Context())
+				s.at = s.at.Add(time.Minute)
+			}
+			if len(s.changed) < 3 {
+				t.Errorf("of the other workload %d pods were changed: %v", len(s.changed), s.changed)
+			}
+		})
+	}
+
+	t.Run("a pod", func(t *testing.T) {
+		s := newStage(t, Options{})
+		s.pods(6, func(pod *corev1.Pod) {
+			if pod.Name == "web-1-0" { // its turn is first
+				pod.Spec.Containers[0].Resources.Requests = amounts("4", "4Gi")
+			}
+		})
+		s.autoscaler(vpav1.UpdateModeInPlace, carefree)
+		s.refuses = func(namespace, pod string) error {
+			if pod == "web-1-0" {
+				return fails(namespace, pod)
+			}
+			return nil
+		}
+		s.once(t.Context())
+		if a := s.recorded(); s.acts != 1 || a.State != rightsizing.StateWaiting || !strings.Contains(a.Message, "a webhook does not answer") || !a.NotBefore.Equal(s.at.Add(5*time.Minute)) {
+			t.Errorf("%d pods were tried: %+v", s.acts, a)
+		}
+		s.at = s.at.Add(4 * time.Minute)
+		if s.once(t.Context()); s.acts != 1 {
+			t.Errorf("%d pods were tried before their time", s.acts-1)
+		}
+		s.at = s.at.Add(time.Minute)
+		if s.once(t.Context()); len(s.changed) != 3 { // half of them
+			t.Errorf("of the other pods were changed: %v", s.changed)
+		}
+		s.refuses = nil
+		for range 3 {
+			s.at = s.at.Add(time.Hour)
+			s.once(t.Context())
+		}
+		if s.changed["shop/web-1-0"] == 0 || len(s.memory.failed) != 0 {
+			t.Errorf("a pod whose change failed is not tried again: %v; remembered is %v", s.changed, s.memory.failed)
+		}
+	})
 }
 
 // TestAnEndIsRecorded: what was done before the process ends, or another one leads, is not forgotten.

@@ -1,6 +1,7 @@
 package updater
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -421,6 +422,9 @@ type memory struct {
 	open []change
 	// blocked is until when the pods of an autoscaler are not evicted, for a PodDisruptionBudget did not allow it.
 	blocked map[types.UID]time.Time
+	// failed is until when an autoscaler's pods are left alone, for the API server failed at a change of one of them, and the same of the pod. What
+	// is in it comes after everything else then: see fails.
+	failed map[types.UID]resting
 	// rests is until when an autoscaler's pods are left alone, for a change of theirs did not take hold.
 	rests map[types.UID]resting
 }
@@ -459,6 +463,11 @@ func newMemory(since time.Time) memory {
 	return memory{
 		since: since,
 		known: map[types.UID]rules.Known{}, written: map[types.UID]rightsizing.Application{}, changed: map[types.UID]time.Time{}, waves: map[types.UID]wave{},
-		refused: map[types.UID]refusal{}, rests: map[types.UID]resting{}, blocked: map[types.UID]time.Time{},
+		refused: map[types.UID]refusal{}, rests: map[types.UID]resting{}, blocked: map[types.UID]time.Time{}, failed: map[types.UID]resting{},
 	}
+}
+
+// later compares two candidates by when a change of their workload failed last, and then by when one of their own did.
+func (m *memory) later(a, b *candidate) int {
+	return cmp.Or(m.failed[a.UID].until.Compare(m.failed[b.UID].until), m.failed[a.pod.UID].until.Compare(m.failed[b.pod.UID].until))
 }

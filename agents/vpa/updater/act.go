@@ -13,6 +13,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -116,6 +117,8 @@ type round struct {
 	admits func() error
 	// spent are budgets that are: they are not reckoned again for every pod.
 	spent map[string]rules.Hold
+	// busy says that the API server takes no more changes now.
+	busy bool
 }
 
 // once looks at everything once, and does what is to be done.
@@ -183,7 +186,7 @@ func (u *Updater) lastWords(ctx context.Context, plans []*plan, now time.Time) {
 
 // carryOut changes pods one after the other, for a while: what was decided grows old meanwhile, and whoever takes pods back waits no longer.
 func (u *Updater) carryOut(ctx context.Context, todo []*candidate, r *round) {
-	for begin := u.now(); len(todo) > 0 && ctx.Err() == nil && u.now().Sub(begin) < actingFor; todo = todo[1:] {
+	for begin := u.now(); len(todo) > 0 && ctx.Err() == nil && !r.busy && u.now().Sub(begin) < actingFor; todo = todo[1:] {
 		u.deps.Turn()
 		u.act(ctx, todo[0], r)
 	}
@@ -323,7 +326,18 @@ func (u *Updater) resize(ctx context.Context, c *candidate, g *group, r *round) 
 // fails leaves a workload alone for a while, for the API server failed at a change of one of its pods. A try may take as long as somebody's webhook
 // does not answer, which is all the time of a loop, or is one of the loop's evictions. Afterwards it comes after the others, for many may fail at a
 // time, and for longer; the pod after those of its workload.
+//
+// One that has too many requests fails at all of them: the next loop goes on. It begins with the others, should it only say so of this workload, as
+// somebody's webhook may.
 func (u *Updater) fails(ctx context.Context, c *candidate, r *round, what string, err error) {
+	if apierrors.IsTooManyRequests(err) {
+		u.log.LogAttrs(ctx, slog.LevelWarn, "the API server has no time for changes now; the next loop goes on", slog.String("namespace", c.pod.Namespace), slog.String("pod", c.pod.Name), slog.Any("error", err))
+		r.busy = true
+		f := resting{until: r.now}
+		u.memory.failed[c.UID], u.memory.failed[c.pod.UID] = f, f
+		c.tally.pending = append(c.tally.pending, "the API server is busy")
+		return
+	}
 	u.log.LogAttrs(ctx, slog.LevelWarn, "a change failed; its workload is left alone for a while", slog.String("namespace", c.pod.Namespace), slog.String("pod", c.pod.Name), slog.String("what", what), slog.Any("error", err))
 	f := resting{until: r.now.Add(failedFor), why: what + " (" + err.Error() + "); it is tried again later"}
 	u.memory.failed[c.UID], u.memory.failed[c.pod.UID] = f, f
@@ -394,7 +408,7 @@ func (u *Updater) evict(ctx context.Context, c *candidate, g *group, r *round) {
 	case err == nil:
 		u.counts.evictions.Add(1)
 		u.did(c, r.now, "evicted")
-	case apierrors.IsTooManyRequests(err):
+	case apierrors.HasStatusCause(err, policyv1.DisruptionBudgetCause): // an API server that is busy answers with the same code
 		u.memory.blocked[c.UID] = r.now.Add(blockedFor)
 		c.tally.wait(blockedWhy, r.now.Add(blockedFor))
 	case apierrors.IsNotFound(err):

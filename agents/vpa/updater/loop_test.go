@@ -1,10 +1,12 @@
 package updater
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"math"
 	"net/http"
@@ -18,6 +20,7 @@ import (
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -363,6 +366,67 @@ func TestFailuresCostTheirOwn(t *testing.T) {
 		}
 		if s.changed["shop/web-1-0"] == 0 || len(s.memory.failed) != 0 {
 			t.Errorf("a pod whose change failed is not tried again: %v; remembered is %v", s.changed, s.memory.failed)
+		}
+	})
+}
+
+// TestBusy: an API server that has no time now is not asked for another pod, and no PodDisruptionBudget is blamed for it. One that is to blame says so.
+func TestBusy(t *testing.T) {
+	busy, budget := apierrors.NewTooManyRequests("busy", 1), apierrors.NewTooManyRequests("Cannot evict pod as it would violate the pod's disruption budget.", 0)
+	budget.ErrStatus.Details.Causes = []metav1.StatusCause{{Type: policyv1.DisruptionBudgetCause, Message: "The disruption budget web needs 5 healthy pods and has 5 currently"}}
+	for _, c := range []struct {
+		name     string
+		mode     vpav1.UpdateMode
+		settings string
+		err      error
+		lines    int // of the log
+		blames   bool
+		next     int // pods that are tried in the next loop, when there is time
+	}{
+		{"a resize", vpav1.UpdateModeInPlace, carefree, busy, 1, false, 3},
+		{"an eviction", vpav1.UpdateModeRecreate, "", busy, 1, false, 3},
+		{"an eviction that a budget does not allow", vpav1.UpdateModeRecreate, "", budget, 0, true, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newStage(t, Options{})
+			var said bytes.Buffer
+			s.log = slog.New(slog.NewTextHandler(&said, nil))
+			s.pods(6, nil)
+			s.autoscaler(c.mode, c.settings)
+			s.refuses = func(string, string) error { return c.err }
+			s.once(t.Context())
+			if a := s.recorded(); s.acts != 1 || strings.Contains(a.Message, "PodDisruptionBudget") != c.blames {
+				t.Errorf("%d pods were tried: %+v", s.acts, a)
+			}
+			if n := strings.Count(said.String(), "\n"); n != c.lines {
+				t.Errorf("%d lines: %s", n, said.String())
+			}
+			s.refuses = nil
+			s.at = s.at.Add(time.Minute)
+			if s.once(t.Context()); len(s.changed) != c.next {
+				t.Errorf("the next loop changed %v", s.changed)
+			}
+		})
+	}
+
+	t.Run("whatever says so", func(t *testing.T) { // somebody's webhook may refuse with the same code
+		s := newStage(t, Options{})
+		for _, s.namespace = range []string{"a", "shop"} {
+			s.pods(6, nil)
+			s.autoscaler(vpav1.UpdateModeInPlace, carefree)
+		}
+		s.refuses = func(namespace, _ string) error {
+			if namespace == "shop" {
+				return nil
+			}
+			return busy
+		}
+		for range 2 {
+			s.once(t.Context())
+			s.at = s.at.Add(time.Minute)
+		}
+		if len(s.changed) != 3 {
+			t.Errorf("of the other workload were changed: %v", s.changed)
 		}
 	})
 }

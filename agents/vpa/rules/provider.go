@@ -120,7 +120,7 @@ func (p *Provider) SizeBy(pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler, set
 	// native sidecars are shown to it as such, without their limits' share of the pod's bounds being lost.
 	ranges, quotas := p.ranges(pod.Namespace), p.quotas(pod.Namespace)
 	template := p.said(pod, ranges)
-	recommended, err := p.bounded(vpa, asMade(asContainers(pod), template))
+	recommended, along, err := p.bounded(vpa, asMade(asContainers(pod), template))
 	if err != nil {
 		return Sizing{}, fmt.Errorf("bounding what is recommended for %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
@@ -129,7 +129,7 @@ func (p *Provider) SizeBy(pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler, set
 		return Sizing{}, fmt.Errorf("reading the LimitRange of %s: %w", pod.Namespace, err)
 	}
 	in := Input{
-		Pod: pod, Template: template, Recommended: recommended, Policy: vpa.Spec.ResourcePolicy, Settings: settings, Known: p.known(vpa), Range: item,
+		Pod: pod, Template: template, Recommended: recommended, Along: along, Policy: vpa.Spec.ResourcePolicy, Settings: settings, Known: p.known(vpa), Range: item,
 		Mode: vpautil.GetUpdateMode(vpa), Now: p.now(), KeepMemoryLimits: p.keeps(), Ratio: proportions(ranges),
 	}
 	if settings.Rule(corev1.ResourceCPU).Mode == rightsizing.LimitsNone {
@@ -157,23 +157,26 @@ func panickedAt() string {
 
 // bounded is what upstream's processor makes of a recommendation: the bounds of the autoscaler, and of LimitRanges. Where one of these bounds pods,
 // it writes into the target and into both bounds of every container, also where there is none to write into: it is given them all, of a container
-// that nothing is recommended for what this one requests. What it then makes up is taken out again.
-func (p *Provider) bounded(vpa *vpav1.VerticalPodAutoscaler, pod *corev1.Pod) (*vpav1.RecommendedPodResources, error) {
+// that nothing is recommended for what this one requests, without the autoscaler's bounds. Of such a container, which goes along, is left what it has
+// to get other than that for the pod to be within the LimitRange; what else is made up is taken out again.
+func (p *Provider) bounded(vpa *vpav1.VerticalPodAutoscaler, pod *corev1.Pod) (answer *vpav1.RecommendedPodResources, along []string, err error) {
 	item, err := p.limitRanges.GetPodLimitRangeItem(pod.Namespace)
 	if err != nil {
-		return nil, err //nolint:wrapcheck // the caller says what it is about
+		return nil, nil, err //nolint:wrapcheck // the caller says what it is about
 	}
 	if item == nil {
-		answer, _, err := p.capping.Apply(vpa, pod)
-		return answer, err //nolint:wrapcheck // likewise
+		answer, _, err = p.capping.Apply(vpa, pod)
+		return answer, nil, err //nolint:wrapcheck // likewise
 	}
 	recommended := vpa.Status.Recommendation.ContainerRecommendations
 	given := slices.Grow(slices.Clone(recommended), len(pod.Spec.Containers))
+	var unbounded []vpav1.ContainerResourcePolicy
 	for i := range pod.Spec.Containers {
 		name := pod.Spec.Containers[i].Name
 		if !slices.ContainsFunc(recommended, func(r vpav1.RecommendedContainerResources) bool { return r.ContainerName == name }) {
 			requests, _ := resourcehelpers.ContainerRequestsAndLimits(name, pod)
 			given = append(given, vpav1.RecommendedContainerResources{ContainerName: name, Target: requests, LowerBound: requests, UpperBound: requests})
+			along, unbounded = append(along, name), append(unbounded, vpav1.ContainerResourcePolicy{ContainerName: name})
 		}
 	}
 	filled := slices.Clone(given)
@@ -186,19 +189,22 @@ func (p *Provider) bounded(vpa *vpav1.VerticalPodAutoscaler, pod *corev1.Pod) (*
 	}
 	to := *vpa
 	to.Status.Recommendation = &vpav1.RecommendedPodResources{ContainerRecommendations: filled}
-	answer, _, err := p.capping.Apply(&to, pod)
-	if err != nil {
-		return nil, err //nolint:wrapcheck // likewise
+	if bounds := vpa.Spec.ResourcePolicy; bounds != nil {
+		to.Spec.ResourcePolicy = &vpav1.PodResourcePolicy{ContainerPolicies: append(unbounded, bounds.ContainerPolicies...)} // the first by name holds
+	}
+	if answer, _, err = p.capping.Apply(&to, pod); err != nil {
+		return nil, nil, err //nolint:wrapcheck // likewise
 	}
 	for i := range answer.ContainerRecommendations {
 		a := &answer.ContainerRecommendations[i]
 		at := slices.IndexFunc(given, func(r vpav1.RecommendedContainerResources) bool { return r.ContainerName == a.ContainerName })
 		a.Target, a.LowerBound, a.UpperBound = only(a.Target, given[at].Target), only(a.LowerBound, given[at].LowerBound), only(a.UpperBound, given[at].UpperBound)
 		if at >= len(recommended) {
+			maps.DeleteFunc(a.Target, func(r corev1.ResourceName, q resource.Quantity) bool { return q.Cmp(given[at].Target[r]) == 0 })
 			a.LowerBound, a.UpperBound = nil, nil // nobody said what is close enough
 		}
 	}
-	return answer, nil
+	return answer, along, nil
 }
 
 // only is a list without the resources that another one does not have.

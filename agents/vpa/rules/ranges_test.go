@@ -215,9 +215,9 @@ func TestPodsWithContainersThatAreNotSized(t *testing.T) {
 		lower, upper     string // of container web; the other one has none
 	}{
 		{"ignored by a policy", "the upper bound alone is too much, of the two", corev1.LimitRangeItem{Max: list(",4Gi")}, container("istio-proxy", "100m,128Mi", "200m,256Mi"), ignored, []vpav1.RecommendedContainerResources{recommends("web", "500m,1Gi", "500m,1Gi", "500m,3Gi")}, "500m,1Gi", "500m,2Gi", "", "500m,1Gi", "500m,2061584302"},
-		{"without a recommendation yet", "it is no reason to wait, and stays as it is", corev1.LimitRangeItem{Max: list(",4Gi")}, container("new", "100m,128Mi", "200m,256Mi"), nil, []vpav1.RecommendedContainerResources{recommends("web", "500m,1Gi", "500m,1Gi", "500m,3Gi")}, "500m,1Gi", "500m,2Gi", "100m,128Mi", "500m,1Gi", "500m,2061584302"},
+		{"without a recommendation yet", "it is no reason to wait, and stays as it is", corev1.LimitRangeItem{Max: list(",4Gi")}, container("new", "100m,128Mi", "200m,256Mi"), nil, []vpav1.RecommendedContainerResources{recommends("web", "500m,1Gi", "500m,1Gi", "500m,3Gi")}, "500m,1Gi", "500m,2Gi", "", "500m,1Gi", "500m,2061584302"},
 		{"without resources", "the other one gets all there is", corev1.LimitRangeItem{Max: list(",4Gi")}, container("bare", "", ""), least, []vpav1.RecommendedContainerResources{recommends("web", "500m,3Gi", "500m,3Gi", "500m,3Gi")}, "500m,2Gi", "500m,4Gi", "", "500m,2Gi", "500m,2Gi"},
-		{"with CPU alone", "nobody recommends memory for it, not the least of all containers either", corev1.LimitRangeItem{Max: list(",4Gi")}, container("half", "100m,", "200m,"), least, []vpav1.RecommendedContainerResources{recommends("web", "500m,3Gi", "500m,3Gi", "500m,3Gi")}, "500m,2Gi", "500m,4Gi", "100m", "500m,2Gi", "500m,2Gi"},
+		{"with CPU alone", "nobody recommends memory for it, not the least of all containers either", corev1.LimitRangeItem{Max: list(",4Gi")}, container("half", "100m,", "200m,"), least, []vpav1.RecommendedContainerResources{recommends("web", "500m,3Gi", "500m,3Gi", "500m,3Gi")}, "500m,2Gi", "500m,4Gi", "", "500m,2Gi", "500m,2Gi"},
 		{"without bounds", "somebody else's recommendation may have none", corev1.LimitRangeItem{Max: list(",4Gi")}, container("loose", "100m,512Mi", "200m,1Gi"), nil, []vpav1.RecommendedContainerResources{recommends("web", "500m,1Gi", "500m,1Gi", "500m,3Gi"), recommends("loose", "100m,1Gi", "", "")}, "500m,1Gi", "500m,2Gi", "100m,1Gi", "500m,1Gi", "500m,2Gi"},
 		{"the least of a pod", "there is nothing to share out", corev1.LimitRangeItem{Min: list(",1Gi")}, container("bare", "", ""), nil, []vpav1.RecommendedContainerResources{recommends("web", "500m,512Mi", "500m,512Mi", "500m,512Mi")}, "500m,1Gi", "500m,2Gi", "", "500m,1Gi", "500m,1Gi"},
 	}
@@ -268,6 +268,69 @@ func TestPodsWithContainersThatAreNotSized(t *testing.T) {
 	}
 	if len(cases) != 6 {
 		t.Errorf("%d cases, want 6", len(cases))
+	}
+}
+
+// A container that nothing is recommended for is not sized by the rules for those that something is: it goes along with the others where the pod
+// exceeds a LimitRange, in its own proportion, and stays as it is otherwise.
+func TestContainersThatGoAlong(t *testing.T) {
+	with := func(more string) string {
+		return `{"policy":"p","level":"MaximumSavings","observation":"0s",` + more + `}`
+	}
+	bounds := []vpav1.ContainerResourcePolicy{{ContainerName: "*", MinAllowed: list("300m,512Mi"), MaxAllowed: list("400m,")}}
+	headroom, keep := with(`"limits":{"cpu":{"mode":"Headroom","headroom":20},"memory":{"mode":"Headroom","headroom":20}}`), with(`"limits":{"memory":{"mode":"Keep"}}`)
+	cases := []struct {
+		name, reason     string
+		item             corev1.LimitRangeItem
+		settings, web    string // web is what is recommended for the other container, with a limit of twice that
+		cache            corev1.Container
+		policies         []vpav1.ContainerResourcePolicy
+		requests, limits string // of container cache; empty: it is not sized
+	}{
+		{"by Headroom", "nothing is recommended for it", corev1.LimitRangeItem{Max: list(",16Gi")}, headroom, "500m,1Gi", container("cache", "100m,128Mi", "1,1Gi"), nil, "", ""},
+		{"below a floor", "it was made so", corev1.LimitRangeItem{Max: list(",16Gi")}, headroom, "500m,1Gi", container("cache", "5m,16Mi", "1,1Gi"), nil, "", ""},
+		{"without a CPU limit", "its is not in the way of anybody", corev1.LimitRangeItem{Max: list(",16Gi")}, with(`"limits":{"cpu":{"mode":"None"}}`), "500m,1Gi", container("cache", "100m,128Mi", "1,1Gi"), nil, "", ""},
+		{"below and above the bounds of all", "they are about recommendations", corev1.LimitRangeItem{Max: list(",16Gi")}, headroom, "350m,1Gi", container("cache", "500m,128Mi", "1,1Gi"), bounds, "", ""},
+		{"too much by Headroom", "7Gi are to be 4Gi: its limit keeps its proportion, and its CPU stays", corev1.LimitRangeItem{Max: list(",4Gi")}, headroom, "500m,3Gi", container("cache", "5m,256Mi", "1,1Gi"), nil, ",153391689", ",613566756"},
+		{"too much, below a floor", "a floor raises nothing", corev1.LimitRangeItem{Max: list(",4Gi")}, headroom, "500m,3Gi", container("cache", "5m,16Mi", "1,1Gi"), nil, ",16Mi", ",1Gi"},
+		{"too much, down to a floor", "nor is anything lowered below it", corev1.LimitRangeItem{Max: list(",4Gi")}, headroom, "500m,3Gi", container("cache", "5m,40Mi", "1,1Gi"), nil, ",32Mi", ",858993459"},
+		{"too much, without a limit", "no maximum is about it, and it would be less with every look", corev1.LimitRangeItem{Max: list(",4Gi")}, headroom, "500m,3Gi", container("cache", "5m,256Mi", "1"), nil, "", ""},
+		{"too much by Keep", "its limit stays, so that less would help nobody", corev1.LimitRangeItem{Max: list(",4Gi")}, keep, "500m,3Gi", container("cache", "5m,256Mi", "1,1Gi"), nil, "", ""},
+		{"too little", "the pod is refused without", corev1.LimitRangeItem{Min: list(",1Gi")}, headroom, "500m,256Mi", container("cache", "5m,256Mi", "1,1Gi"), nil, ",512Mi", ",2Gi"},
+	}
+	for _, c := range cases {
+		factory := informers.NewSharedInformerFactory(nil, 0)
+		c.item.Type = corev1.LimitTypePod
+		if err := factory.Core().V1().LimitRanges().Informer().GetStore().Add(limitRange("a", c.item)); err != nil {
+			t.Fatal(err)
+		}
+		limits, err := limitrange.NewLimitsRangeCalculator(factory)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := rules.NewProvider(rules.Options{Now: func() time.Time { return now }, LimitRanges: limits, Template: func(pod *corev1.Pod) *corev1.PodSpec { return &pod.Spec }})
+		v := autoscaler(c.settings, map[string]string{"web": c.web})
+		v.Spec.ResourcePolicy = &vpav1.PodResourcePolicy{ContainerPolicies: c.policies}
+		web := container("web", "500m,1Gi", "1,2Gi")
+		for _, pod := range []*corev1.Pod{running(web, c.cache), fresh(web, c.cache)} {
+			s, err := p.Size(pod, v)
+			at := slices.IndexFunc(s.Containers, func(one rules.Sized) bool { return one.Name == "web" })
+			if err != nil || s.Refused != "" || at < 0 {
+				t.Errorf("%s, new %t: %+v, %v; %s", c.name, rules.Creating(pod), s, err, c.reason)
+			}
+			var got rules.Sized
+			for _, one := range s.Containers {
+				if one.Name == "cache" {
+					got = one
+				}
+			}
+			if show(got.Target.Requests) != c.requests || show(got.Target.Limits) != c.limits || len(got.Unlimited) > 0 {
+				t.Errorf("%s, new %t: %s, limits %s, without %v; want %s, limits %s; %s", c.name, rules.Creating(pod), show(got.Target.Requests), show(got.Target.Limits), got.Unlimited, c.requests, c.limits, c.reason)
+			}
+		}
+	}
+	if len(cases) != 10 {
+		t.Errorf("%d cases, want 10", len(cases))
 	}
 }
 

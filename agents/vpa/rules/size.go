@@ -98,9 +98,12 @@ type Input struct {
 	Template map[string]corev1.ResourceRequirements
 	// Recommended is the recommendation, within the bounds of the autoscaler and of the namespace's LimitRange.
 	Recommended *vpav1.RecommendedPodResources
-	Policy      *vpav1.PodResourcePolicy
-	Settings    Settings
-	Known       Known
+	// Along are containers that nothing is recommended for: what is said of them in Recommended is their share of what the pod has to get more or
+	// less for a LimitRange of pods.
+	Along    []string
+	Policy   *vpav1.PodResourcePolicy
+	Settings Settings
+	Known    Known
 	// Range is the namespace's LimitRange for containers; nil is none.
 	Range *corev1.LimitRangeItem
 	// Ratio bounds limits in proportion to requests, as the namespace's LimitRanges do.
@@ -162,7 +165,7 @@ func (in Input) container(c *corev1.Container, class corev1.PodQOSClass, creatin
 	for _, r := range resources() {
 		o := &one{
 			Input: in, sized: &s, c: c, r: r, bounds: bounds, java: java, request: c.Resources.Requests[r], limit: c.Resources.Limits[r],
-			guaranteed: class == corev1.PodQOSGuaranteed, creating: creating,
+			guaranteed: class == corev1.PodQOSGuaranteed, creating: creating, along: slices.Contains(in.Along, c.Name),
 		}
 		if o.request.IsZero() {
 			o.request = o.limit // as Kubernetes has it
@@ -178,6 +181,9 @@ func (in Input) container(c *corev1.Container, class corev1.PodQOSClass, creatin
 		want, is := recommended.Target[r]
 		if !is || want.Sign() <= 0 {
 			continue
+		}
+		if o.along && want.Cmp(o.request) < 0 && (o.limit.IsZero() || o.rule().Mode == rightsizing.LimitsKeep) {
+			continue // it is limits that a maximum is about; where none is lowered, the next look would ask for as much less again
 		}
 		o.want = want
 		o.size()
@@ -209,6 +215,8 @@ type one struct {
 	want           resource.Quantity // the request that it should get, so far
 	guaranteed     bool
 	creating       bool
+	// along says that nothing is recommended for its container, which is sized for the others' sake.
+	along bool
 	// back says that it goes back to what the template says, for it is left to somebody else by now.
 	back bool
 	// guarded is what Java is given at least, and starting says that it would get less CPU, but starts now.
@@ -292,6 +300,9 @@ func (o *one) floor() {
 			floor = smaller(floor, most)
 		}
 	}
+	if o.along {
+		floor = smaller(floor, o.request)
+	}
 	o.step("floor", larger(o.want, floor), "it never goes below the floor of %s", floor.String())
 }
 
@@ -365,6 +376,19 @@ func (o *one) most() (resource.Quantity, bool) {
 	return q, is && !q.IsZero()
 }
 
+// rule is what becomes of the limit. One that only goes along keeps its proportion, or its limit: what else a policy makes of limits is of those that
+// something is recommended for.
+func (o *one) rule() rightsizing.LimitRule {
+	rule := o.Settings.Rule(o.r)
+	if o.bounds != nil && o.bounds.ControlledValues != nil && *o.bounds.ControlledValues == vpav1.ContainerControlledValuesRequestsOnly {
+		rule.Mode = rightsizing.LimitsKeep
+	}
+	if o.along && rule.Mode != rightsizing.LimitsKeep {
+		rule.Mode = rightsizing.LimitsRatio
+	}
+	return rule
+}
+
 // limitByRule is what becomes of the limit; false is that it is taken away.
 func (o *one) limitByRule() (resource.Quantity, bool) {
 	if o.back {
@@ -373,10 +397,7 @@ func (o *one) limitByRule() (resource.Quantity, bool) {
 		}
 		return o.limit, true
 	}
-	rule := o.Settings.Rule(o.r)
-	if o.bounds != nil && o.bounds.ControlledValues != nil && *o.bounds.ControlledValues == vpav1.ContainerControlledValuesRequestsOnly {
-		rule.Mode = rightsizing.LimitsKeep
-	}
+	rule := o.rule()
 	switch {
 	case rule.Mode == rightsizing.LimitsKeep:
 		if o.guaranteed {

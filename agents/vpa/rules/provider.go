@@ -32,7 +32,8 @@ type Options struct {
 	Quotas func(namespace string) []*corev1.ResourceQuota
 	// Template is what a pod that runs is made from, nil where it is not known; nil means that it never is.
 	Template func(*corev1.Pod) *corev1.PodSpec
-	// KeepMemoryLimits says that this Kubernetes does not lower the memory limit of a container while it runs; nil means that it does.
+	// KeepMemoryLimits says that this Kubernetes resizes pods, but does not lower the memory limit of a container while it runs; nil means that it does not, or
+	// lowers them.
 	KeepMemoryLimits func() bool
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time

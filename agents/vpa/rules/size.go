@@ -110,7 +110,7 @@ type Input struct {
 	Ratio corev1.ResourceList
 	// LimitCPU says who in the namespace has every container limit its CPU: such limits are not taken away. Empty is nobody.
 	LimitCPU string
-	// KeepMemoryLimits says that Kubernetes does not lower the memory limit of a container while it runs.
+	// KeepMemoryLimits says that Kubernetes resizes pods, but does not lower the memory limit of a container while it runs.
 	KeepMemoryLimits bool
 	// Mode is how it is applied.
 	Mode vpav1.UpdateMode
@@ -257,7 +257,7 @@ func (o *one) size() {
 	}
 	if limited {
 		to = o.keepLimit(to)
-		if o.KeepMemoryLimits && !o.creating && r == corev1.ResourceMemory && to.Cmp(o.limit) < 0 && !restarts(c, r) {
+		if o.KeepMemoryLimits && !o.creating && o.resizes() && r == corev1.ResourceMemory && to.Cmp(o.limit) < 0 && !restarts(c, r) {
 			to = o.limit
 			if o.guaranteed {
 				o.want = to
@@ -457,10 +457,15 @@ func restarts(c *corev1.Container, r corev1.ResourceName) bool {
 	})
 }
 
+// resizes says whether pods are changed while they run. Otherwise others come instead, to which a limit may be lowered.
+func (o *one) resizes() bool {
+	return o.Mode == vpav1.UpdateModeInPlace || o.Mode == vpav1.UpdateModeInPlaceOrRecreate
+}
+
 // isStarting says whether the container starts: it is about to be created and can be resized afterwards, or runs for a short time only.
 func (o *one) isStarting() bool {
 	if o.creating {
-		return o.Mode == vpav1.UpdateModeInPlace || o.Mode == vpav1.UpdateModeInPlaceOrRecreate
+		return o.resizes()
 	}
 	for _, list := range [][]corev1.ContainerStatus{o.Pod.Status.ContainerStatuses, o.Pod.Status.InitContainerStatuses} {
 		for i := range list {

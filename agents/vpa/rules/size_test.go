@@ -323,21 +323,30 @@ func TestSizesHoldTogether(t *testing.T) {
 func TestMemoryLimitsThatStay(t *testing.T) {
 	restarting := container("c", "1,2Gi", "2,4Gi")
 	restarting.ResizePolicy = []corev1.ContainerResizePolicy{{ResourceName: corev1.ResourceMemory, RestartPolicy: corev1.RestartContainer}}
+	const inPlace, orRecreate = vpav1.UpdateModeInPlace, vpav1.UpdateModeInPlaceOrRecreate
 	for _, c := range []struct {
 		name             string
+		mode             vpav1.UpdateMode
 		pod              *corev1.Pod
 		target           string
 		requests, limits string
 		says             bool
 	}{
-		{"lowered", running(container("c", "1,2Gi", "2,4Gi")), "500m,1Gi", "500m,1Gi", "1,4Gi", true},
-		{"raised", running(container("c", "1,2Gi", "2,4Gi")), "500m,3Gi", "500m,3Gi", "1,6Gi", false},
-		{"Guaranteed", running(container("c", "1,2Gi", "1,2Gi")), "500m,1Gi", "500m,2Gi", "500m,2Gi", true},
-		{"it restarts", running(restarting), "500m,1Gi", "500m,1Gi", "1,2Gi", false},
-		{"new", fresh(container("c", "1,2Gi", "2,4Gi")), "500m,1Gi", "500m,1Gi", "1,2Gi", false},
+		{"lowered", inPlace, running(container("c", "1,2Gi", "2,4Gi")), "500m,1Gi", "500m,1Gi", "1,4Gi", true},
+		{"raised", inPlace, running(container("c", "1,2Gi", "2,4Gi")), "500m,3Gi", "500m,3Gi", "1,6Gi", false},
+		{"Guaranteed", inPlace, running(container("c", "1,2Gi", "1,2Gi")), "500m,1Gi", "500m,2Gi", "500m,2Gi", true},
+		{"it restarts", inPlace, running(restarting), "500m,1Gi", "500m,1Gi", "1,2Gi", false},
+		{"new", inPlace, fresh(container("c", "1,2Gi", "2,4Gi")), "500m,1Gi", "500m,1Gi", "1,2Gi", false},
+		{"Guaranteed, in place where it can be", orRecreate, running(container("c", "1,2Gi", "1,2Gi")), "500m,1Gi", "500m,2Gi", "500m,2Gi", true},
+		{"Guaranteed, by an eviction", vpav1.UpdateModeRecreate, running(container("c", "1,2Gi", "1,2Gi")), "1,1Gi", "1,1Gi", "1,1Gi", false},
+		{"Guaranteed, as upstream has it", vpav1.UpdateModeAuto, running(container("c", "1,2Gi", "1,2Gi")), "1,1Gi", "1,1Gi", "1,1Gi", false}, //nolint:staticcheck // people still have it
+		{"lowered by an eviction", vpav1.UpdateModeRecreate, running(container("c", "1,2Gi", "2,4Gi")), "500m,1Gi", "500m,1Gi", "1,2Gi", false},
+		{"not while it runs", vpav1.UpdateModeInitial, running(container("c", "1,2Gi", "1,2Gi")), "1,1Gi", "1,1Gi", "1,1Gi", false},
 	} {
 		p := rules.NewProvider(rules.Options{Now: func() time.Time { return now }, KeepMemoryLimits: func() bool { return true }})
-		s, err := p.Size(c.pod, autoscaler(`{"policy":"p","level":"MaximumSavings","observation":"0s"}`, map[string]string{"c": c.target}))
+		v := autoscaler(`{"policy":"p","level":"MaximumSavings","observation":"0s"}`, map[string]string{"c": c.target})
+		v.Spec.UpdatePolicy.UpdateMode = &c.mode
+		s, err := p.Size(c.pod, v)
 		if err != nil || len(s.Containers) != 1 || s.Refused != "" {
 			t.Fatalf("%s: %+v, %v", c.name, s, err)
 		}

@@ -30,8 +30,10 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/version"
 	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
 	controllerfetcher "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/target/controller_fetcher"
+	fakediscovery "k8s.io/client-go/discovery/fake"
 	dynamicfake "k8s.io/client-go/dynamic/fake"
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/rest"
@@ -613,6 +615,59 @@ func TestNames(t *testing.T) {
 	} {
 		if got := names(c.err, "web-1"); got != c.want {
 			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+// TestLessMemoryByEvictions: that a limit is not lowered while its pod runs is about pods that are resized. Where they are evicted, they are for less
+// memory alone, too.
+func TestLessMemoryByEvictions(t *testing.T) {
+	const resize, eviction = "resize", "eviction"
+	for _, c := range []struct {
+		name, minor string
+		mode        vpav1.UpdateMode
+		settings    string
+		does, state string // what is done to pods, and what is told
+	}{
+		{"in place, it keeps the limit", "33", vpav1.UpdateModeInPlace, carefree, "", rightsizing.StateApplied},
+		{"in place if it can, it keeps the limit, too", "33", vpav1.UpdateModeInPlaceOrRecreate, carefree, "", rightsizing.StateApplied},
+		{"never in place", "33", vpav1.UpdateModeRecreate, "", eviction, rightsizing.StatePending},
+		{"there is no resize", "30", vpav1.UpdateModeInPlaceOrRecreate, carefree, resize + " " + eviction, rightsizing.StatePending},
+		{"there is no resize, and no eviction is allowed", "30", vpav1.UpdateModeInPlace, carefree, resize, rightsizing.StateImpossible},
+		{"there is no resize, and none is asked for", "30", vpav1.UpdateModeRecreate, "", eviction, rightsizing.StatePending},
+		{"it lowers limits", "34", vpav1.UpdateModeInPlace, carefree, resize, rightsizing.StatePending},
+	} {
+		s := newStage(t, Options{})
+		s.pods(2, func(pod *corev1.Pod) {
+			r := &pod.Spec.Containers[0].Resources
+			r.Limits = r.Requests.DeepCopy()
+			pod.Status.ContainerStatuses[0].Resources, pod.Status.QOSClass = r.DeepCopy(), corev1.PodQOSGuaranteed
+		})
+		a := s.autoscaler(c.mode, c.settings)
+		less := amounts("1", "512Mi")
+		a.Status.Recommendation.ContainerRecommendations[0] = vpav1.RecommendedContainerResources{ContainerName: "c", Target: less, LowerBound: less, UpperBound: less}
+		kube, is := s.kube.(*fake.Clientset)
+		if !is {
+			t.Fatalf("%T", s.kube)
+		}
+		discovery, is := kube.Discovery().(*fakediscovery.FakeDiscovery)
+		if !is {
+			t.Fatalf("%T", kube.Discovery())
+		}
+		discovery.FakedServerVersion = &version.Info{Major: "1", Minor: c.minor}
+		var did []string
+		kube.PrependReactor("*", "pods", func(a ktesting.Action) (bool, runtime.Object, error) {
+			if did = append(did, a.GetSubresource()); a.GetSubresource() == resize && c.minor == "30" {
+				return true, nil, apierrors.NewGenericServerResponse(http.StatusNotFound, "PATCH", schema.GroupResource{Resource: "pods"}, "", "the server could not find the requested resource", 0, false)
+			}
+			return false, nil, nil
+		})
+		s.once(t.Context())
+		slices.Sort(did)
+		did = slices.Compact(did)
+		slices.Reverse(did)
+		if got := strings.Join(did, " "); got != c.does || s.recorded().State != c.state {
+			t.Errorf("%s: %q, %+v, want %q, %s", c.name, got, s.recorded(), c.does, c.state)
 		}
 	}
 }

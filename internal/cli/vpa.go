@@ -267,11 +267,14 @@ func (a *autoscaler) application() rightsizing.Application {
 		return app
 	}
 	elsewhere, is := a.condition(rightsizing.ConditionManagedElsewhere)
+	unsupported, inVain := a.condition("ConfigUnsupported")
 	switch {
 	case is:
 		app.State, app.Message = rightsizing.StateElsewhere, elsewhere.Message
 	case a.mode() == "Off":
 		app.State, app.Message = rightsizing.StateRecommend, "it is only recommended: the update mode is Off"
+	case len(a.Status.Recommendation.ContainerRecommendations) == 0 && inVain:
+		app.State, app.Message = rightsizing.StateImpossible, "nothing is recommended: "+first(unsupported.Message, unsupported.Reason)
 	case len(a.Status.Recommendation.ContainerRecommendations) == 0:
 		app.State, app.Message = rightsizing.StateWaiting, "there is no recommendation yet"
 	default:

@@ -270,7 +270,7 @@ func (o *vpaExplainOptions) next(it *autoscaler, w vpaWorkload) []string {
 	case w.Mode == "Off":
 		steps = append(steps, "apply it: kubectl patch "+ours+` --type=merge -p '{"spec":{"updatePolicy":{"updateMode":"InPlaceOrRecreate"}}}'`)
 	}
-	if w.State == rightsizing.StateImpossible {
+	if w.State == rightsizing.StateImpossible && len(it.Status.Recommendation.ContainerRecommendations) > 0 {
 		if command := restart(it.target()); command != "" {
 			steps = append(steps, "new pods are sized when they are created: "+command)
 		}

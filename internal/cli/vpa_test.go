@@ -484,6 +484,19 @@ func TestVPAExplain(t *testing.T) {
 	}
 	v.want(CodeOK, v.in("vpa", "explain", "sts/own", "-n", v.shop)...)
 	v.contains(v.out, "There is no recommendation yet", "somebody's own")
+	// Of one that nothing can be recommended for that is told, also before the updater has looked at it, and no restart is said to help.
+	const why = "The target apps/v1.Deployment/owned has a parent controller"
+	for name, told := range map[string]rightsizing.Application{"new": {}, "old": {State: rightsizing.StateImpossible, Message: "nothing is recommended: " + why}} {
+		v.deployment(name, podOf(name, "1/1Gi"), podOf(name, "1/1Gi"))
+		v.autoscaler("Deployment", name, "careful", "InPlace", careful, nil, nil, told, "ConfigUnsupported True "+why)
+		v.want(CodeOK, v.in("vpa", "explain", "deploy/"+name, "-n", v.shop)...)
+		v.contains(v.out, "/Deployment/"+name+": Impossible", "nothing is recommended: The target")
+		if strings.Contains(v.out.String(), "rollout restart") {
+			t.Errorf("%s: a restart is said to help:\n%s", name, v.out)
+		}
+	}
+	v.want(CodeOK, v.in("vpa", "status")...)
+	v.contains(v.out, "Impossible", "nothing is recommended: The target")
 	v.want(CodeUsage, v.in("vpa", "explain", v.shop+"/Deployment/wbe")...)
 	v.contains(v.errOut, v.shop+"/Deployment/web", rightsizing.AnnotationOff)
 

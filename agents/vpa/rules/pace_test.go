@@ -64,6 +64,17 @@ func TestEffective(t *testing.T) {
 
 func TestHeld(t *testing.T) {
 	day := 24 * time.Hour
+	unsupported := func(status corev1.ConditionStatus, recommended bool) func(*vpav1.VerticalPodAutoscaler) {
+		return func(v *vpav1.VerticalPodAutoscaler) {
+			v.Status.Conditions = []vpav1.VerticalPodAutoscalerCondition{
+				{Type: vpav1.RecommendationProvided, Status: corev1.ConditionTrue, Message: "something else"},
+				{Type: vpav1.ConfigUnsupported, Status: status, Message: "The target apps/v1.StatefulSet/k8s has a parent controller"},
+			}
+			if !recommended {
+				v.Status.Recommendation = &vpav1.RecommendedPodResources{}
+			}
+		}
+	}
 	for _, c := range []struct {
 		name, reason string
 		edit         func(*vpav1.VerticalPodAutoscaler)
@@ -79,6 +90,15 @@ func TestHeld(t *testing.T) {
 			v.Annotations[rightsizing.AnnotationReverted] = "2026-11-28T00:00:00Z"
 		}, `{"policy":"p"}`, rules.Known{}, rightsizing.StateRecommend, "reverted at 2026-11-28", time.Time{}},
 		{"no recommendation", "", func(v *vpav1.VerticalPodAutoscaler) { v.Status.Recommendation = nil }, `{"policy":"p"}`, rules.Known{}, rightsizing.StateWaiting, "no recommendation", time.Time{}},
+		{"unsupported", "nothing will be recommended: to wait for it would be in vain", unsupported(corev1.ConditionTrue, false), `{"policy":"p"}`, rules.Known{}, rightsizing.StateImpossible, "has a parent controller", time.Time{}},
+		{"unsupported, of a person's", "", unsupported(corev1.ConditionTrue, false), "", rules.Known{}, rightsizing.StateImpossible, "has a parent controller", time.Time{}},
+		{"unsupported, and an old recommendation", "its target may not be readable for the moment", unsupported(corev1.ConditionTrue, true), `{"policy":"p"}`, rules.Known{}, "", "", time.Time{}},
+		{"not unsupported any more", "it is only a matter of time again", unsupported(corev1.ConditionFalse, false), `{"policy":"p"}`, rules.Known{}, rightsizing.StateWaiting, "no recommendation", time.Time{}},
+		{"unsupported and off", "there is none to look at, either", func(v *vpav1.VerticalPodAutoscaler) {
+			unsupported(corev1.ConditionTrue, false)(v)
+			*v.Spec.UpdatePolicy.UpdateMode = vpav1.UpdateModeOff
+		}, `{"policy":"p"}`, rules.Known{}, rightsizing.StateRecommend, "Off; nothing is recommended: The target", time.Time{}},
+		{"unsupported and paused", "the kill switch", unsupported(corev1.ConditionTrue, false), `{"policy":"p","paused":true}`, rules.Known{}, rightsizing.StateStopped, "paused", time.Time{}},
 		{"watched for too short", "three days are asked for", nil, `{"policy":"p","observation":"72h"}`, rules.Known{}, rightsizing.StateWaiting, "72h", now.Add(day)},
 		{"watched before it was made", "history came from a store", nil, `{"policy":"p","observation":"72h"}`, rules.Known{Watched: now.Add(-4 * day)}, "", "", time.Time{}},
 		{"watched since later", "samples came late", nil, `{"policy":"p"}`, rules.Known{Watched: now.Add(-time.Hour)}, rightsizing.StateWaiting, "24h", now.Add(23 * time.Hour)},

@@ -2,6 +2,7 @@ package rules
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -194,8 +195,14 @@ func Held(vpa *vpav1.VerticalPodAutoscaler, s Settings, err error, known Known, 
 	case s.Paused:
 		return Hold{State: rightsizing.StateStopped, Why: fmt.Sprintf("policy %s is paused", s.Policy)}
 	case mode == vpav1.UpdateModeOff:
-		return Hold{State: rightsizing.StateRecommend, Why: "it is only recommended: the update mode is Off"}
-	case vpa.Status.Recommendation == nil || len(vpa.Status.Recommendation.ContainerRecommendations) == 0:
+		why := "it is only recommended: the update mode is Off"
+		if vain := unsupported(vpa); vain != "" {
+			why += "; " + vain
+		}
+		return Hold{State: rightsizing.StateRecommend, Why: why}
+	case unsupported(vpa) != "":
+		return Hold{State: rightsizing.StateImpossible, Why: unsupported(vpa)}
+	case !recommends(vpa):
 		return Hold{State: rightsizing.StateWaiting, Why: "there is no recommendation yet"}
 	}
 	if !s.Owned || known.Changed {
@@ -209,6 +216,24 @@ func Held(vpa *vpav1.VerticalPodAutoscaler, s Settings, err error, known Known, 
 		return Hold{State: rightsizing.StateWaiting, Why: fmt.Sprintf("it is watched for %s before it is changed for the first time", s.Observation), Until: until}
 	}
 	return Hold{}
+}
+
+func recommends(vpa *vpav1.VerticalPodAutoscaler) bool {
+	return vpa.Status.Recommendation != nil && len(vpa.Status.Recommendation.ContainerRecommendations) > 0
+}
+
+// unsupported says why there is no recommendation and will be none, as the recommender has it: the workload belongs to an object that has replicas
+// of its own, say, by which its pods are told. Empty is that there is one, or will be. One that is there holds while its target cannot be read.
+func unsupported(vpa *vpav1.VerticalPodAutoscaler) string {
+	if recommends(vpa) {
+		return ""
+	}
+	for i := range vpa.Status.Conditions {
+		if c := &vpa.Status.Conditions[i]; c.Type == vpav1.ConfigUnsupported && c.Status == corev1.ConditionTrue {
+			return "nothing is recommended: " + cmp.Or(c.Message, c.Reason)
+		}
+	}
+	return ""
 }
 
 // KnownOf is what an autoscaler's status says of its workload besides the recommendation.

@@ -671,3 +671,27 @@ func TestLessMemoryByEvictions(t *testing.T) {
 		}
 	}
 }
+
+// TestUnsupported: that nothing can be recommended for a workload is told as long as it is so.
+func TestUnsupported(t *testing.T) {
+	s := newStage(t, Options{})
+	a := s.autoscaler(vpav1.UpdateModeInPlace, carefree)
+	recommendation := a.Status.Recommendation
+	a.Status.Recommendation = nil
+	a.Status.Conditions = []vpav1.VerticalPodAutoscalerCondition{{Type: vpav1.ConfigUnsupported, Status: corev1.ConditionTrue, Message: "The target apps/v1.Deployment/web has a parent controller"}}
+	s.once(t.Context())
+	if a := s.recorded(); a.State != rightsizing.StateImpossible || !strings.Contains(a.Message, "has a parent controller") {
+		t.Errorf("it is told: %+v", a)
+	}
+	a.Status.Conditions = nil
+	s.once(t.Context())
+	if a := s.recorded(); a.State != rightsizing.StateWaiting {
+		t.Errorf("it is supported, and told: %+v", a)
+	}
+	a.Status.Recommendation = recommendation
+	s.pods(2, nil)
+	s.once(t.Context())
+	if a := s.recorded(); a.State != rightsizing.StatePending || a.InPlace != 1 {
+		t.Errorf("it is sized, and told: %+v", a)
+	}
+}

@@ -89,6 +89,12 @@ func TestHeld(t *testing.T) {
 		{"reverted", "until somebody takes the mark away", func(v *vpav1.VerticalPodAutoscaler) {
 			v.Annotations[rightsizing.AnnotationReverted] = "2026-11-28T00:00:00Z"
 		}, `{"policy":"p"}`, rules.Known{}, rightsizing.StateRecommend, "reverted at 2026-11-28", time.Time{}},
+		{"leaving", "", func(v *vpav1.VerticalPodAutoscaler) {
+			v.Annotations[rightsizing.AnnotationLeaving] = "2026-11-28T00:00:00Z"
+		}, `{"policy":"p"}`, rules.Known{}, rightsizing.StateLeaving, "no policy sizes it", time.Time{}},
+		{"reverted while it leaves", "it stays for its mark", func(v *vpav1.VerticalPodAutoscaler) {
+			v.Annotations[rightsizing.AnnotationLeaving], v.Annotations[rightsizing.AnnotationReverted] = "2026-11-27T00:00:00Z", "2026-11-28T00:00:00Z"
+		}, `{"policy":"p"}`, rules.Known{}, rightsizing.StateRecommend, "reverted at 2026-11-28", time.Time{}},
 		{"no recommendation", "", func(v *vpav1.VerticalPodAutoscaler) { v.Status.Recommendation = nil }, `{"policy":"p"}`, rules.Known{}, rightsizing.StateWaiting, "no recommendation", time.Time{}},
 		{"unsupported", "nothing will be recommended: to wait for it would be in vain", unsupported(corev1.ConditionTrue, false), `{"policy":"p"}`, rules.Known{}, rightsizing.StateImpossible, "has a parent controller", time.Time{}},
 		{"unsupported, of a person's", "", unsupported(corev1.ConditionTrue, false), "", rules.Known{}, rightsizing.StateImpossible, "has a parent controller", time.Time{}},

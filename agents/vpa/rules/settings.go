@@ -186,12 +186,12 @@ func Held(vpa *vpav1.VerticalPodAutoscaler, s Settings, err error, known Known, 
 	mode := vpautil.GetUpdateMode(vpa)
 	_, leaving := vpa.Annotations[rightsizing.AnnotationLeaving]
 	switch at, reverted := vpa.Annotations[rightsizing.AnnotationReverted]; {
+	case reverted: // also where no policy sizes it any more: it stays for that mark
+		return Hold{State: rightsizing.StateRecommend, Why: "reverted at " + at + "; remove annotation " + rightsizing.AnnotationReverted + " to go on"}
 	case leaving:
 		return Hold{State: rightsizing.StateLeaving, Why: "no policy sizes it any more; the autoscaler goes when its pods have their template's requests again"}
 	case err != nil:
 		return Hold{State: rightsizing.StateRecommend, Why: "the settings cannot be read, so nothing is applied: " + err.Error()}
-	case reverted:
-		return Hold{State: rightsizing.StateRecommend, Why: "reverted at " + at + "; remove annotation " + rightsizing.AnnotationReverted + " to go on"}
 	case s.Paused:
 		return Hold{State: rightsizing.StateStopped, Why: fmt.Sprintf("policy %s is paused", s.Policy)}
 	case mode == vpav1.UpdateModeOff:

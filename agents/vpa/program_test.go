@@ -5,7 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -202,7 +204,13 @@ func TestAdmission(t *testing.T) {
 	}
 
 	running, stop := context.WithCancel(ctx)
-	environment := map[string]string{agent.EnvNamespace: agenttest.Namespace, agent.EnvListen: "127.0.0.1:0", EnvWebhookAddress: address.String(), EnvIgnoreNamespaces: "other, quiet"}
+	listen, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	metrics := listen.Addr().String()
+	_ = listen.Close()
+	environment := map[string]string{agent.EnvNamespace: agenttest.Namespace, agent.EnvListen: metrics, EnvWebhookAddress: address.String(), EnvIgnoreNamespaces: "other, quiet"}
 	var said lines
 	ended := make(chan int, 1)
 	go func() {
@@ -253,6 +261,17 @@ func TestAdmission(t *testing.T) {
 		t.Fatal(err)
 	}
 	becomes("watched first, for it was never changed", "1,1Gi/1Gi")
+	res, err := http.Get("http://" + metrics + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	page, err := io.ReadAll(res.Body)
+	for _, want := range []string{`vpa_admission_controller_admission_latency_seconds_count{resource="Pod",status="applied"} `, `vpa_admission_controller_admission_pods_total{applied="true"} `} {
+		if err != nil || !strings.Contains(string(page), "\n"+want) {
+			t.Errorf("%q is not among what it measures, %v", want, err)
+		}
+	}
 }
 
 // lines collects what is said.

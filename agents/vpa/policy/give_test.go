@@ -308,6 +308,32 @@ func TestWhatIsSizedMeanwhile(t *testing.T) {
 	}
 }
 
+// A round over many takes longer than those who size: what is sized behind it is found all the same, and nobody is waited for then.
+func TestWhatIsSizedDuringALongRound(t *testing.T) {
+	f := newFlock(t)
+	f.Now, f.Settle = func() time.Time { return f.now }, 15*time.Second
+	f.deployment("early", spec("cpu=1", ""), spec("cpu=1", ""), nil)
+	f.deployment("web", spec("cpu=1", ""), spec("cpu=500m", ""), nil)
+	f.kube.PrependReactor("patch", "pods", func(a ktesting.Action) (bool, runtime.Object, error) {
+		if p, is := a.(ktesting.PatchAction); is && p.GetName() == "web-pod" { // which comes after the other one
+			f.now = f.now.Add(f.Settle + time.Second)
+			sized := &corev1.Pod{ObjectMeta: controlled("early-pod", "early", "ReplicaSet", "early-1"), Spec: spec("cpu=300m", ""), Status: corev1.PodStatus{Phase: corev1.PodRunning}}
+			if err := f.kube.Tracker().Update(corev1.SchemeGroupVersion.WithResource("pods"), sized, "shop"); err != nil {
+				t.Error(err)
+			}
+		}
+		return false, nil, nil
+	})
+	begin := time.Now()
+	out, resized, _, err := f.revert(t.Context())
+	if err != nil || resized != 2 || out.Pods != 2 || f.has("early-pod") != "1/" {
+		t.Errorf("%d were resized, %+v, %v; early has %s", resized, out, err, f.has("early-pod"))
+	}
+	if took := time.Since(begin); took > f.Settle/2 {
+		t.Errorf("it took %s: the time was over by the end of the first round", took)
+	}
+}
+
 // Kubernetes 1.33 refuses the whole of a change that lowers a memory limit: the limit stays, and nothing else.
 func TestMemoryLimitsThatStay(t *testing.T) {
 	class := func(is corev1.PodQOSClass, policy ...corev1.ContainerResizePolicy) func(*corev1.Pod) {

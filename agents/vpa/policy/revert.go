@@ -145,9 +145,11 @@ func (v *reverter) run(ctx context.Context, r Request) (Reverted, error) {
 		return out, err
 	}
 	all := subjects(chosen)
+	began := v.Now()
 	errs := v.round(ctx, all, following, &out)
-	// Who was in the middle of it when autoscalers were marked may have sized pods that had been looked at.
-	if rest := min(marked.Add(v.Settle).Sub(v.Now()), v.Settle); rest > 0 && slices.ContainsFunc(all, func(s *subject) bool { return len(s.same)+len(s.told)+s.kept > 0 }) {
+	// Who was in the middle of it when autoscalers were marked may have sized pods that had been looked at, however long it took to look at the others.
+	if settled := marked.Add(v.Settle); began.Before(settled) && slices.ContainsFunc(all, func(s *subject) bool { return len(s.same)+len(s.told)+s.kept > 0 }) {
+		rest := max(0, min(settled.Sub(v.Now()), v.Settle)) // another one's clock may have marked them
 		v.Say("Changes that are under way are waited for (%s), and all of it is looked at once more.", rest.Round(time.Second))
 		if err := agent.Sleep(ctx, rest); err != nil {
 			errs = append(errs, fmt.Errorf("pods were not looked at once more: %w; run it again", err))

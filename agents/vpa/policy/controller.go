@@ -586,8 +586,9 @@ func (c *Controller) align(ctx context.Context, v *view, out Outcome) []error {
 		if paused && h.Annotations[rightsizing.AnnotationTargets] == "" {
 			continue
 		}
+		// Nor of a workload that somebody else sizes, and while that is not known yet, as after a start: what follows then goes on as it is.
 		// What a policy that cannot be understood sized before is sized still.
-		wanted := !paused && (held != nil || p != nil && p.Spec.HPA == rightsizing.HPAAlign && !p.Spec.DryRun && p.Annotations[rightsizing.AnnotationReverted] == "" && !reverted[key])
+		wanted := !paused && v.elsewhere[key].ours(h) && (held != nil || p != nil && p.Spec.HPA == rightsizing.HPAAlign && !p.Spec.DryRun && p.Annotations[rightsizing.AnnotationReverted] == "" && !reverted[key])
 		template, live := c.requests(h.Namespace, s)
 		a := Align(h, wanted, template, live)
 		v.Align[key], v.Yield[key] = a.Align, a.Yield

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -36,6 +37,11 @@ const (
 
 // elsewhereOf says whether somebody else sizes a workload, and whether that is known.
 type elsewhereOf struct{ is, known bool }
+
+// ours says whether a HorizontalPodAutoscaler's targets may follow what is sized here.
+func (e elsewhereOf) ours(h *autoscalingv2.HorizontalPodAutoscaler) bool {
+	return !e.is && (e.known || h.Annotations[rightsizing.AnnotationTargets] != "")
+}
 
 // parting is what is known of an autoscaler whose pods get back what their templates request. A restart forgets it: pods tell it anew.
 type parting struct {

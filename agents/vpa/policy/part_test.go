@@ -245,6 +245,7 @@ func TestTargetsGoBackWithPods(t *testing.T) {
 		edit         func(p *rightsizing.Policy) // nil: it is gone
 		reverted     bool                        // the workload's autoscaler
 		sidecar      bool                        // that a webhook adds to pods
+		elsewhere    *elsewhereOf                // nil: nobody else sizes it
 		// want are the targets while pods request 500m, 750m and 1 core of the template's 1; 0 is that none is kept any more.
 		want []int32
 	}{
@@ -257,10 +258,15 @@ func TestTargetsGoBackWithPods(t *testing.T) {
 		{name: "the workload reverted", reason: "nobody sizes it until the mark is gone", edit: func(*rightsizing.Policy) {}, reverted: true, want: []int32{160, 107, 0}},
 		{name: "not understood", reason: "pods are sized as before, and so its target follows as before", edit: func(p *rightsizing.Policy) { p.Spec.Level = "Cheapest" }, want: []int32{160, 107, 80}},
 		{name: "paused", reason: "pods that are replaced meanwhile have what their template says", edit: func(p *rightsizing.Policy) { p.Spec.Paused = true }, want: []int32{160, 107, 0}},
+		{name: "somebody else sizes it", reason: "a target that stayed would be of requests that are no more; it is its own once pods have what their template says", edit: func(*rightsizing.Policy) {}, elsewhere: &elsewhereOf{is: true, known: true}, want: []int32{160, 107, 0}},
+		{name: "who sizes it is not known yet", reason: "after a start it goes on as before", edit: func(*rightsizing.Policy) {}, elsewhere: &elsewhereOf{}, want: []int32{160, 107, 80}},
 		{name: "not understood, and paused", reason: "the same", edit: func(p *rightsizing.Policy) { p.Spec.Paused, p.Spec.Level = true, "Cheapest" }, want: []int32{160, 107, 0}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newStage(t)
+			if c.elsewhere != nil {
+				s.deps.Elsewhere = func(string, string, string, metav1.Object) (is, known bool) { return c.elsewhere.is, c.elsewhere.known }
+			}
 			s.sized("web", false)
 			for _, o := range s.autoscalers.GetStore().List() {
 				if u, is := o.(*unstructured.Unstructured); is {
@@ -314,6 +320,56 @@ func TestTargetsGoBackWithPods(t *testing.T) {
 				if want := c.want[i]; want == 0 && (kept || target != 80) || want != 0 && (!kept || target != want) {
 					t.Errorf("%s: pods that request %s: target %d, kept %t, want %d", c.reason, cpu, target, kept, want)
 				}
+			}
+		})
+	}
+}
+
+// A target begins to follow where pods are sized by us, and nowhere else: where it is not known yet who does, it waits.
+func TestTargetsThatDoNotBeginToFollow(t *testing.T) {
+	for _, c := range []struct {
+		name      string
+		elsewhere elsewhereOf
+		want      int32
+	}{
+		{"nobody else sizes it", elsewhereOf{known: true}, 160},
+		{"somebody else sizes it", elsewhereOf{is: true, known: true}, 80},
+		{"who sizes it is not known yet", elsewhereOf{}, 80},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newStage(t)
+			s.deps.Elsewhere = func(string, string, string, metav1.Object) (is, known bool) { return c.elsewhere.is, c.elsewhere.known }
+			s.sized("web", false)
+			for _, o := range s.autoscalers.GetStore().List() {
+				if u, is := o.(*unstructured.Unstructured); is {
+					u.SetLabels(map[string]string{rightsizing.LabelPolicy: "p"})
+				}
+			}
+			var p unstructured.Unstructured
+			if err := json.Unmarshal(encoded(policyOf("p", 0, func(s *rightsizing.PolicySpec) { s.HPA = rightsizing.HPAAlign })), &p.Object); err != nil {
+				t.Fatal(err)
+			}
+			s.add(s.policies.GetStore(), &p)
+			h := hpa(80, func(h *autoscalingv2.HorizontalPodAutoscaler) {
+				h.Namespace, h.Spec.ScaleTargetRef = "shop", autoscalingv2.CrossVersionObjectReference{Kind: "StatefulSet", Name: "web"}
+			})
+			if err := s.kube.Tracker().Add(h); err != nil {
+				t.Fatal(err)
+			}
+			s.add(s.factory.Autoscaling().V2().HorizontalPodAutoscalers().Informer().GetStore(), h)
+			pod, err := s.kube.Tracker().Get(corev1.SchemeGroupVersion.WithResource("pods"), "shop", "web-0") // it has 500m of 1
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.add(s.factory.Core().V1().Pods().Informer().GetStore(), pod)
+			s.turn()
+			now, err := s.kube.AutoscalingV2().HorizontalPodAutoscalers("shop").Get(t.Context(), "web", metav1.GetOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, follows := now.Annotations[rightsizing.AnnotationTargets]
+			if target := utilization(now)["cpu"]; target != c.want || follows != (c.want != 80) {
+				t.Errorf("target %d, want %d; follows: %t", target, c.want, follows)
 			}
 		})
 	}

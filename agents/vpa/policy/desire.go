@@ -97,10 +97,9 @@ const (
 func Desire(in Input) Outcome {
 	out := Outcome{Status: map[string]rightsizing.PolicyStatus{}, Of: map[string]*rightsizing.Policy{}, Held: map[string]*rightsizing.Policy{}}
 	policies, compiled := out.understand(in)
-	held := map[string]bool{} // policies that cannot be understood, or are paused
-	stop := map[string]bool{} // policies that are both
+	mistaken, paused := map[string]bool{}, map[string]bool{} // policies that cannot be understood, and those that are paused
 	for i, c := range compiled {
-		held[policies[i].Name], stop[policies[i].Name] = c.err || c.paused(), c.err && c.paused()
+		mistaken[policies[i].Name], paused[policies[i].Name] = c.err, c.paused()
 	}
 	t := whatIsThere(in.Existing, in.Workloads)
 	kept := map[types.NamespacedName]bool{}
@@ -135,11 +134,13 @@ func Desire(in Input) Outcome {
 		}
 	}
 	for _, e := range in.Existing {
-		if kind, name, _ := strings.Cut(e.Target, "/"); stop[e.Policy] && !e.Off && out.Of[kind+"/"+e.Namespace+"/"+name] == nil {
+		if kind, name, _ := strings.Cut(e.Target, "/"); mistaken[e.Policy] && paused[e.Policy] && !e.Off && out.Of[kind+"/"+e.Namespace+"/"+name] == nil {
 			out.Stop = append(out.Stop, types.NamespacedName{Namespace: e.Namespace, Name: e.Name})
 		}
 	}
-	out.letGo(in.Existing, func(e Existing, name types.NamespacedName) bool { return kept[name] || held[e.Policy] }, t)
+	out.letGo(in.Existing, func(e Existing, name types.NamespacedName) bool {
+		return kept[name] || paused[e.Policy] || t.held(e, mistaken)
+	}, t)
 	return out
 }
 
@@ -162,6 +163,12 @@ func (t there) name(w Workload) types.NamespacedName {
 		name.Name = otherName + name.Name
 	}
 	return name
+}
+
+// held says whether a policy that cannot be understood keeps what it made: a person's autoscaler that sizes the workload wins over it, too.
+func (t there) held(e Existing, mistaken map[string]bool) bool {
+	kind, name, _ := strings.Cut(e.Target, "/")
+	return mistaken[e.Policy] && !t.sizes[kind+"/"+e.Namespace+"/"+name]
 }
 
 // otherName begins another name of an autoscaler. No kind is called so.

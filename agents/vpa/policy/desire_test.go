@@ -209,6 +209,16 @@ func TestWhichPolicyHolds(t *testing.T) {
 		{name: "nor is it in the way of the one that holds, whatever it selects", edit: mistaken(nil), want: all("p:InPlace"), ready: map[string]string{"bad": "Invalid", "p": "Applied"}},
 		{name: "of whose kill switch", edit: mistaken(func(in *Input) { in.Policies[1].Spec.Paused = true }), want: all("p:Off"), ready: map[string]string{"bad": "Invalid", "p": "Paused"}},
 		{name: "of its dry run", edit: mistaken(func(in *Input) { in.Policies[1].Spec.DryRun = true }), want: all("p:Off"), leave: []string{"a/deployment-web"}},
+		{name: "nor of a person, whose autoscaler sizes what it made one for, unless it is paused", edit: mistaken(func(in *Input) {
+			paused := in.Policies[0]
+			paused.Name, paused.Spec.Paused = "worse", true
+			in.Policies = []rightsizing.Policy{in.Policies[0], paused}
+			in.Existing = []Existing{
+				{Namespace: "a", Name: "deployment-web", Policy: "bad", Target: "Deployment/web", Sized: true}, {Namespace: "a", Name: "mine", Target: "Deployment/web"},
+				{Namespace: "a", Name: "statefulset-db", Policy: "bad", Target: "StatefulSet/db", Sized: true}, {Namespace: "a", Name: "watched", Target: "StatefulSet/db", Off: true},
+				{Namespace: "b", Name: "daemonset-agent", Policy: "worse", Target: "DaemonSet/agent", Sized: true}, {Namespace: "b", Name: "mine", Target: "DaemonSet/agent"},
+			}
+		}), delete: []string{"a/deployment-web"}, stop: []string{"b/daemonset-agent"}, ready: map[string]string{"bad": "Invalid", "worse": "Invalid"}},
 		{name: "of letting go when it is gone", edit: mistaken(func(in *Input) { in.Policies = in.Policies[:1] }), leave: []string{"a/deployment-web"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

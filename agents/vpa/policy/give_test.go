@@ -402,6 +402,10 @@ func TestPodsThatWereNeverSized(t *testing.T) {
 	updated := func(p *corev1.Pod) {
 		p.Annotations = map[string]string{"vpaUpdates": "Pod resources updated by statefulset-web: container 0: cpu request"}
 	}
+	resized := func(p *corev1.Pod) {
+		p.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: rules.Resizer, Operation: metav1.ManagedFieldsOperationUpdate, APIVersion: "v1", Subresource: "resize", FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1("{}")}}
+	}
+	byPolicy := off(func(u *unstructured.Unstructured) { u.SetLabels(map[string]string{rightsizing.LabelPolicy: "p"}) })
 	for _, c := range []struct {
 		name, reason string
 		autoscaler   func(*unstructured.Unstructured)
@@ -417,9 +421,10 @@ func TestPodsThatWereNeverSized(t *testing.T) {
 		}), func(*corev1.Pod) {}, false},
 		{"one that is on", "it sizes", nil, func(*corev1.Pod) {}, false},
 		{"one that was made anew", "our webhook sized the pod by the one before it", off(nil), updated, false},
-		{"a copy that was made anew", "our updater resized the pod by the one before it", off(copied), func(p *corev1.Pod) {
-			p.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: rules.Resizer, Operation: metav1.ManagedFieldsOperationUpdate, APIVersion: "v1", Subresource: "resize", FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1("{}")}}
-		}, false},
+		{"a copy that was made anew", "our updater resized the pod by the one before it", off(copied), resized, false},
+		{"a policy's that sized nothing", "nothing says that it did", byPolicy, func(*corev1.Pod) {}, true},
+		{"a policy's that was made anew", "our webhook sized the pod by the one before it", byPolicy, updated, false},
+		{"a policy's that was made anew, of running pods", "our updater resized the pod by the one before it", byPolicy, resized, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f := newFlock(t)

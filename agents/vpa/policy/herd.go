@@ -158,10 +158,8 @@ func (v *reverter) whole(ctx context.Context, of []*subject) (*herd, map[string]
 	namespace, h, apps, all := of[0].namespace, newHerd(), v.kube.AppsV1(), metav1.ListOptions{}
 	kinds, wanted, unread := map[string]bool{}, map[string]bool{}, map[string]error{}
 	for _, s := range of {
-		if s.open() {
-			_, kind, name := split(s.key)
-			kinds[kind], wanted[kind+"/"+name] = true, true
-		}
+		_, kind, name := split(s.key)
+		kinds[kind], wanted[kind+"/"+name] = true, true
 	}
 	add := func(kind string, o *metav1.ObjectMeta, spec *corev1.PodSpec) {
 		if wanted[kind+"/"+o.Name] {

@@ -211,8 +211,7 @@ type subject struct {
 
 	key, namespace string
 	autoscalers    []*unstructured.Unstructured // of it, that were chosen
-	left           string                       // why its pods are left as they are
-	unsure         bool                         // unless one of them says that it was sized
+	left           string                       // why its pods are left as they are, unless one of them says that it was sized
 	reached        bool                         // its pods were asked; err says why not
 	err, targets   error                        // targets: of giving those of its HorizontalPodAutoscalers back
 }
@@ -231,27 +230,27 @@ func subjects(chosen []unstructured.Unstructured) (out []*subject) {
 		s.autoscalers = append(s.autoscalers, a)
 	}
 	for _, s := range out {
-		s.left, s.unsure = s.never()
+		s.left = s.never()
 	}
 	slices.SortStableFunc(out, func(a, b *subject) int { return strings.Compare(a.namespace, b.namespace) })
 	return out
 }
 
-// never says why none of its autoscalers has ever sized its pods; empty is that one may have. It is unsure of one that is as it was made: there may
-// have been another one of its name before, of which only pods can tell.
-func (s *subject) never() (why string, unsure bool) {
+// never says why none of its autoscalers has ever sized its pods; empty is that one may have. There may have been another one of its name before, of
+// which only pods can tell.
+func (s *subject) never() (why string) {
 	for _, a := range s.autoscalers {
 		changed, _, _ := unstructured.NestedString(a.Object, "status", "application", "lastChange")
 		switch made := a.GetLabels()[rightsizing.LabelPolicy] != ""; {
 		case made && a.GetAnnotations()[rightsizing.AnnotationSized] == "":
 			why = "no policy ever sized them"
 		case !made && modeOf(a) == string(vpav1.UpdateModeOff) && a.GetGeneration() <= 1 && changed == "":
-			why, unsure = "its autoscaler only ever recommended", true
+			why = "its autoscaler only ever recommended"
 		default:
-			return "", false
+			return ""
 		}
 	}
-	return why, unsure
+	return why
 }
 
 // touched says whether a pod was sized by us: the API server keeps who resized it, and the webhook says on it by which autoscaler it was. The
@@ -288,15 +287,9 @@ func (v *reverter) round(ctx context.Context, all []*subject, following map[stri
 // namespace asks the pods of workloads of one namespace. Targets of HorizontalPodAutoscalers go back with them, for they go by what pods request:
 // with small requests, and the target of large ones, it would be scaled out at once.
 func (v *reverter) namespace(ctx context.Context, all []*subject, following map[string][]types.NamespacedName, out *Reverted) error {
-	open := 0
-	for _, s := range all {
-		if s.open() {
-			open++
-		}
-	}
 	var h *herd
 	var unread map[string]error
-	if open > few {
+	if len(all) > few {
 		var err error
 		if h, unread, err = v.whole(ctx, all); err != nil {
 			return fmt.Errorf("namespace %s: %w", all[0].namespace, err)
@@ -324,21 +317,16 @@ func (v *reverter) namespace(ctx context.Context, all []*subject, following map[
 	return errors.Join(errs...)
 }
 
-// open says whether its pods are looked at.
-func (s *subject) open() bool { return s.left == "" || s.unsure }
-
 // reach asks the pods of a workload, which is read by itself without a herd.
 func (v *reverter) reach(ctx context.Context, h *herd, s *subject) (err error) {
-	if s.asked = (asked{}); !s.open() {
-		return nil
-	}
+	s.asked = asked{}
 	if h == nil {
 		if h, err = v.one(ctx, s.key); err != nil {
 			return err
 		}
 	}
-	if s.unsure && slices.ContainsFunc(h.of(s.key), s.touched) {
-		s.left, s.unsure = "", false
+	if s.left != "" && slices.ContainsFunc(h.of(s.key), s.touched) {
+		s.left = ""
 	}
 	if s.left == "" {
 		s.asked, err = v.ask(ctx, h, s.key)

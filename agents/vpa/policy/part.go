@@ -202,14 +202,14 @@ func (c *Controller) takeBack(ctx context.Context, key string, at *metav1.Object
 	return open == 0 && a.kept == 0, nil
 }
 
-// parted is the end of it: the autoscaler goes, or its mark that pods were sized.
+// parted is the end of it: the autoscaler goes, or its marks that pods were sized, and that it goes, which may be from before it was reverted.
 func (c *Controller) parted(ctx context.Context, a *unstructured.Unstructured, leaves bool) error {
 	client, name := c.dynamic.Resource(rightsizing.Autoscalers()).Namespace(a.GetNamespace()), a.GetNamespace()+"/"+a.GetName()
 	uid := a.GetUID()
 	if leaves {
 		return c.count(client.Delete(ctx, a.GetName(), metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}}), "delete autoscaler", name)
 	}
-	body, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": uid, "annotations": map[string]any{rightsizing.AnnotationSized: nil}}})
+	body, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": uid, "annotations": map[string]any{rightsizing.AnnotationSized: nil, rightsizing.AnnotationLeaving: nil}}})
 	if err != nil {
 		return fmt.Errorf("encode a patch: %w", err)
 	}

@@ -35,7 +35,7 @@ type stage struct {
 	t    *testing.T
 	now  time.Time
 	kube *fake.Clientset
-	// done are the writes of autoscalers, in order: "apply NAME MODE leaving", "delete NAME"; asked is how often the pods of a workload were listed.
+	// done are the writes of autoscalers, in order: "apply NAME MODE leaving", "patch NAME", "delete NAME"; asked is how often the pods of a workload were listed.
 	done  []string
 	asked map[string]int
 }
@@ -53,8 +53,12 @@ func newStage(t *testing.T) *stage {
 			}
 			return true, nil, nil
 		case ktesting.PatchAction:
-			if a.GetPatchType() != types.ApplyPatchType || a.GetResource() == rightsizing.Policies() {
+			if a.GetResource() == rightsizing.Policies() {
 				return true, &unstructured.Unstructured{}, nil
+			}
+			if a.GetPatchType() == types.MergePatchType {
+				s.done = append(s.done, "patch "+a.GetName())
+				return true, &unstructured.Unstructured{}, s.merge(a)
 			}
 			u := &unstructured.Unstructured{}
 			if err := json.Unmarshal(a.GetPatch(), &u.Object); err != nil {
@@ -102,6 +106,33 @@ func newStage(t *testing.T) *stage {
 	s.Controller = c
 	s.add(c.factory.Core().V1().Namespaces().Informer().GetStore(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}})
 	return s
+}
+
+// merge patches the annotations of an autoscaler that is there.
+func (s *stage) merge(a ktesting.PatchAction) error {
+	s.t.Helper()
+	o, _, err := s.autoscalers.GetStore().GetByKey(a.GetNamespace() + "/" + a.GetName())
+	had, is := o.(*unstructured.Unstructured)
+	if err != nil || !is {
+		return apierrors.NewNotFound(rightsizing.Autoscalers().GroupResource(), a.GetName())
+	}
+	var patch struct {
+		Metadata struct {
+			Annotations map[string]*string `json:"annotations"`
+		} `json:"metadata"`
+	}
+	if err := json.Unmarshal(a.GetPatch(), &patch); err != nil {
+		return fmt.Errorf("patch %s: %w", a.GetName(), err)
+	}
+	all := had.GetAnnotations()
+	for name, value := range patch.Metadata.Annotations {
+		if delete(all, name); value != nil {
+			all[name] = *value
+		}
+	}
+	u := had.DeepCopy()
+	u.SetAnnotations(all)
+	return s.autoscalers.GetStore().Update(u) //nolint:wrapcheck // of a cache, which has no way to fail
 }
 
 func (s *stage) add(to cache.Store, o any) {
@@ -190,6 +221,40 @@ func TestManyAreLetGo(t *testing.T) {
 	}
 	if least < 5 || most > least+2 { // those of one look are alike, and a look may end among them
 		t.Errorf("those that wait were asked from %d to %d times: the turn of some comes more often", least, most)
+	}
+}
+
+// Who reverts a workload that is being let go keeps its autoscaler, which says that it is left alone, and not that it goes.
+func TestWhatIsRevertedWhileItIsLetGo(t *testing.T) {
+	s := newStage(t)
+	s.sized("web", false)
+	s.turn()
+	autoscaler := func() *unstructured.Unstructured {
+		t.Helper()
+		o, _, err := s.autoscalers.GetStore().GetByKey("shop/" + Name("StatefulSet", "web"))
+		u, is := o.(*unstructured.Unstructured)
+		if err != nil || !is {
+			t.Fatalf("%T, %v; %v", o, err, s.done)
+		}
+		return u.DeepCopy()
+	}
+	u := autoscaler()
+	marks := u.GetAnnotations()
+	if marks[rightsizing.AnnotationLeaving] == "" {
+		t.Fatalf("it is not let go: %v", marks)
+	}
+	marks[rightsizing.AnnotationReverted] = "now"
+	u.SetAnnotations(marks)
+	s.add(s.autoscalers.GetStore(), u)
+	for range 3 {
+		s.turn()
+	}
+	marks = autoscaler().GetAnnotations()
+	if _, leaving := marks[rightsizing.AnnotationLeaving]; leaving || marks[rightsizing.AnnotationReverted] != "now" || marks[rightsizing.AnnotationSized] != "" {
+		t.Errorf("%v after %v", marks, s.done)
+	}
+	if n := len(s.done); n != 2 {
+		t.Errorf("%v, want it switched off, and then patched", s.done)
 	}
 }
 

@@ -215,6 +215,11 @@ func (a *autoscaler) target() target {
 // mode is the update mode; without one it is upstream's default.
 func (a *autoscaler) mode() string { return first(a.Spec.UpdatePolicy.UpdateMode, "Recreate") }
 
+// mayHaveSized says whether pods may have been sized by it: it is on, or was changed since it was made, or says so.
+func (a *autoscaler) mayHaveSized() bool {
+	return a.mode() != "Off" || a.Generation > 1 || !a.Status.Application.LastChange.IsZero()
+}
+
 // waits says whether it is a copy of one of the Kubernetes VPA that nobody turned on yet. A policy's autoscaler sizes beside it.
 func (a *autoscaler) waits() bool {
 	return a.Annotations[rightsizing.AnnotationImported] != "" && a.mode() == "Off"

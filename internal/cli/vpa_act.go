@@ -278,7 +278,7 @@ func (o *vpaActOptions) tell(a vpaActAnswer) {
 		return
 	}
 	w := o.f.IO.Out
-	if a.Sized.any() {
+	if len(a.Sized.Workloads) > 0 {
 		fmt.Fprintln(w, "\nPods that cannot be changed while they run are replaced by:")
 	}
 	for _, s := range a.Sized.Workloads {

@@ -258,6 +258,7 @@ func TestDisableRightsizing(t *testing.T) {
 		disabled     bool
 		marked       bool
 		stubborn     []string // workloads whose pods cannot be changed while they run
+		own          string   // update mode of a person's autoscaler for a ReplicationController, of which there is nothing else
 	}{
 		{name: "nothing sized", reason: "nothing to decide", args: []string{"--yes"}, disabled: true},
 		{name: "no choice", reason: "neither is guessed", sized: true, args: []string{"--yes"}, code: CodeUsage, says: []string{"--revert", "--no-revert", "2 workloads whose pods (3) have sized requests"}},
@@ -268,6 +269,10 @@ func TestDisableRightsizing(t *testing.T) {
 		{name: "asked, yes by default", reason: "the careful answer; the marks go with the component, so that policies hold when it is switched on again", sized: true, in: "\ny\n", jobs: 1, disabled: true},
 		{name: "revert fails", reason: "the component stays, and leaves its workloads alone", sized: true, args: []string{"--yes", "--revert"}, run: agentRun{code: 1, lines: []string{"nops-vpa: no permission"}}, jobs: 1, code: CodeFailed, marked: true, says: []string{"containerRightsizing stays", "no permission", "kubectl annotate rightsizingpolicies"}},
 		{name: "some cannot be", reason: "that is no reason to go on sizing them; the command that replaces them is there", sized: true, args: []string{"--yes", "--revert"}, stubborn: []string{"web"}, jobs: 1, disabled: true, says: []string{"pods get back what their templates request first", "2 pods of " + "SHOP/Deployment/web cannot be changed while they run", "kubectl rollout restart deployment/web -n SHOP"}},
+		{name: "a kind that is not read, no choice", reason: "its pods may be sized, and nobody is asked", own: "InPlace", args: []string{"--yes"}, code: CodeUsage, says: []string{"--no-revert", "SHOP/ReplicationController/old"}},
+		{name: "a kind that is not read, no revert", reason: "said, not silent", own: "InPlace", args: []string{"--yes", "--no-revert"}, says: []string{"NOPS-CLI-003", "SHOP/ReplicationController/old"}, disabled: true},
+		{name: "a kind that is not read", reason: "the agent knows more of them than is known here", own: "InPlace", args: []string{"--yes", "--revert"}, jobs: 1, disabled: true},
+		{name: "a kind that is not read, and was only recommended", reason: "nothing was sized", own: "Off", args: []string{"--yes"}, disabled: true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			v.t = t
@@ -276,6 +281,9 @@ func TestDisableRightsizing(t *testing.T) {
 			defer v.empty()
 			if tt.sized {
 				v.fill()
+			}
+			if tt.own != "" {
+				v.autoscaler("ReplicationController", "old", "", tt.own, "", nil, nil, rightsizing.Application{})
 			}
 			by := "jane: nopsctl disable containerRightsizing"
 			run := tt.run

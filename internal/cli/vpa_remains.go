@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,7 +23,9 @@ import (
 // vpaSized are workloads some of whose pods have other requests than their templates say, because the VPA gave them those.
 type vpaSized struct {
 	Workloads []vpaSizedWorkload `json:"workloads"`
-	Problems  []string           `json:"problems,omitempty"` // what could not be looked at
+	// Unread are workloads, as NAMESPACE/KIND/NAME, of kinds whose templates are not read: an autoscaler may have sized their pods.
+	Unread   []string `json:"unread,omitempty"`
+	Problems []string `json:"problems,omitempty"` // what could not be looked at
 }
 
 type vpaSizedWorkload struct {
@@ -32,7 +35,7 @@ type vpaSizedWorkload struct {
 	Restart string `json:"restart,omitempty"`
 }
 
-func (s vpaSized) any() bool { return len(s.Workloads) > 0 }
+func (s vpaSized) any() bool { return len(s.Workloads)+len(s.Unread) > 0 }
 
 func (s vpaSized) pods() (n int) {
 	for _, w := range s.Workloads {
@@ -49,14 +52,26 @@ func (s vpaSized) String() string {
 	if !s.any() {
 		return "no workload with sized pods"
 	}
-	var names []string
-	for _, w := range s.Workloads[:min(sizedNamed, len(s.Workloads))] {
+	var names, all []string
+	for _, w := range s.Workloads {
 		names = append(names, w.Workload)
 	}
-	if more := len(s.Workloads) - len(names); more > 0 {
-		names = append(names, fmt.Sprintf("and %d more", more))
+	if len(names) > 0 {
+		all = append(all, fmt.Sprintf("%s whose pods (%d) have sized requests: %s", count(len(names), "workload"), s.pods(), someOf(names)))
 	}
-	return fmt.Sprintf("%s whose pods (%d) have sized requests: %s", count(len(s.Workloads), "workload"), s.pods(), strings.Join(names, ", "))
+	if len(s.Unread) > 0 {
+		all = append(all, fmt.Sprintf("%s whose pods may have sized requests, of kinds that are not read here: %s", count(len(s.Unread), "workload"), someOf(s.Unread)))
+	}
+	return strings.Join(all, "; ")
+}
+
+// someOf names the first of them.
+func someOf(names []string) string {
+	shown := slices.Clone(names[:min(sizedNamed, len(names))])
+	if more := len(names) - len(shown); more > 0 {
+		shown = append(shown, fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(shown, ", ")
 }
 
 // of are those of the named workloads; of all without names.
@@ -72,6 +87,11 @@ func (s vpaSized) of(names []string) vpaSized {
 			}
 		}
 	}
+	for _, w := range s.Unread {
+		if slices.ContainsFunc(names, func(n string) bool { return strings.EqualFold(n, w) }) {
+			out.Unread = append(out.Unread, w)
+		}
+	}
 	return out
 }
 
@@ -83,6 +103,9 @@ func (r vpaRecord) sized() vpaSized {
 		t := r.autoscalers[i].target()
 		if use := r.usage[t]; use != nil && use.sized > 0 && !seen[t] {
 			s.Workloads = append(s.Workloads, vpaSizedWorkload{t.String(), use.sized, restart(t)})
+		}
+		if use := r.usage[t]; use != nil && use.foreign && r.autoscalers[i].mayHaveSized() && !slices.Contains(s.Unread, t.String()) {
+			s.Unread = append(s.Unread, t.String())
 		}
 		seen[t] = true
 	}

@@ -16,6 +16,7 @@ import (
 type requests struct {
 	template   *corev1.PodSpec // nil: there is no such workload, or its template was not read
 	missing    bool            // its kind was read, and it is not there
+	foreign    bool            // its kind is one whose templates are not read here
 	seen       bool            // its pods could be read
 	pods       int
 	sized      int // of them: with other requests or limits than their template's
@@ -54,7 +55,7 @@ func (v *vpaSession) usage(ctx context.Context, namespace string, autoscalers []
 	}
 	for t, r := range all {
 		err, is := read[t.Kind]
-		r.missing = is && err == nil && r.template == nil
+		r.missing, r.foreign = is && err == nil && r.template == nil, !is
 	}
 	options := metav1.ListOptions{Limit: page}
 	for {

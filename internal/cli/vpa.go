@@ -215,6 +215,15 @@ func (a *autoscaler) target() target {
 // mode is the update mode; without one it is upstream's default.
 func (a *autoscaler) mode() string { return first(a.Spec.UpdatePolicy.UpdateMode, "Recreate") }
 
+// sizes says whether it sizes its workload's pods, now or when their time comes.
+func (a *autoscaler) sizes() bool {
+	switch a.application().State {
+	case rightsizing.StateRecommend, rightsizing.StateElsewhere, rightsizing.StateLeaving, rightsizing.StateStopped:
+		return false
+	}
+	return a.mode() != "Off"
+}
+
 // mayHaveSized says whether pods may have been sized by it: it is on, or was changed since it was made, or says so.
 func (a *autoscaler) mayHaveSized() bool {
 	return a.mode() != "Off" || a.Generation > 1 || !a.Status.Application.LastChange.IsZero()

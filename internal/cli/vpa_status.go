@@ -225,6 +225,9 @@ func (o *vpaStatusOptions) find(ctx context.Context, a *vpaStatusAnswer) error {
 		w := record.workload(it, totals)
 		if by != it && it.waits() {
 			w.Message = "a copy that was imported, and only recommends: " + by.Name + " sizes it"
+			if !by.sizes() {
+				w.Message = "a copy that was imported, and only recommends, beside " + by.Name
+			}
 		}
 		a.Workloads = append(a.Workloads, w)
 	}

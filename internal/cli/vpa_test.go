@@ -400,6 +400,21 @@ func TestVPAStatus(t *testing.T) {
 	if got := messages["a-copy"]; totalsOf(t, a) != totals || len(a.Workloads) != 7 || got != "a copy that was imported, and only recommends: deployment-web sizes it" || messages["deployment-web"] != "the cooldown after the last change" {
 		t.Errorf("with a copy of %d workloads (%q):\n%s\nwithout it\n%s", len(a.Workloads), messages, totalsOf(t, a), totals)
 	}
+	// Beside one that sizes nothing it is not said that it does.
+	v.imported("b-copy", "pay", "Off", "50m", "64Mi")
+	v.imported("c-copy", "a-workload-with-a-name-that-is-as-long-as-some-teams-like-them", "Off", "50m", "64Mi")
+	v.want(CodeOK, v.in("vpa", "status", "-o", "json")...)
+	a = vpaStatusAnswer{}
+	must(t, json.Unmarshal([]byte(v.out.String()), &a))
+	for _, w := range a.Workloads {
+		messages[w.Autoscaler] = w.Message
+	}
+	for name, beside := range map[string]string{"b-copy": "deployment-pay", "c-copy": "deployment-a-workload-with-a-name-that-is-as-long-as-some-teams-like-them"} {
+		if want := "a copy that was imported, and only recommends, beside " + beside; messages[name] != want {
+			t.Errorf("%s: %q, want %q", name, messages[name], want)
+		}
+		must(t, v.dynamic.Resource(rightsizing.Autoscalers()).Namespace(v.shop).Delete(t.Context(), name, metav1.DeleteOptions{}))
+	}
 	// Turned on it is a person's own, and sizes: 2 pods from 400m and 1.5Gi to 50m and 64Mi instead of 250m and 1.67Gi.
 	v.turnOn("a-copy")
 	v.want(CodeOK, v.in("vpa", "status", "-o", "json")...)

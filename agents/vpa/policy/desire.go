@@ -69,8 +69,8 @@ type Outcome struct {
 	// Delete are those of policies that have no reason any more, and whose pods nobody sized. Leave are the others of them: their pods are given
 	// back first what their templates request. TakeBack are those that are only recommended for now, or reverted: the same, and they stay.
 	Delete, Leave, TakeBack []types.NamespacedName
-	// Stop are those of policies that are paused and cannot be understood, and reverted ones without a policy: they are switched off, and nothing else
-	// of them is changed.
+	// Stop are those of paused policies that select them no more or cannot be understood, and reverted ones without a policy: they are switched off,
+	// and nothing else of them is changed.
 	Stop []types.NamespacedName
 	// Status of the policies, by name.
 	Status map[string]rightsizing.PolicyStatus
@@ -97,7 +97,7 @@ const (
 func Desire(in Input) Outcome {
 	out := Outcome{Status: map[string]rightsizing.PolicyStatus{}, Of: map[string]*rightsizing.Policy{}, Held: map[string]*rightsizing.Policy{}}
 	policies, compiled := out.understand(in)
-	mistaken, paused := map[string]bool{}, map[string]bool{} // policies that cannot be understood, and those that are paused
+	mistaken, paused := map[string]bool{}, map[string]bool{} // policies that cannot be understood, and those that are paused: both let nothing go
 	for i, c := range compiled {
 		mistaken[policies[i].Name], paused[policies[i].Name] = c.err, c.paused()
 	}
@@ -134,7 +134,7 @@ func Desire(in Input) Outcome {
 		}
 	}
 	for _, e := range in.Existing {
-		if kind, name, _ := strings.Cut(e.Target, "/"); mistaken[e.Policy] && paused[e.Policy] && !e.Off && out.Of[kind+"/"+e.Namespace+"/"+name] == nil {
+		if kind, name, _ := strings.Cut(e.Target, "/"); paused[e.Policy] && !e.Off && out.Of[kind+"/"+e.Namespace+"/"+name] == nil {
 			out.Stop = append(out.Stop, types.NamespacedName{Namespace: e.Namespace, Name: e.Name})
 		}
 	}

@@ -145,7 +145,11 @@ func TestWhichPolicyHolds(t *testing.T) {
 				{Namespace: "a", Name: "deployment-web", Policy: "p", Target: "Deployment/web", Sized: true}, {Namespace: "a", Name: "statefulset-db", Policy: "p", Target: "StatefulSet/db", Sized: true},
 				{Namespace: "b", Name: "daemonset-agent", Policy: "p", Target: "DaemonSet/agent"},
 			}
-		}, want: []string{"a/statefulset-db=p:Off"}},
+		}, want: []string{"a/statefulset-db=p:Off"}, stop: []string{"a/deployment-web", "b/daemonset-agent"}},
+		{name: "what another policy selects of one that is paused goes on with that", edit: func(in *Input) {
+			in.Policies = []rightsizing.Policy{policyOf("p", 0, func(s *rightsizing.PolicySpec) { s.Kinds, s.Paused = []string{"StatefulSet"}, true }), policyOf("q", 0, func(s *rightsizing.PolicySpec) { s.Kinds = []string{"Deployment"} })}
+			in.Existing = []Existing{{Namespace: "a", Name: "deployment-web", Policy: "p", Target: "Deployment/web", Sized: true}}
+		}, want: []string{"a/deployment-web=q:InPlace", "a/statefulset-db=p:Off"}},
 		{name: "another one that sizes takes over, and so does a person's autoscaler", edit: func(in *Input) {
 			in.Policies = []rightsizing.Policy{policyOf("p", 0, func(s *rightsizing.PolicySpec) { s.Kinds = []string{"StatefulSet", "Deployment"} })}
 			in.Existing = []Existing{

@@ -334,6 +334,37 @@ func TestWhatIsSizedDuringALongRound(t *testing.T) {
 	}
 }
 
+// TestTheLastLookIsCutShort: what was reached before was reached, and that it was not looked at once more is said.
+func TestTheLastLookIsCutShort(t *testing.T) {
+	f := newFlock(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	f.Now, f.Settle = func() time.Time { return f.now }, 15*time.Second
+	f.deployment("early", spec("cpu=1", ""), spec("cpu=500m", ""), nil)
+	f.deployment("web", spec("cpu=1", ""), spec("cpu=500m", ""), nil)
+	f.kube.PrependReactor("patch", "pods", func(a ktesting.Action) (bool, runtime.Object, error) {
+		if p, is := a.(ktesting.PatchAction); is && p.GetName() == "web-pod" { // which comes after the other one
+			f.now = f.now.Add(f.Settle + time.Second)
+		}
+		return false, nil, nil
+	})
+	began := f.now
+	f.kube.PrependReactor("list", "pods", func(ktesting.Action) (bool, runtime.Object, error) {
+		if f.now.After(began) {
+			cancel()
+			return true, nil, context.Canceled
+		}
+		return false, nil, nil
+	})
+	out, resized, _, err := f.revert(ctx)
+	if err == nil || !strings.Contains(err.Error(), "not looked at once more") || strings.Contains(err.Error(), "were not reached") {
+		t.Errorf("it says %v", err)
+	}
+	if resized != 2 || out.Pods != 2 || f.has("early-pod") != "1/" || f.has("web-pod") != "1/" {
+		t.Errorf("%d were resized, %+v", resized, out)
+	}
+}
+
 // Kubernetes 1.33 refuses the whole of a change that lowers a memory limit: the limit stays, and nothing else.
 func TestMemoryLimitsThatStay(t *testing.T) {
 	class := func(is corev1.PodQOSClass, policy ...corev1.ContainerResizePolicy) func(*corev1.Pod) {

@@ -154,7 +154,7 @@ func (v *reverter) run(ctx context.Context, r Request) (Reverted, error) {
 		if err := agent.Sleep(ctx, rest); err != nil {
 			errs = append(errs, fmt.Errorf("pods were not looked at once more: %w; run it again", err))
 		} else {
-			errs = v.round(ctx, all, following, &out)
+			errs = v.again(ctx, all, following, &out, errs)
 		}
 	}
 	v.settle(ctx, all)
@@ -284,6 +284,22 @@ func (v *reverter) round(ctx context.Context, all []*subject, following map[stri
 	return errs
 }
 
+// again is another round, after one of which the errors are given. What the time that is left does not suffice for was reached before.
+func (v *reverter) again(ctx context.Context, all []*subject, following map[string][]types.NamespacedName, out *Reverted, before []error) []error {
+	reached := make([]bool, len(all))
+	for i, s := range all {
+		reached[i] = s.reached
+	}
+	errs := v.round(ctx, all, following, out)
+	if ctx.Err() == nil {
+		return errs
+	}
+	for i, s := range all {
+		s.reached = s.reached || reached[i]
+	}
+	return append(before, fmt.Errorf("pods were not looked at once more: %w; run it again", ctx.Err()))
+}
+
 // namespace asks the pods of workloads of one namespace. Targets of HorizontalPodAutoscalers go back with them, for they go by what pods request:
 // with small requests, and the target of large ones, it would be scaled out at once.
 func (v *reverter) namespace(ctx context.Context, all []*subject, following map[string][]types.NamespacedName, out *Reverted) error {
@@ -319,12 +335,12 @@ func (v *reverter) namespace(ctx context.Context, all []*subject, following map[
 
 // reach asks the pods of a workload, which is read by itself without a herd.
 func (v *reverter) reach(ctx context.Context, h *herd, s *subject) (err error) {
-	s.asked = asked{}
 	if h == nil {
 		if h, err = v.one(ctx, s.key); err != nil {
-			return err
+			return err // what became of it before is known
 		}
 	}
+	s.asked = asked{}
 	if s.left != "" && slices.ContainsFunc(h.of(s.key), s.touched) {
 		s.left = ""
 	}

@@ -95,6 +95,9 @@ func (l *leader) watchAutoscalers(ctx context.Context, from rest.Interface) cach
 	both := cache.NewListWatchFromClient(from, rightsizing.Autoscalers().Resource, metav1.NamespaceAll, fields.Everything())
 	list, watch := both.ListWithContextFunc, both.WatchFuncWithContext
 	both.ListWithContextFunc = func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+		if !l.knows() && o.ResourceVersion == "0" {
+			o.ResourceVersion = "" // of any age: what the process before this one wrote last might not be in it, and is not remembered later
+		}
 		all, err := list(ctx, o)
 		l.unknown(ctx, err)
 		return all, err
@@ -150,6 +153,7 @@ func (l *leader) take(obj any) (any, error) {
 // it, as would the number that keeps replays out. From then on nothing is remembered, and rounds have what was for themselves.
 func (l *leader) recollect(ctx context.Context, listed <-chan struct{}) error {
 	for began := time.Now(); ; {
+		l.loop.Turn()
 		select {
 		case <-listed:
 			l.recalling.Lock()

@@ -25,6 +25,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/nopsctl/nopsctl/agents/internal/agent"
 	"github.com/nopsctl/nopsctl/agents/internal/agenttest"
 	"github.com/nopsctl/nopsctl/agents/vpa/push"
 	"github.com/nopsctl/nopsctl/pkg/nopsapi"
@@ -60,6 +61,9 @@ func (s *script) RoundTrip(q *http.Request) (*http.Response, error) {
 		s.t.Errorf("question %d is %q, %s %s", s.asked, asks, q.Method, q.URL)
 		s.stop()
 		return answered(http.StatusTeapot, strings.NewReader("{}")), nil
+	}
+	if q.URL.Query().Get("resourceVersion") == "0" && asks != "stream" {
+		s.t.Errorf("question %d, %q, takes an answer of any age", s.asked, asks)
 	}
 	s.asked++
 	return s.meant[s.asked-1].answer(), nil
@@ -128,6 +132,8 @@ type reading struct {
 func read(t *testing.T, answers ...exchange) *reading {
 	t.Helper()
 	r := &reading{stage: newStage(t, &platform{}), log: &agenttest.Buffer{}, script: &script{t: t, meant: answers}, ended: make(chan error, 1)}
+	r.health = agent.NewHealth(time.Now)
+	r.loop = r.health.Loop("recommending", turnLimit)
 	r.deps.Log, r.recalled = slog.New(slog.NewTextHandler(r.log, nil)), make(chan struct{})
 	client, err := newAutoscalers(&rest.Config{Host: "http://api", Transport: r.script})
 	if err != nil {
@@ -257,14 +263,17 @@ func TestWhatWasSaidIsReadUntilItIsKnown(t *testing.T) {
 			exchange{"stream", events(strings.NewReader(""), event("ADDED", told("web", held("500Mi"))))}, // ends half way
 			exchange{"stream", events(then, event("ADDED", told("web", held("500Mi"))), event("ADDED", told("odd", `"somebody else's"`)), event("ADDED", told("api", held("600Mi"))))},
 		)
-		time.Sleep(2*time.Minute + silence/2)
+		time.Sleep(turnLimit + silence/2)
+		if err := r.health.Live(); err != nil {
+			t.Errorf("while it waits for what was said: %v", err)
+		}
 		if r.knows() || !r.script.done() {
 			r.cancel()
 			t.Fatalf("after %d questions of %d it is known: %v\n%s", r.script.asked, len(r.script.meant), r.knows(), r.log.String())
 		}
 		failures, waits := strings.Count(r.log.String(), "error="), strings.Count(r.log.String(), "waiting=")
-		if n := strings.Count(r.log.String(), "nothing is recommended until it is known what was"); failures != 5 || waits != 2 || n != failures+waits {
-			t.Errorf("%d failures are told, want 5, and %d times that it takes long, want 2:\n%s", failures, waits, r.log.String())
+		if n := strings.Count(r.log.String(), "nothing is recommended until it is known what was"); failures != 5 || waits != int(turnLimit/silence) || n != failures+waits {
+			t.Errorf("%d failures are told, want 5, and %d times that it takes long, want %d:\n%s", failures, waits, int(turnLimit/silence), r.log.String())
 		}
 		if _, err := io.WriteString(later, bookmark+"\n"); err != nil {
 			t.Fatal(err)

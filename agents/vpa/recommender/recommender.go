@@ -506,10 +506,18 @@ func (l *leader) onePod(vpa *model.Vpa) (pod *corev1.Pod, own bool) {
 		}
 	}
 	slices.SortFunc(all, tellsMore)
+	var perhaps *corev1.Pod
 	for _, one := range all {
-		if len(l.sizing(one, vpa)) > 0 {
+		switch found, certain := l.sizing(one, vpa); {
+		case len(found) == 0:
+		case certain:
 			return one, true
+		case perhaps == nil:
+			perhaps = one
 		}
+	}
+	if perhaps != nil {
+		return perhaps, true
 	}
 	if len(all) > 0 {
 		return all[0], false
@@ -529,13 +537,13 @@ func tellsMore(a, b *corev1.Pod) int {
 }
 
 // sizing are those of the autoscalers that size a pod, as updater and admission see it: those whose target is its topmost owner. Where that is not
-// known, because one of its owners is gone or of a kind that is not watched, it may be any.
-func (l *leader) sizing(pod *corev1.Pod, vpas ...*model.Vpa) []*model.Vpa {
+// known, because one of its owners is gone or of a kind that is not watched, it may be any, and that is not certain.
+func (l *leader) sizing(pod *corev1.Pod, vpas ...*model.Vpa) (which []*model.Vpa, certain bool) {
 	var object metav1.Object = pod
 	for range deepest {
 		owner := metav1.GetControllerOfNoCopy(object)
 		if owner == nil {
-			return nil
+			return nil, true
 		}
 		var found []*model.Vpa
 		for _, vpa := range vpas {
@@ -544,13 +552,13 @@ func (l *leader) sizing(pod *corev1.Pod, vpas ...*model.Vpa) []*model.Vpa {
 			}
 		}
 		if len(found) > 0 {
-			return found
+			return found, true
 		}
 		if object = l.workload(foreign.Ref{Namespace: pod.Namespace, Kind: owner.Kind, Name: owner.Name}); object == nil {
 			break
 		}
 	}
-	return vpas
+	return vpas, false
 }
 
 // slimNode keeps of a node where its kubelet is and what it has; the list of its images alone is 20 kB.
@@ -708,7 +716,7 @@ func (l *leader) ranOut(told toldOOM) {
 		pod = l.pod(id)
 	}
 	if pod != nil {
-		vpas = l.sizing(pod, vpas...)
+		vpas, _ = l.sizing(pod, vpas...)
 	}
 	if told.evicted {
 		vpas = slices.DeleteFunc(slices.Clone(vpas), func(vpa *model.Vpa) bool {

@@ -271,6 +271,8 @@ func TestOnePod(t *testing.T) {
 		{"a roll-out", "the new ones are to fit", []pod{{"web", corev1.PodRunning, time.Hour}, {"web", corev1.PodRunning, time.Minute}, {"web", corev1.PodRunning, 2 * time.Hour}}, 1, true},
 		{"another's", "its own say it", []pod{{"other", corev1.PodRunning, time.Minute}, {"web", corev1.PodFailed, time.Hour}}, 1, true},
 		{"only another's", "", []pod{{"other", corev1.PodFailed, time.Minute}, {"other", corev1.PodRunning, time.Hour}}, 1, false},
+		{"one of a kind that is not watched", "its own are certain", []pod{{"?", corev1.PodRunning, time.Minute}, {"web", corev1.PodRunning, time.Hour}}, 1, true},
+		{"only one of such a kind", "it may be its own", []pod{{"other", corev1.PodRunning, time.Minute}, {"?", corev1.PodRunning, time.Hour}}, 1, true},
 		{"born together", "", []pod{{"web", corev1.PodRunning, time.Hour}, {"web", corev1.PodRunning, time.Hour}}, 0, true},
 		{"none", "", nil, -1, false},
 	} {

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"maps"
 	"math"
+	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -327,11 +329,11 @@ func (u *Updater) resize(ctx context.Context, c *candidate, g *group, r *round) 
 // does not answer, which is all the time of a loop, or is one of the loop's evictions. Afterwards it comes after the others, for many may fail at a
 // time, and for longer; the pod after those of its workload.
 //
-// One that has too many requests fails at all of them: the next loop goes on. It begins with the others, should it only say so of this workload, as
-// somebody's webhook may.
+// One that is busy, or away, fails at all of them: the next loop goes on. It begins with the others, should it only be so with this workload, as
+// somebody's webhook may have it.
 func (u *Updater) fails(ctx context.Context, c *candidate, r *round, what string, err error) {
-	if apierrors.IsTooManyRequests(err) {
-		u.log.LogAttrs(ctx, slog.LevelWarn, "the API server has no time for changes now; the next loop goes on", slog.String("namespace", c.pod.Namespace), slog.String("pod", c.pod.Name), slog.Any("error", err))
+	if busy(err) {
+		u.log.LogAttrs(ctx, slog.LevelWarn, "the API server takes no changes now; the next loop goes on", slog.String("namespace", c.pod.Namespace), slog.String("pod", c.pod.Name), slog.Any("error", err))
 		r.busy = true
 		f := resting{until: r.now}
 		u.memory.failed[c.UID], u.memory.failed[c.pod.UID] = f, f
@@ -342,6 +344,22 @@ func (u *Updater) fails(ctx context.Context, c *candidate, r *round, what string
 	f := resting{until: r.now.Add(failedFor), why: what + " (" + err.Error() + "); it is tried again later"}
 	u.memory.failed[c.UID], u.memory.failed[c.pod.UID] = f, f
 	c.tally.wait(f.why, f.until)
+}
+
+// busy says whether the API server has no time for a change, or cannot be reached: it would be the same with any other pod. A webhook that does not
+// answer is no such thing, and comes as an internal error; nor is what took too long for its request (504), which may be for a webhook, or for a
+// PodDisruptionBudget that others write all the time.
+func busy(err error) bool {
+	var unreachable *url.Error
+	if errors.As(err, &unreachable) {
+		return true
+	}
+	var s apierrors.APIStatus
+	if !errors.As(err, &s) {
+		return false
+	}
+	between := s.Status().Code == http.StatusBadGateway // a load balancer that has no API server now
+	return between || apierrors.IsTooManyRequests(err) || apierrors.IsServiceUnavailable(err) || apierrors.IsServerTimeout(err)
 }
 
 // names says whether an error is about the pod, and not about a path that the API server does not know.

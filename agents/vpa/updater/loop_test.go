@@ -11,8 +11,10 @@ import (
 	"math"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -374,6 +376,7 @@ func TestFailuresCostTheirOwn(t *testing.T) {
 
 // TestBusy: an API server that has no time now is not asked for another pod, and no PodDisruptionBudget is blamed for it. One that is to blame says so.
 func TestBusy(t *testing.T) {
+	pods := schema.GroupResource{Resource: "pods"}
 	busy, budget := apierrors.NewTooManyRequests("busy", 1), apierrors.NewTooManyRequests("Cannot evict pod as it would violate the pod's disruption budget.", 0)
 	budget.ErrStatus.Details.Causes = []metav1.StatusCause{{Type: policyv1.DisruptionBudgetCause, Message: "The disruption budget web needs 5 healthy pods and has 5 currently"}}
 	for _, c := range []struct {
@@ -407,6 +410,51 @@ func TestBusy(t *testing.T) {
 			s.at = s.at.Add(time.Minute)
 			if s.once(t.Context()); len(s.changed) != c.next {
 				t.Errorf("the next loop changed %v", s.changed)
+			}
+		})
+	}
+
+	for _, c := range []struct {
+		name string
+		mode vpav1.UpdateMode
+		err  error
+		busy bool
+	}{
+		{"nobody listens", vpav1.UpdateModeInPlace, &url.Error{Op: "Patch", URL: "https://10.0.0.1/api/v1", Err: syscall.ECONNREFUSED}, true},
+		{"nobody listens to evictions", vpav1.UpdateModeRecreate, &url.Error{Op: "Post", URL: "https://10.0.0.1/api/v1", Err: syscall.ECONNREFUSED}, true},
+		{"too many requests", vpav1.UpdateModeInPlace, busy, true},
+		{"it is not there yet", vpav1.UpdateModeInPlace, apierrors.NewServiceUnavailable("apiserver is shutting down"), true},
+		{"its load balancer has none", vpav1.UpdateModeInPlace, apierrors.NewGenericServerResponse(http.StatusBadGateway, "PATCH", pods, "web-1-0", "<html>", 0, true), true},
+		{"its storage does not answer", vpav1.UpdateModeInPlace, apierrors.NewServerTimeout(pods, "update", 2), true},
+		{"something took too long", vpav1.UpdateModeRecreate, apierrors.NewTimeoutError("couldn't update PodDisruptionBudget \"web\" due to conflicts", 10), false},
+		{"a webhook does not answer", vpav1.UpdateModeInPlace, apierrors.NewInternalError(errors.New("failed calling webhook")), false},
+		{"no request was made", vpav1.UpdateModeInPlace, errors.New("no resource patches were calculated to apply"), false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newStage(t, Options{})
+			var said bytes.Buffer
+			s.log = slog.New(slog.NewTextHandler(&said, nil))
+			settings := carefree
+			if c.mode == vpav1.UpdateModeRecreate {
+				settings = ""
+			}
+			for _, s.namespace = range []string{"a", "shop"} {
+				s.pods(6, nil)
+				s.autoscaler(c.mode, settings)
+			}
+			s.refuses = func(string, string) error { return c.err }
+			tries, next := 1, 6 // half of the pods of both
+			if !c.busy {
+				tries, next = 2, 0
+			}
+			s.once(t.Context())
+			if n := strings.Count(said.String(), "\n"); s.acts != tries || n != tries {
+				t.Errorf("%d pods were tried, want %d; %d lines: %s", s.acts, tries, n, said.String())
+			}
+			s.refuses = nil
+			s.at = s.at.Add(time.Minute)
+			if s.once(t.Context()); len(s.changed) != next {
+				t.Errorf("the next loop changed %v, want %d", s.changed, next)
 			}
 		})
 	}

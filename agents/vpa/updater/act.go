@@ -49,10 +49,11 @@ const (
 )
 
 // failedFor is how long a workload is left alone after the API server failed at a change of it, and lastFor how long it comes after all others
-// from then on.
+// from then on. After one that was busy others come first for the next busyLoops: what met it is what was most urgent, and is so still.
 const (
 	failedFor = 5 * time.Minute
 	lastFor   = time.Hour
+	busyLoops = 2
 )
 
 // group is what a workload can spare, by upstream's reckoning.
@@ -329,20 +330,20 @@ func (u *Updater) resize(ctx context.Context, c *candidate, g *group, r *round) 
 // does not answer, which is all the time of a loop, or is one of the loop's evictions. Afterwards it comes after the others, for many may fail at a
 // time, and for longer; the pod after those of its workload.
 //
-// One that is busy, or away, fails at all of them: the next loop goes on. It begins with the others, should it only be so with this workload, as
-// somebody's webhook may have it.
+// One that is busy, or away, fails at all of them: the next loop goes on. It begins with the others, and so does the one after it, should it only be
+// so with this workload, as somebody's webhook may have it, or with another one, too.
 func (u *Updater) fails(ctx context.Context, c *candidate, r *round, what string, err error) {
 	if busy(err) {
 		u.log.LogAttrs(ctx, slog.LevelWarn, "the API server takes no changes now; the next loop goes on", slog.String("namespace", c.pod.Namespace), slog.String("pod", c.pod.Name), slog.Any("error", err))
 		r.busy = true
-		f := resting{until: r.now}
-		u.memory.failed[c.UID], u.memory.failed[c.pod.UID] = f, f
+		u.memory.fail(c, setback{until: r.now, last: r.now.Add(busyLoops * u.Every)})
 		c.tally.pending = append(c.tally.pending, "the API server is busy")
 		return
 	}
 	u.log.LogAttrs(ctx, slog.LevelWarn, "a change failed; its workload is left alone for a while", slog.String("namespace", c.pod.Namespace), slog.String("pod", c.pod.Name), slog.String("what", what), slog.Any("error", err))
-	f := resting{until: r.now.Add(failedFor), why: what + " (" + err.Error() + "); it is tried again later"}
-	u.memory.failed[c.UID], u.memory.failed[c.pod.UID] = f, f
+	until := r.now.Add(failedFor)
+	f := setback{until: until, last: until.Add(lastFor), why: what + " (" + err.Error() + "); it is tried again later"}
+	u.memory.fail(c, f)
 	c.tally.wait(f.why, f.until)
 }
 
@@ -603,7 +604,7 @@ func (u *Updater) forget(plans []*plan, alive map[types.UID]*corev1.Pod) {
 		}
 	}
 	for id, f := range u.memory.failed {
-		if !f.until.Add(lastFor).After(u.now()) {
+		if !f.last.After(u.now()) {
 			delete(u.memory.failed, id)
 		}
 	}

@@ -481,6 +481,41 @@ func TestBusy(t *testing.T) {
 	})
 }
 
+// TestBusyOnce: what was most urgent when the API server was busy is so again after two loops, and not an hour later, where it is others' turn.
+func TestBusyOnce(t *testing.T) {
+	s := newStage(t, Options{Patience: 24 * time.Hour}) // the pods of this API server stay as they are
+	const frugal = `{"policy":"p","observation":"0s","cooldown":"0s","budget":{"clusterPerHour":2}}`
+	s.namespace = "a"
+	s.pods(2, func(pod *corev1.Pod) {
+		is, c := amounts("1", "256Mi"), &pod.Status.ContainerStatuses[0]
+		pod.Spec.Containers[0].Resources.Requests, c.Resources.Requests = is, is
+		c.LastTerminationState.Terminated = &corev1.ContainerStateTerminated{Reason: "OOMKilled", FinishedAt: metav1.NewTime(s.at.Add(-time.Minute))}
+	})
+	s.autoscaler(vpav1.UpdateModeInPlace, frugal)
+	s.namespace = "shop"
+	s.pods(6, nil)
+	s.autoscaler(vpav1.UpdateModeInPlace, frugal)
+	s.memory.ledger.Add(rules.Change{At: s.at.Add(-30 * time.Minute), Namespace: "shop"})
+	s.refuses = func(namespace, _ string) error {
+		if namespace != "a" {
+			t.Error("the other workload came first")
+		}
+		return apierrors.NewTooManyRequests("busy", 1)
+	}
+	s.once(t.Context())
+	s.refuses = nil
+	for minute := range 31 {
+		s.at = s.at.Add(time.Minute)
+		s.once(t.Context())
+		if minute == 0 && (len(s.changed) != 1 || s.changed["a/web-1-0"]+s.changed["a/web-1-1"] != 0) {
+			t.Errorf("the next loop changed %v, not one pod of the other workload", s.changed)
+		}
+	}
+	if s.changed["a/web-1-0"]+s.changed["a/web-1-1"] != 1 || s.acts != 3 {
+		t.Errorf("when the budget allows another change, it is %v, in %d tries", s.changed, s.acts)
+	}
+}
+
 // TestAnEndIsRecorded: what was done before the process ends, or another one leads, is not forgotten.
 func TestAnEndIsRecorded(t *testing.T) {
 	s := newStage(t, Options{})

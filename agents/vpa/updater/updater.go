@@ -424,7 +424,7 @@ type memory struct {
 	blocked map[types.UID]time.Time
 	// failed is until when an autoscaler's pods are left alone, for the API server failed at a change of one of them, and the same of the pod. What
 	// is in it comes after everything else then: see fails.
-	failed map[types.UID]resting
+	failed map[types.UID]setback
 	// rests is until when an autoscaler's pods are left alone, for a change of theirs did not take hold.
 	rests map[types.UID]resting
 }
@@ -432,6 +432,12 @@ type memory struct {
 type resting struct {
 	until time.Time
 	why   string
+}
+
+// setback is a change that failed: what it was about is left alone until then, and comes last until later.
+type setback struct {
+	until, last time.Time
+	why         string
 }
 
 // wave is one change of a workload: all its pods, one after the other. It is open until none is left to be changed.
@@ -463,7 +469,18 @@ func newMemory(since time.Time) memory {
 	return memory{
 		since: since,
 		known: map[types.UID]rules.Known{}, written: map[types.UID]rightsizing.Application{}, changed: map[types.UID]time.Time{}, waves: map[types.UID]wave{},
-		refused: map[types.UID]refusal{}, rests: map[types.UID]resting{}, blocked: map[types.UID]time.Time{}, failed: map[types.UID]resting{},
+		refused: map[types.UID]refusal{}, rests: map[types.UID]resting{}, blocked: map[types.UID]time.Time{}, failed: map[types.UID]setback{},
+	}
+}
+
+// fail remembers a change of a pod that failed, of its workload and of itself. One that failed before does not come earlier for it.
+func (m *memory) fail(c *candidate, f setback) {
+	for _, id := range []types.UID{c.UID, c.pod.UID} {
+		one := f
+		if before := m.failed[id]; before.last.After(f.last) {
+			one.last = before.last
+		}
+		m.failed[id] = one
 	}
 }
 

@@ -194,7 +194,9 @@ func (u *Updater) carryOut(ctx context.Context, todo []*candidate, r *round) {
 		u.act(ctx, todo[0], r)
 	}
 	for _, c := range todo {
-		c.tally.pending = append(c.tally.pending, inTheNextLoops)
+		if !u.leaves(c, r) {
+			c.tally.pending = append(c.tally.pending, inTheNextLoops)
+		}
 	}
 }
 
@@ -240,8 +242,7 @@ func (u *Updater) admits(ctx context.Context) error {
 
 // act changes a pod, as far as it may.
 func (u *Updater) act(ctx context.Context, c *candidate, r *round) {
-	if f := u.memory.failed[c.UID]; f.until.After(r.now) {
-		c.tally.wait(f.why, f.until)
+	if u.leaves(c, r) {
 		return
 	}
 	g, err := u.groupOf(c.plan)
@@ -255,6 +256,16 @@ func (u *Updater) act(ctx context.Context, c *candidate, r *round) {
 		}
 	}
 	u.evict(ctx, c, g, r)
+}
+
+// leaves says that a workload is left alone, for a change of it failed, and tells.
+func (u *Updater) leaves(c *candidate, r *round) bool {
+	f := u.memory.failed[c.UID]
+	if !f.until.After(r.now) {
+		return false
+	}
+	c.tally.wait(f.why, f.until)
+	return true
 }
 
 // budget says that a change is not within the budgets any more, and tells.

@@ -327,8 +327,11 @@ func TestFailuresCostTheirOwn(t *testing.T) {
 				s.at = s.at.Add(c.takes)
 				return fails(namespace, pod)
 			}
-			for range c.loops {
+			for i := range c.loops {
 				s.once(t.Context())
+				if a := s.memory.written["a/first"]; c.takes > 0 && i < 2 && (a.State != rightsizing.StateWaiting || !strings.Contains(a.Message, "a webhook does not answer")) {
+					t.Errorf("at %s it is told of one that failed: %+v", s.at, a)
+				}
 				s.at = s.at.Add(time.Minute)
 			}
 			if len(s.changed) < 3 {

@@ -568,12 +568,14 @@ func TestClient(t *testing.T) {
 	for path, waits := range map[string]bool{
 		"/api/v1/namespaces/shop/pods/a/eviction": false, "/api/v1/namespaces/shop/pods/a/resize": false, "/api/v1/pods": true,
 	} {
-		answer := httptest.NewRecorder()
-		answer.Header().Set("Retry-After", "10")
-		answer.WriteHeader(http.StatusTooManyRequests)
-		resp, err := impatient{roundTrip(func(*http.Request) (*http.Response, error) { return answer.Result(), nil })}.RoundTrip(httptest.NewRequest(http.MethodPost, path, nil))
-		if err != nil || (resp.Header.Get("Retry-After") != "") != waits {
-			t.Errorf("%s: %v, %v", path, resp, err)
+		for _, code := range []int{http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusServiceUnavailable, http.StatusGatewayTimeout} {
+			answer := httptest.NewRecorder()
+			answer.Header().Set("Retry-After", "10")
+			answer.WriteHeader(code)
+			resp, err := impatient{roundTrip(func(*http.Request) (*http.Response, error) { return answer.Result(), nil })}.RoundTrip(httptest.NewRequest(http.MethodPost, path, nil))
+			if err != nil || (resp.Header.Get("Retry-After") != "") != waits {
+				t.Errorf("%s, %d: %v, %v", path, code, resp, err)
+			}
 		}
 	}
 }

@@ -271,14 +271,16 @@ func (u *Updater) watch() error {
 	return nil
 }
 
-// impatient does not wait where a change is put off: an eviction by a PodDisruptionBudget, or both by an API server that is busy. It then says to
-// come again in some seconds, and the client would, ten times, while every other pod waits, and what was decided about this one grows old.
+// impatient does not wait where a change is put off: an eviction by a PodDisruptionBudget, or one that others write all the time, or both by an API
+// server that is busy, or is about to end. It then says to come again in some seconds, and the client would, ten times, while every other pod waits,
+// and what was decided about this one grows old.
 type impatient struct{ next http.RoundTripper }
 
 // RoundTrip implements http.RoundTripper.
 func (i impatient) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp, err := i.next.RoundTrip(r)
-	if err == nil && resp.StatusCode == http.StatusTooManyRequests && (strings.HasSuffix(r.URL.Path, "/eviction") || strings.HasSuffix(r.URL.Path, "/resize")) {
+	later := err == nil && (resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode >= http.StatusInternalServerError) // as the client has it
+	if later && (strings.HasSuffix(r.URL.Path, "/eviction") || strings.HasSuffix(r.URL.Path, "/resize")) {
 		resp.Header.Del("Retry-After")
 	}
 	return resp, err

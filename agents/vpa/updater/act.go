@@ -120,8 +120,8 @@ type round struct {
 	admits func() error
 	// spent are budgets that are: they are not reckoned again for every pod.
 	spent map[string]rules.Hold
-	// busy says that the API server takes no more changes now.
-	busy bool
+	// over says that no more is changed in this loop.
+	over bool
 }
 
 // once looks at everything once, and does what is to be done.
@@ -189,7 +189,7 @@ func (u *Updater) lastWords(ctx context.Context, plans []*plan, now time.Time) {
 
 // carryOut changes pods one after the other, for a while: what was decided grows old meanwhile, and whoever takes pods back waits no longer.
 func (u *Updater) carryOut(ctx context.Context, todo []*candidate, r *round) {
-	for begin := u.now(); len(todo) > 0 && ctx.Err() == nil && !r.busy && u.now().Sub(begin) < actingFor; todo = todo[1:] {
+	for begin := u.now(); len(todo) > 0 && ctx.Err() == nil && !r.over && u.now().Sub(begin) < actingFor; todo = todo[1:] {
 		u.deps.Turn()
 		u.act(ctx, todo[0], r)
 	}
@@ -319,9 +319,14 @@ func (u *Updater) resize(ctx context.Context, c *candidate, g *group, r *round) 
 		u.counts.resizes.Add(1)
 		u.did(c, r.now, "in-place")
 		return true
+	case refusesLowering(err) && !u.keeps:
+		// It was upgraded since it was asked for its version, or does not say it. All that was decided in this loop took it for granted that limits are
+		// lowered: the next one decides anew, and asks for the rest.
+		u.keeps, r.over = true, true
+		c.tally.pending = append(c.tally.pending, inTheNextLoops)
+		return true
 	case apierrors.IsInvalid(err), apierrors.IsForbidden(err), apierrors.IsNotFound(err) && !names(err, pod.Name), apierrors.IsMethodNotSupported(err):
 		c.why = refusedWhy(err)
-		u.keeps = u.keeps || refusesLowering(err) // the next loop asks for the rest
 		u.memory.refused[c.pod.UID] = refusal{wanted: fingerprint(c.sizing), why: c.why, until: r.now.Add(refusedFor)}
 		u.counts.refused.Add(1)
 		u.outcome(c, r.now, "refused", c.why)
@@ -346,7 +351,7 @@ func (u *Updater) resize(ctx context.Context, c *candidate, g *group, r *round) 
 func (u *Updater) fails(ctx context.Context, c *candidate, r *round, what string, err error) {
 	if busy(err) {
 		u.log.LogAttrs(ctx, slog.LevelWarn, "the API server takes no changes now; the next loop goes on", slog.String("namespace", c.pod.Namespace), slog.String("pod", c.pod.Name), slog.Any("error", err))
-		r.busy = true
+		r.over = true
 		u.memory.fail(c, setback{until: r.now, last: r.now.Add(busyLoops * u.Every)})
 		c.tally.pending = append(c.tally.pending, "the API server is busy")
 		return

@@ -32,6 +32,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apimachinery/pkg/version"
 	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
 	controllerfetcher "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/target/controller_fetcher"
@@ -711,19 +712,26 @@ func TestNames(t *testing.T) {
 // memory alone, too.
 func TestLessMemoryByEvictions(t *testing.T) {
 	const resize, eviction = "resize", "eviction"
+	missing := apierrors.NewGenericServerResponse(http.StatusNotFound, "PATCH", schema.GroupResource{Resource: "pods"}, "", "the server could not find the requested resource", 0, false)
+	keeps := apierrors.NewInvalid(schema.GroupKind{Kind: "Pod"}, "web-1-0", field.ErrorList{field.Forbidden(field.NewPath("spec"), "memory limits cannot be decreased unless resizePolicy is RestartContainer")})
 	for _, c := range []struct {
 		name, minor string
 		mode        vpav1.UpdateMode
 		settings    string
+		answer      error  // to resizes
 		does, state string // what is done to pods, and what is told
+		next        string // what is told a loop later, when nothing more was done; empty: whatever
 	}{
-		{"in place, it keeps the limit", "33", vpav1.UpdateModeInPlace, carefree, "", rightsizing.StateApplied},
-		{"in place if it can, it keeps the limit, too", "33", vpav1.UpdateModeInPlaceOrRecreate, carefree, "", rightsizing.StateApplied},
-		{"never in place", "33", vpav1.UpdateModeRecreate, "", eviction, rightsizing.StatePending},
-		{"there is no resize", "30", vpav1.UpdateModeInPlaceOrRecreate, carefree, resize + " " + eviction, rightsizing.StatePending},
-		{"there is no resize, and no eviction is allowed", "30", vpav1.UpdateModeInPlace, carefree, resize, rightsizing.StateImpossible},
-		{"there is no resize, and none is asked for", "30", vpav1.UpdateModeRecreate, "", eviction, rightsizing.StatePending},
-		{"it lowers limits", "34", vpav1.UpdateModeInPlace, carefree, resize, rightsizing.StatePending},
+		{"in place, it keeps the limit", "33", vpav1.UpdateModeInPlace, carefree, nil, "", rightsizing.StateApplied, rightsizing.StateApplied},
+		{"in place if it can, it keeps the limit, too", "33", vpav1.UpdateModeInPlaceOrRecreate, carefree, nil, "", rightsizing.StateApplied, rightsizing.StateApplied},
+		{"never in place", "33", vpav1.UpdateModeRecreate, "", nil, eviction, rightsizing.StatePending, ""},
+		{"there is no resize", "30", vpav1.UpdateModeInPlaceOrRecreate, carefree, missing, resize + " " + eviction, rightsizing.StatePending, ""},
+		{"there is no resize, and no eviction is allowed", "30", vpav1.UpdateModeInPlace, carefree, missing, resize, rightsizing.StateImpossible, ""},
+		{"there is no resize, and none is asked for", "30", vpav1.UpdateModeRecreate, "", missing, eviction, rightsizing.StatePending, ""},
+		{"it lowers limits", "34", vpav1.UpdateModeInPlace, carefree, nil, resize, rightsizing.StatePending, ""},
+		{"it was upgraded just now", "32", vpav1.UpdateModeInPlaceOrRecreate, carefree, keeps, resize, rightsizing.StatePending, rightsizing.StateApplied},
+		{"it was upgraded just now, and no eviction is allowed", "32", vpav1.UpdateModeInPlace, carefree, keeps, resize, rightsizing.StatePending, rightsizing.StateApplied},
+		{"it does not say what it is", "", vpav1.UpdateModeInPlaceOrRecreate, carefree, keeps, resize, rightsizing.StatePending, rightsizing.StateApplied},
 	} {
 		s := newStage(t, Options{})
 		s.pods(2, func(pod *corev1.Pod) {
@@ -745,17 +753,27 @@ func TestLessMemoryByEvictions(t *testing.T) {
 		discovery.FakedServerVersion = &version.Info{Major: "1", Minor: c.minor}
 		var did []string
 		kube.PrependReactor("*", "pods", func(a ktesting.Action) (bool, runtime.Object, error) {
-			if did = append(did, a.GetSubresource()); a.GetSubresource() == resize && c.minor == "30" {
-				return true, nil, apierrors.NewGenericServerResponse(http.StatusNotFound, "PATCH", schema.GroupResource{Resource: "pods"}, "", "the server could not find the requested resource", 0, false)
+			if did = append(did, a.GetSubresource()); a.GetSubresource() == resize && c.answer != nil {
+				return true, nil, c.answer
 			}
 			return false, nil, nil
 		})
 		s.once(t.Context())
-		slices.Sort(did)
-		did = slices.Compact(did)
-		slices.Reverse(did)
-		if got := strings.Join(did, " "); got != c.does || s.recorded().State != c.state {
+		done := slices.Clone(did)
+		slices.Sort(done)
+		done = slices.Compact(done)
+		slices.Reverse(done)
+		if got := strings.Join(done, " "); got != c.does || s.recorded().State != c.state {
 			t.Errorf("%s: %q, %+v, want %q, %s", c.name, got, s.recorded(), c.does, c.state)
+		}
+		if errors.Is(c.answer, keeps) && len(did) != 1 {
+			t.Errorf("%s: %q: pods are changed by what was decided before it was known", c.name, did)
+		}
+		if tries := len(did); c.next != "" {
+			s.at = s.at.Add(time.Minute)
+			if s.once(t.Context()); len(did) != tries || s.memory.written["shop/first"].State != c.next {
+				t.Errorf("%s: a loop later %q, %+v, want %s", c.name, did, s.memory.written["shop/first"], c.next)
+			}
 		}
 	}
 }

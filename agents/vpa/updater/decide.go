@@ -89,6 +89,7 @@ type candidate struct {
 func (u *Updater) look(ctx context.Context) ([]*plan, map[types.UID]*corev1.Pod) {
 	var plans []*plan
 	at := map[string][]*plan{}
+	namespaces := map[string]bool{}
 	for _, o := range u.autoscalers.GetStore().List() {
 		a, is := o.(*autoscaler)
 		if !is {
@@ -102,6 +103,7 @@ func (u *Updater) look(ctx context.Context) ([]*plan, map[types.UID]*corev1.Pod)
 		if r := ref(&a.VerticalPodAutoscaler); r.Name != "" {
 			key := vpautil.TargetRefIndexKey(r.Namespace, r.Kind, r.Name)
 			at[key] = append(at[key], p)
+			namespaces[r.Namespace] = true
 		}
 	}
 	slices.SortFunc(plans, func(a, b *plan) int {
@@ -118,11 +120,17 @@ func (u *Updater) look(ctx context.Context) ([]*plan, map[types.UID]*corev1.Pod)
 			continue
 		}
 		alive[pod.UID] = pod
+		if !namespaces[pod.Namespace] {
+			continue // it is no autoscaler's, and whoever owns it is looked at for nothing
+		}
 		if p := u.owner(ctx, pod, at, selectors); p != nil {
 			p.pods = append(p.pods, pod)
 		}
 	}
 	for _, pod := range u.departed.take() {
+		if !namespaces[pod.Namespace] {
+			continue
+		}
 		if p := u.owner(ctx, pod, at, selectors); p != nil {
 			p.gone = append(p.gone, pod)
 		}

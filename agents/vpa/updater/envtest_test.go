@@ -5,7 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -21,8 +24,10 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	"github.com/nopsctl/nopsctl/agents/internal/agent"
 	"github.com/nopsctl/nopsctl/agents/internal/agenttest"
@@ -49,6 +54,8 @@ type world struct {
 	mu       sync.Mutex
 	outcomes []nopsapi.Outcome
 	ahead    time.Duration
+	// between is between the updater and its API server, where it is set.
+	between func(http.RoundTripper) http.RoundTripper
 }
 
 func (w *world) now() time.Time {
@@ -80,8 +87,12 @@ func (w *world) start(o updater.Options) (stop func()) {
 	if o.Every == 0 {
 		o.Every = 200 * time.Millisecond
 	}
+	config := w.As("updater")
+	if w.between != nil {
+		config.Wrap(w.between)
+	}
 	u, err := updater.New(o, updater.Deps{
-		Kube: w.As("updater"), Who: agent.Identity{Component: "vpa-updater", Namespace: agenttest.Namespace, Release: agenttest.Release, Version: "1"}, Candidate: fmt.Sprint("test-", time.Now().UnixNano()),
+		Kube: config, Who: agent.Identity{Component: "vpa-updater", Namespace: agenttest.Namespace, Release: agenttest.Release, Version: "1"}, Candidate: fmt.Sprint("test-", time.Now().UnixNano()),
 		Outcome: func(o nopsapi.Outcome) { w.mu.Lock(); defer w.mu.Unlock(); w.outcomes = append(w.outcomes, o) },
 		Log:     slog.New(slog.NewTextHandler(w.t.Output(), nil)), Now: w.now,
 	})
@@ -1284,4 +1295,102 @@ func TestRestart(t *testing.T) {
 		w.add(35 * time.Minute)
 		third.becomes(rightsizing.StateApplied, "")
 	})
+}
+
+// moods fails the first question about the scale of each Rollout, and counts them.
+type moods struct {
+	mu    sync.Mutex
+	asked map[string]int
+}
+
+func (m *moods) count(namespace string) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.asked["/apis/example.com/v1/namespaces/"+namespace+"/rollouts/web/scale"]
+}
+
+type moody struct {
+	*moods
+
+	next http.RoundTripper
+}
+
+// RoundTrip implements http.RoundTripper.
+func (m moody) RoundTrip(r *http.Request) (*http.Response, error) {
+	if strings.HasSuffix(r.URL.Path, "/scale") {
+		m.mu.Lock()
+		m.asked[r.URL.Path]++
+		first := m.asked[r.URL.Path] == 1
+		m.mu.Unlock()
+		if first {
+			answer := httptest.NewRecorder()
+			answer.WriteHeader(http.StatusInternalServerError)
+			return answer.Result(), nil
+		}
+	}
+	return m.next.RoundTrip(r)
+}
+
+const definition = `
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: rollouts.example.com}
+spec:
+  group: example.com
+  scope: Namespaced
+  names: {kind: Rollout, listKind: RolloutList, plural: rollouts, singular: rollout}
+  versions:
+    - name: v1
+      served: true
+      storage: true
+      schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
+      subresources: {status: {}, scale: {specReplicasPath: .spec.replicas, statusReplicasPath: .status.replicas, labelSelectorPath: .status.selector}}
+`
+
+// rollout makes one, to which the ReplicaSet of the pods belongs.
+func (p *place) rollout() {
+	p.t.Helper()
+	rollouts := p.Dynamic.Resource(schema.GroupVersionResource{Group: "example.com", Version: "v1", Resource: "rollouts"}).Namespace(p.ns)
+	o, err := rollouts.Create(p.t.Context(), &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "example.com/v1", "kind": "Rollout", "metadata": map[string]any{"name": "web"}, "spec": map[string]any{"replicas": int64(1)},
+	}}, metav1.CreateOptions{})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if _, err := rollouts.Patch(p.t.Context(), "web", types.MergePatchType, []byte(`{"status":{"replicas":1,"selector":"app=web"}}`), metav1.PatchOptions{}, "status"); err != nil {
+		p.t.Fatal(err)
+	}
+	yes := true
+	p.rs.OwnerReferences = []metav1.OwnerReference{{APIVersion: "example.com/v1", Kind: "Rollout", Name: "web", UID: o.GetUID(), Controller: &yes}}
+	if p.rs, err = p.Client.AppsV1().ReplicaSets(p.ns).Update(p.t.Context(), p.rs, metav1.UpdateOptions{}); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// TestOwnersThatNobodyWatches: that one could not be looked at once is not remembered for long. One whose pods are no autoscaler's is not looked at.
+func TestOwnersThatNobodyWatches(t *testing.T) {
+	w := newWorld(t)
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "rollouts.yaml"), []byte(definition), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := envtest.InstallCRDs(w.Admin, envtest.CRDInstallOptions{Paths: []string{dir}, ErrorIfPathMissing: true}); err != nil {
+		t.Fatal(err)
+	}
+	server := &moods{asked: map[string]int{}}
+	w.between = func(next http.RoundTripper) http.RoundTripper { return moody{server, next} }
+	bare := w.place(t, 1)
+	bare.rollout()
+	bare.pod("a", "1,1Gi", "", nil)
+	p := w.place(t, 1)
+	p.rollout()
+	p.pod("a", "1,1Gi", "", nil)
+	p.autoscalerOf("example.com/v1", "Rollout", inPlace, settings(""), "500m,512Mi")
+	defer w.start(updater.Options{})()
+
+	vpatest.Eventually(t, "the owner is looked at", soon, func() bool { return server.count(p.ns) > 0 })
+	vpatest.Eventually(t, "its pod is sized", soon, func() bool { return p.requests("a") == "500m,512Mi" })
+	if n := server.count(bare.ns); n != 0 {
+		t.Errorf("the owner of pods that are no autoscaler's is looked at %d times", n)
+	}
 }

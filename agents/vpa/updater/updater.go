@@ -45,12 +45,14 @@ import (
 	"github.com/nopsctl/nopsctl/pkg/nopsapi"
 )
 
-// How long upstream's caches of workloads live, and how often everything is listed anew: its own values.
+// How often everything is listed anew: upstream's own value.
+const resync = 10 * time.Minute
+
+// Of owners that nobody watches, as a Rollout, it is remembered what was said, also that they could not be looked at: their pods are nobody's as long.
+// They are looked at again after one or two loops, and scaleFresh or two at most, and forgotten when no loop has asked for scaleLoops.
 const (
-	resync        = 10 * time.Minute
-	scaleFresh    = 10 * time.Minute
-	scaleLifetime = time.Hour
-	scaleJitter   = 1.0
+	scaleFresh = 10 * time.Minute
+	scaleLoops = 10
 )
 
 // Options of an updater. Zero values mean the defaults.
@@ -332,8 +334,9 @@ func (u *Updater) Run(ctx context.Context) error {
 	}()
 	config := agent.KubeConfig(u.deps.Kube, u.deps.Who.Name()+"/"+u.deps.Who.Version)
 	u.selectors = retarget.Selectors(target.NewVpaTargetSelectorFetcher(config, u.kube, u.kubeFactory, working.Done()), retarget.Owned)
-	controllers := controllerfetcher.NewControllerFetcher(config, u.kube, u.kubeFactory, scaleFresh, scaleLifetime, scaleJitter, working.Done())
-	controllers.Start(working, scaleFresh)
+	fresh := min(u.Every, scaleFresh)
+	controllers := controllerfetcher.NewControllerFetcher(config, u.kube, u.kubeFactory, fresh, scaleLoops*u.Every, 1, working.Done())
+	controllers.Start(working, fresh/2)
 	u.controllers = controllers
 	tasks := []agent.Task{{Name: "autoscalers", Run: func(ctx context.Context) error { u.autoscalers.RunWithContext(ctx); return nil }}}
 	if u.finder != nil {

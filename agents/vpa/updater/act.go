@@ -325,7 +325,7 @@ func (u *Updater) resize(ctx context.Context, c *candidate, g *group, r *round) 
 		u.keeps, r.over = true, true
 		c.tally.pending = append(c.tally.pending, inTheNextLoops)
 		return true
-	case apierrors.IsInvalid(err), apierrors.IsForbidden(err), apierrors.IsNotFound(err) && !names(err, pod.Name), apierrors.IsMethodNotSupported(err):
+	case apierrors.IsInvalid(err), apierrors.IsForbidden(err), apierrors.IsBadRequest(err), apierrors.IsNotFound(err) && !names(err, pod.Name), apierrors.IsMethodNotSupported(err):
 		c.why = refusedWhy(err)
 		u.memory.refused[c.pod.UID] = refusal{wanted: fingerprint(c.sizing), why: c.why, until: r.now.Add(refusedFor)}
 		u.counts.refused.Add(1)
@@ -365,14 +365,14 @@ func (u *Updater) fails(ctx context.Context, c *candidate, r *round, what string
 
 // busy says whether the API server has no time for a change, or cannot be reached: it would be the same with any other pod. A webhook that does not
 // answer is no such thing, and comes as an internal error; nor is what took too long for its request (504), which may be for a webhook, or for a
-// PodDisruptionBudget that others write all the time.
+// PodDisruptionBudget that others write all the time. What a webhook denies is about the pod, whatever its code.
 func busy(err error) bool {
 	var unreachable *url.Error
 	if errors.As(err, &unreachable) {
 		return true
 	}
 	var s apierrors.APIStatus
-	if !errors.As(err, &s) {
+	if !errors.As(err, &s) || strings.Contains(s.Status().Message, "denied the request") {
 		return false
 	}
 	between := s.Status().Code == http.StatusBadGateway // a load balancer that has no API server now

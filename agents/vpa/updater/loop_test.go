@@ -382,6 +382,7 @@ func TestFailuresCostTheirOwn(t *testing.T) {
 func TestBusy(t *testing.T) {
 	pods := schema.GroupResource{Resource: "pods"}
 	busy, budget := apierrors.NewTooManyRequests("busy", 1), apierrors.NewTooManyRequests("Cannot evict pod as it would violate the pod's disruption budget.", 0)
+	denied := apierrors.NewTooManyRequests("admission webhook \"calm.example.com\" denied the request: it is rush hour", 1)
 	budget.ErrStatus.Details.Causes = []metav1.StatusCause{{Type: policyv1.DisruptionBudgetCause, Message: "The disruption budget web needs 5 healthy pods and has 5 currently"}}
 	for _, c := range []struct {
 		name     string
@@ -430,6 +431,7 @@ func TestBusy(t *testing.T) {
 		{"it is not there yet", vpav1.UpdateModeInPlace, apierrors.NewServiceUnavailable("apiserver is shutting down"), true},
 		{"its load balancer has none", vpav1.UpdateModeInPlace, apierrors.NewGenericServerResponse(http.StatusBadGateway, "PATCH", pods, "web-1-0", "<html>", 0, true), true},
 		{"its storage does not answer", vpav1.UpdateModeInPlace, apierrors.NewServerTimeout(pods, "update", 2), true},
+		{"a webhook denies it with that code", vpav1.UpdateModeRecreate, denied, false},
 		{"something took too long", vpav1.UpdateModeRecreate, apierrors.NewTimeoutError("couldn't update PodDisruptionBudget \"web\" due to conflicts", 10), false},
 		{"a webhook does not answer", vpav1.UpdateModeInPlace, apierrors.NewInternalError(errors.New("failed calling webhook")), false},
 		{"no request was made", vpav1.UpdateModeInPlace, errors.New("no resource patches were calculated to apply"), false},
@@ -714,6 +716,7 @@ func TestLessMemoryByEvictions(t *testing.T) {
 	const resize, eviction = "resize", "eviction"
 	missing := apierrors.NewGenericServerResponse(http.StatusNotFound, "PATCH", schema.GroupResource{Resource: "pods"}, "", "the server could not find the requested resource", 0, false)
 	keeps := apierrors.NewInvalid(schema.GroupKind{Kind: "Pod"}, "web-1-0", field.ErrorList{field.Forbidden(field.NewPath("spec"), "memory limits cannot be decreased unless resizePolicy is RestartContainer")})
+	denied := apierrors.NewBadRequest("admission webhook \"limits.example.com\" denied the request: nobody has so little") // without a code of its own
 	for _, c := range []struct {
 		name, minor string
 		mode        vpav1.UpdateMode
@@ -729,6 +732,8 @@ func TestLessMemoryByEvictions(t *testing.T) {
 		{"there is no resize, and no eviction is allowed", "30", vpav1.UpdateModeInPlace, carefree, missing, resize, rightsizing.StateImpossible, ""},
 		{"there is no resize, and none is asked for", "30", vpav1.UpdateModeRecreate, "", missing, eviction, rightsizing.StatePending, ""},
 		{"it lowers limits", "34", vpav1.UpdateModeInPlace, carefree, nil, resize, rightsizing.StatePending, ""},
+		{"somebody's webhook does not allow it", "34", vpav1.UpdateModeInPlace, carefree, denied, resize, rightsizing.StateImpossible, rightsizing.StateImpossible},
+		{"somebody's webhook allows an eviction only", "34", vpav1.UpdateModeInPlaceOrRecreate, carefree, denied, resize + " " + eviction, rightsizing.StatePending, ""},
 		{"it was upgraded just now", "32", vpav1.UpdateModeInPlaceOrRecreate, carefree, keeps, resize, rightsizing.StatePending, rightsizing.StateApplied},
 		{"it was upgraded just now, and no eviction is allowed", "32", vpav1.UpdateModeInPlace, carefree, keeps, resize, rightsizing.StatePending, rightsizing.StateApplied},
 		{"it does not say what it is", "", vpav1.UpdateModeInPlaceOrRecreate, carefree, keeps, resize, rightsizing.StatePending, rightsizing.StateApplied},

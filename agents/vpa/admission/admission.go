@@ -108,7 +108,7 @@ func New(deps Deps) (*Controller, error) {
 		deps.Remember = remember
 	}
 	config := agent.KubeConfig(deps.Kube, deps.UserAgent)
-	config.QPS, config.Burst = 50, 100 // a pod whose owner is not watched waits for a question about it, while an API server waits for the pod
+	config.QPS, config.Burst = 200, 400 // a pod whose owner is not watched waits for a question about it, while an API server waits for the pod
 	kube, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return nil, fmt.Errorf("make a client of the API server: %w", err)

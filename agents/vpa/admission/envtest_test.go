@@ -308,6 +308,21 @@ func TestOwnersThatNobodyWatches(t *testing.T) {
 	if f.pod(owner, run); server.count(runs) == before {
 		t.Error("an owner that made one pod is remembered")
 	}
+
+	// Nor is anything asked of a namespace that has no autoscaler: its pods do not wait for what nobody needs.
+	if _, err := f.Client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "quiet"}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	reviews := f.asked()
+	if _, err := f.Client.CoreV1().Pods("quiet").Create(ctx, &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "build", OwnerReferences: []metav1.OwnerReference{{APIVersion: "example.com/v1", Kind: "TaskRun", Name: "build", UID: "1", Controller: &yes}}},
+		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "web", Image: "web"}}},
+	}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if n, asked := server.count("/apis/example.com/v1/namespaces/quiet/taskruns/build/scale"), f.asked()-reviews; n != 0 || asked != 1 {
+		t.Errorf("%d questions about the owner of a pod that nobody sizes, of %d reviews", n, asked)
+	}
 }
 
 func TestAgainstKubernetes(t *testing.T) {

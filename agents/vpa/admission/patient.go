@@ -19,7 +19,8 @@ const (
 
 // patient waits a moment for owners that a watch has not told yet: a ReplicaSet's first pod comes milliseconds after it, and upstream's
 // answer would be that nobody owns it, so that of every roll-out the first pod would be as its template says. Other pods do not wait: those of a
-// namespace that has no autoscaler, and of somebody's kind that is called Job or StatefulSet, too.
+// namespace that has no autoscaler, and of somebody's kind that is called Job or StatefulSet, too. Nor does one of such a namespace wait for the API
+// server to be asked about an owner that nobody watches: the webhook is told of every owned pod of the cluster, and no answer would be of any use.
 type patient struct {
 	controllerfetcher.ControllerFetcher
 
@@ -43,8 +44,11 @@ func stores(f informers.SharedInformerFactory) map[schema.GroupKind]cache.Store 
 func (p patient) FindTopMostWellKnownOrScalable(ctx context.Context, key *controllerfetcher.ControllerKeyWithAPIVersion) (*controllerfetcher.ControllerKeyWithAPIVersion, error) {
 	if key != nil {
 		limit, cancel := context.WithTimeout(ctx, patience)
-		p.settle(limit, key.Namespace, schema.FromAPIVersionAndKind(key.ApiVersion, key.Kind).GroupKind(), key.Name)
+		watched := p.settle(limit, key.Namespace, schema.FromAPIVersionAndKind(key.ApiVersion, key.Kind).GroupKind(), key.Name)
 		cancel()
+		if !watched && !p.sizes(key.Namespace) {
+			return nil, nil // as of a pod that nobody owns: upstream looks for autoscalers in its namespace alone, and leaves those that only recommend
+		}
 	}
 	// Who gives up waiting for the answer does not spoil it for the pods that come next: that a question was cancelled is remembered like any answer.
 	patiently, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
@@ -52,35 +56,36 @@ func (p patient) FindTopMostWellKnownOrScalable(ctx context.Context, key *contro
 	return p.ControllerFetcher.FindTopMostWellKnownOrScalable(patiently, key) //nolint:wrapcheck // upstream asks what it is
 }
 
-// settle waits until an owner is known, and its owners.
-func (p patient) settle(ctx context.Context, namespace string, kind schema.GroupKind, name string) {
-	for range len(p.stores) { // owners that own each other end, too
+// settle waits until an owner is known, and its owners. False is that one of them is of a kind that is not watched.
+func (p patient) settle(ctx context.Context, namespace string, kind schema.GroupKind, name string) bool {
+	for range len(p.stores) + 1 { // owners that own each other end, too
 		store, is := p.stores[kind]
 		if !is {
-			return
+			return false
 		}
 		for first := true; ; first = false {
 			found, is, err := store.GetByKey(namespace + "/" + name)
 			if err != nil {
-				return
+				return true
 			}
 			if is {
 				object, _ := found.(metav1.Object)
 				owner := metav1.GetControllerOfNoCopy(object)
 				if owner == nil {
-					return
+					return true
 				}
 				kind, name = schema.FromAPIVersionAndKind(owner.APIVersion, owner.Kind).GroupKind(), owner.Name
 				break
 			}
 			if first && !p.sizes(namespace) {
-				return
+				return true
 			}
 			select {
 			case <-ctx.Done():
-				return
+				return true
 			case <-time.After(pace):
 			}
 		}
 	}
+	return true
 }

@@ -128,13 +128,53 @@ func TestWhoAskedIsGone(t *testing.T) {
 	}
 }
 
-// TestClient: a hundred pods at once whose owners are not watched do not wait for the client's own pace.
+// TestNobodyAsksInVain: of an owner that is not watched the API server is asked, while it waits itself, only where the answer can matter.
+func TestNobodyAsksInVain(t *testing.T) {
+	yes := true
+	stores := map[schema.GroupKind]cache.Store{replicaSets: cache.NewStore(cache.MetaNamespaceKeyFunc)}
+	for _, namespace := range []string{"n", "other"} {
+		for name, owners := range map[string][]metav1.OwnerReference{
+			"own": nil, "canary": {{APIVersion: "argoproj.io/v1alpha1", Kind: "Rollout", Name: "r", Controller: &yes}},
+		} {
+			if err := stores[replicaSets].Add(&appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, OwnerReferences: owners}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, tt := range []struct {
+		name, reason, api, kind, owner, namespace string
+		asked                                     int
+	}{
+		{"of a kind that nobody watches", "an autoscaler may be for it", "tekton.dev/v1", "TaskRun", "build", "n", 1},
+		{"of such a kind, without an autoscaler", "nobody would size it", "tekton.dev/v1", "TaskRun", "build", "other", 0},
+		{"owned by such a kind", "the autoscaler may be for that", "apps/v1", "ReplicaSet", "canary", "n", 1},
+		{"owned by such a kind, without an autoscaler", "nobody would size it", "apps/v1", "ReplicaSet", "canary", "other", 0},
+		{"of a kind that is watched, without an autoscaler", "that is known here, and costs nothing", "apps/v1", "ReplicaSet", "own", "other", 1},
+	} {
+		upstream := &asked{}
+		fetcher := patient{upstream, stores, func(namespace string) bool { return namespace == "n" }}
+		got, err := fetcher.FindTopMostWellKnownOrScalable(t.Context(), &controllerfetcher.ControllerKeyWithAPIVersion{ControllerKey: controllerfetcher.ControllerKey{Namespace: tt.namespace, Kind: tt.kind, Name: tt.owner}, ApiVersion: tt.api})
+		if err != nil || upstream.times != tt.asked || (got != nil) != (tt.asked > 0) {
+			t.Errorf("%s: asked %d times, %v, %v; %s", tt.name, upstream.times, got, err, tt.reason)
+		}
+	}
+}
+
+// asked is upstream's, and counts.
+type asked struct{ times int }
+
+func (a *asked) FindTopMostWellKnownOrScalable(_ context.Context, key *controllerfetcher.ControllerKeyWithAPIVersion) (*controllerfetcher.ControllerKeyWithAPIVersion, error) {
+	a.times++
+	return key, nil
+}
+
+// TestClient: some hundred pods at once whose owners are not watched do not wait for the client's own pace.
 func TestClient(t *testing.T) {
 	c, err := New(Deps{Kube: &rest.Config{Host: "127.0.0.1:1"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if qps := c.kube.CoreV1().RESTClient().GetRateLimiter().QPS(); qps < 50 {
+	if qps := c.kube.CoreV1().RESTClient().GetRateLimiter().QPS(); qps < 200 {
 		t.Errorf("%g requests in a second", qps)
 	}
 }

@@ -121,7 +121,7 @@ func (p *Provider) SizeBy(pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler, set
 	// native sidecars are shown to it as such, without their limits' share of the pod's bounds being lost.
 	ranges, quotas := p.ranges(pod.Namespace), p.quotas(pod.Namespace)
 	template := p.said(pod, ranges)
-	recommended, along, err := p.bounded(vpa, asMade(asContainers(pod), template))
+	recommended, along, err := p.bounded(vpa, asContainers(pod), template)
 	if err != nil {
 		return Sizing{}, fmt.Errorf("bounding what is recommended for %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
@@ -158,15 +158,17 @@ func panickedAt() string {
 
 // bounded is what upstream's processor makes of a recommendation: the bounds of the autoscaler, and of LimitRanges. Where one of these bounds pods,
 // it writes into the target and into both bounds of every container, also where there is none to write into: it is given them all, of a container
-// that nothing is recommended for what this one requests, without the autoscaler's bounds. Of such a container, which goes along, is left what it has
-// to get other than that for the pod to be within the LimitRange; what else is made up is taken out again.
-func (p *Provider) bounded(vpa *vpav1.VerticalPodAutoscaler, pod *corev1.Pod) (answer *vpav1.RecommendedPodResources, along []string, err error) {
+// that nothing is recommended for what this one requests, without the autoscaler's bounds, and without what it got for a LimitRange before, else each
+// look would share out what the one before did. Of such a container, which goes along, is left what it has to get other than that for the pod to be
+// within the LimitRange; what else is made up is taken out again.
+func (p *Provider) bounded(vpa *vpav1.VerticalPodAutoscaler, pod *corev1.Pod, template map[string]corev1.ResourceRequirements) (answer *vpav1.RecommendedPodResources, along []string, err error) {
 	item, err := p.limitRanges.GetPodLimitRangeItem(pod.Namespace)
 	if err != nil {
 		return nil, nil, err //nolint:wrapcheck // the caller says what it is about
 	}
+	made := asMade(pod, template)
 	if item == nil {
-		answer, _, err = p.capping.Apply(vpa, pod)
+		answer, _, err = p.capping.Apply(vpa, made)
 		return answer, nil, err //nolint:wrapcheck // likewise
 	}
 	recommended := vpa.Status.Recommendation.ContainerRecommendations
@@ -175,7 +177,8 @@ func (p *Provider) bounded(vpa *vpav1.VerticalPodAutoscaler, pod *corev1.Pod) (a
 	for i := range pod.Spec.Containers {
 		name := pod.Spec.Containers[i].Name
 		if !slices.ContainsFunc(recommended, func(r vpav1.RecommendedContainerResources) bool { return r.ContainerName == name }) {
-			requests, _ := resourcehelpers.ContainerRequestsAndLimits(name, pod)
+			requests, _ := resourcehelpers.ContainerRequestsAndLimits(name, made)
+			maps.Copy(requests, before(pod, &pod.Spec.Containers[i], template))
 			given = append(given, vpav1.RecommendedContainerResources{ContainerName: name, Target: requests, LowerBound: requests, UpperBound: requests})
 			along, unbounded = append(along, name), append(unbounded, vpav1.ContainerResourcePolicy{ContainerName: name})
 		}
@@ -193,7 +196,7 @@ func (p *Provider) bounded(vpa *vpav1.VerticalPodAutoscaler, pod *corev1.Pod) (a
 	if bounds := vpa.Spec.ResourcePolicy; bounds != nil {
 		to.Spec.ResourcePolicy = &vpav1.PodResourcePolicy{ContainerPolicies: append(unbounded, bounds.ContainerPolicies...)} // the first by name holds
 	}
-	if answer, _, err = p.capping.Apply(&to, pod); err != nil {
+	if answer, _, err = p.capping.Apply(&to, made); err != nil {
 		return nil, nil, err //nolint:wrapcheck // likewise
 	}
 	for i := range answer.ContainerRecommendations {
@@ -206,6 +209,20 @@ func (p *Provider) bounded(vpa *vpav1.VerticalPodAutoscaler, pod *corev1.Pod) (a
 		}
 	}
 	return answer, along, nil
+}
+
+// before is what a container's template requests where the container requests something else that may be of a sizing.
+func before(pod *corev1.Pod, c *corev1.Container, template map[string]corev1.ResourceRequirements) corev1.ResourceList {
+	var list corev1.ResourceList
+	for r, is := range c.Resources.Requests {
+		if was := template[c.Name].Requests[r]; !was.IsZero() && was.Cmp(is) != 0 && Gave(pod, c.Name, "requests", r) {
+			if list == nil {
+				list = corev1.ResourceList{}
+			}
+			list[r] = was
+		}
+	}
+	return list
 }
 
 // only is a list without the resources that another one does not have.

@@ -1,6 +1,7 @@
 package rules_test
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -331,6 +332,79 @@ func TestContainersThatGoAlong(t *testing.T) {
 	}
 	if len(cases) != 10 {
 		t.Errorf("%d cases, want 10", len(cases))
+	}
+}
+
+// What a container got for a LimitRange is not what it is reckoned with at the next look, which would ask for another share then.
+func TestContainersThatWentAlong(t *testing.T) {
+	provider := func(item *corev1.LimitRangeItem, template *corev1.PodSpec) *rules.Provider {
+		factory := informers.NewSharedInformerFactory(nil, 0)
+		if item != nil {
+			item.Type = corev1.LimitTypePod
+			if err := factory.Core().V1().LimitRanges().Informer().GetStore().Add(limitRange("a", *item)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		limits, err := limitrange.NewLimitsRangeCalculator(factory)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return rules.NewProvider(rules.Options{Now: func() time.Time { return now }, LimitRanges: limits, Ranges: rules.LimitRangesOf(factory), Template: func(*corev1.Pod) *corev1.PodSpec { return template }})
+	}
+	limited, unlimited := container("cache", "5m,256Mi", "1,1Gi"), container("cache", "5m,256Mi", "1")
+	most, least := &corev1.LimitRangeItem{Max: list(",4Gi")}, &corev1.LimitRangeItem{Min: list(",1Gi")}
+	cases := []struct {
+		name, reason     string
+		before, after    *corev1.LimitRangeItem
+		web, then        string // what is recommended for the other container, and then
+		cache            corev1.Container
+		made             string // what container cache requests by the first look
+		unknown          bool   // its template is not known
+		requests, limits string // of container cache by the second look; empty: it stays as it is
+	}{
+		{"raised", "its limit says what is enough", least, least, "500m,256Mi", "500m,256Mi", limited, ",512Mi", false, ",512Mi", ",2Gi"},
+		{"raised, without a limit", "it would be another share with every look", least, least, "500m,256Mi", "500m,256Mi", unlimited, ",512Mi", false, ",512Mi", ""},
+		{"lowered", "", most, most, "500m,3Gi", "500m,3Gi", limited, ",153391689", false, ",153391689", ",613566756"},
+		{"raised, by a template that is not known", "nobody knows its share", least, least, "500m,256Mi", "500m,256Mi", unlimited, ",512Mi", true, "", ""},
+		{"lowered, by a template that is not known", "it would be less with every look", most, most, "500m,3Gi", "500m,3Gi", limited, ",153391689", true, "", ""},
+	}
+	for _, c := range cases {
+		template := &corev1.PodSpec{Containers: []corev1.Container{container("web", "500m,1Gi", "1,2Gi"), c.cache}}
+		pod := fresh(*template.Containers[0].DeepCopy(), *c.cache.DeepCopy())
+		s, err := provider(c.before, nil).Size(pod, autoscaler("", map[string]string{"web": c.web}))
+		if err != nil || s.Quota != "" || len(s.Containers) != 2 || show(s.Containers[1].Target.Requests) != c.made {
+			t.Errorf("%s: %+v, %v", c.name, s, err)
+			continue
+		}
+		for _, one := range s.Containers {
+			to := &pod.Spec.Containers[one.Index].Resources
+			maps.Copy(to.Requests, one.Target.Requests)
+			maps.Copy(to.Limits, one.Target.Limits)
+		}
+		pod.Annotations = map[string]string{patch.ResourceUpdatesAnnotation: "Pod resources updated by v: container 0: cpu request, memory request, memory limit; container 1: memory request, memory limit"}
+		pod.Status = running(pod.Spec.Containers...).Status
+		if c.unknown {
+			template = nil
+		}
+		s, err = provider(c.after, template).Size(pod, autoscaler("", map[string]string{"web": c.then}))
+		if err != nil || (s.Quota != "") != c.unknown {
+			t.Errorf("%s: %q, %v", c.name, s.Quota, err)
+		}
+		var got rules.Sized
+		for _, one := range s.Containers {
+			if one.Name == "cache" {
+				got = one
+			}
+			if one.Changed() && c.then == c.web && c.after == c.before && !c.unknown {
+				t.Errorf("%s: %s is to get %s, limits %s, at the second look; %s", c.name, one.Name, show(one.Target.Requests), show(one.Target.Limits), c.reason)
+			}
+		}
+		if show(got.Target.Requests) != c.requests || show(got.Target.Limits) != c.limits {
+			t.Errorf("%s: %s, limits %s, want %s, limits %s; %s", c.name, show(got.Target.Requests), show(got.Target.Limits), c.requests, c.limits, c.reason)
+		}
+	}
+	if len(cases) != 5 {
+		t.Errorf("%d cases, want 5", len(cases))
 	}
 }
 

@@ -182,8 +182,8 @@ func (in Input) container(c *corev1.Container, class corev1.PodQOSClass, creatin
 		if !is || want.Sign() <= 0 {
 			continue
 		}
-		if o.along && want.Cmp(o.request) < 0 && (o.limit.IsZero() || o.rule().Mode == rightsizing.LimitsKeep) {
-			continue // it is limits that a maximum is about; where none is lowered, the next look would ask for as much less again
+		if o.stays(want) {
+			continue
 		}
 		o.want = want
 		o.size()
@@ -387,6 +387,19 @@ func (o *one) rule() rightsizing.LimitRule {
 		rule.Mode = rightsizing.LimitsRatio
 	}
 	return rule
+}
+
+// stays says that a container that only goes along is left as it is.
+func (o *one) stays(want resource.Quantity) bool {
+	_, made := o.Template[o.c.Name]
+	switch {
+	case !o.along:
+		return false
+	case !o.creating && !made:
+		return true // its share is of what it was made with: of what it got since, the next look would ask for another one
+	}
+	// It is limits that a maximum is about; where none is lowered, less would help nobody.
+	return want.Cmp(o.request) < 0 && (o.limit.IsZero() || o.rule().Mode == rightsizing.LimitsKeep)
 }
 
 // limitByRule is what becomes of the limit; false is that it is taken away.

@@ -160,28 +160,38 @@ func panickedAt() string {
 // it writes into the target and into both bounds of every container, also where there is none to write into: it is given them all, of a container
 // that nothing is recommended for what this one requests, without the autoscaler's bounds, and without what it got for a LimitRange before, else each
 // look would share out what the one before did. Of such a container, which goes along, is left what it has to get other than that for the pod to be
-// within the LimitRange; what else is made up is taken out again.
+// within the LimitRange, and what it lost for one that asks for it no longer; what else is made up is taken out again.
 func (p *Provider) bounded(vpa *vpav1.VerticalPodAutoscaler, pod *corev1.Pod, template map[string]corev1.ResourceRequirements) (answer *vpav1.RecommendedPodResources, along []string, err error) {
 	item, err := p.limitRanges.GetPodLimitRangeItem(pod.Namespace)
 	if err != nil {
 		return nil, nil, err //nolint:wrapcheck // the caller says what it is about
 	}
 	made := asMade(pod, template)
-	if item == nil {
-		answer, _, err = p.capping.Apply(vpa, made)
-		return answer, nil, err //nolint:wrapcheck // likewise
-	}
 	recommended := vpa.Status.Recommendation.ContainerRecommendations
 	given := slices.Grow(slices.Clone(recommended), len(pod.Spec.Containers))
 	var unbounded []vpav1.ContainerResourcePolicy
+	back := map[string]corev1.ResourceList{}
 	for i := range pod.Spec.Containers {
-		name := pod.Spec.Containers[i].Name
-		if !slices.ContainsFunc(recommended, func(r vpav1.RecommendedContainerResources) bool { return r.ContainerName == name }) {
-			requests, _ := resourcehelpers.ContainerRequestsAndLimits(name, made)
-			maps.Copy(requests, before(pod, &pod.Spec.Containers[i], template))
-			given = append(given, vpav1.RecommendedContainerResources{ContainerName: name, Target: requests, LowerBound: requests, UpperBound: requests})
-			along, unbounded = append(along, name), append(unbounded, vpav1.ContainerResourcePolicy{ContainerName: name})
+		c := &pod.Spec.Containers[i]
+		if slices.ContainsFunc(recommended, func(r vpav1.RecommendedContainerResources) bool { return r.ContainerName == c.Name }) {
+			continue
 		}
+		requests, _ := resourcehelpers.ContainerRequestsAndLimits(c.Name, made)
+		was := before(pod, c, template)
+		maps.Copy(requests, was)
+		given = append(given, vpav1.RecommendedContainerResources{ContainerName: c.Name, Target: requests, LowerBound: requests, UpperBound: requests})
+		along, unbounded = append(along, c.Name), append(unbounded, vpav1.ContainerResourcePolicy{ContainerName: c.Name})
+		maps.DeleteFunc(was, func(r corev1.ResourceName, _ resource.Quantity) bool { return !less(c.Resources.Requests, was, r) })
+		back[c.Name] = was
+	}
+	if item == nil {
+		if answer, _, err = p.capping.Apply(vpa, made); err != nil {
+			return nil, nil, err //nolint:wrapcheck // likewise
+		}
+		for _, name := range along {
+			answer.ContainerRecommendations = append(answer.ContainerRecommendations, vpav1.RecommendedContainerResources{ContainerName: name, Target: back[name]})
+		}
+		return answer, along, nil
 	}
 	filled := slices.Clone(given)
 	for i := range filled {
@@ -204,7 +214,10 @@ func (p *Provider) bounded(vpa *vpav1.VerticalPodAutoscaler, pod *corev1.Pod, te
 		at := slices.IndexFunc(given, func(r vpav1.RecommendedContainerResources) bool { return r.ContainerName == a.ContainerName })
 		a.Target, a.LowerBound, a.UpperBound = only(a.Target, given[at].Target), only(a.LowerBound, given[at].LowerBound), only(a.UpperBound, given[at].UpperBound)
 		if at >= len(recommended) {
-			maps.DeleteFunc(a.Target, func(r corev1.ResourceName, q resource.Quantity) bool { return q.Cmp(given[at].Target[r]) == 0 })
+			maps.DeleteFunc(a.Target, func(r corev1.ResourceName, q resource.Quantity) bool {
+				_, lost := back[a.ContainerName][r]
+				return q.Cmp(given[at].Target[r]) == 0 && !lost
+			})
 			a.LowerBound, a.UpperBound = nil, nil // nobody said what is close enough
 		}
 	}

@@ -335,7 +335,8 @@ func TestContainersThatGoAlong(t *testing.T) {
 	}
 }
 
-// What a container got for a LimitRange is not what it is reckoned with at the next look, which would ask for another share then.
+// What a container got for a LimitRange is not what it is reckoned with at the next look, which would ask for another share then. Once there is room it
+// has what it lost again.
 func TestContainersThatWentAlong(t *testing.T) {
 	provider := func(item *corev1.LimitRangeItem, template *corev1.PodSpec) *rules.Provider {
 		factory := informers.NewSharedInformerFactory(nil, 0)
@@ -359,14 +360,22 @@ func TestContainersThatWentAlong(t *testing.T) {
 		web, then        string // what is recommended for the other container, and then
 		cache            corev1.Container
 		made             string // what container cache requests by the first look
-		unknown          bool   // its template is not known
+		unknown, theirs  bool   // its template is not known; nobody here made it what it is
 		requests, limits string // of container cache by the second look; empty: it stays as it is
 	}{
-		{"raised", "its limit says what is enough", least, least, "500m,256Mi", "500m,256Mi", limited, ",512Mi", false, ",512Mi", ",2Gi"},
-		{"raised, without a limit", "it would be another share with every look", least, least, "500m,256Mi", "500m,256Mi", unlimited, ",512Mi", false, ",512Mi", ""},
-		{"lowered", "", most, most, "500m,3Gi", "500m,3Gi", limited, ",153391689", false, ",153391689", ",613566756"},
-		{"raised, by a template that is not known", "nobody knows its share", least, least, "500m,256Mi", "500m,256Mi", unlimited, ",512Mi", true, "", ""},
-		{"lowered, by a template that is not known", "it would be less with every look", most, most, "500m,3Gi", "500m,3Gi", limited, ",153391689", true, "", ""},
+		{"raised", "its limit says what is enough", least, least, "500m,256Mi", "500m,256Mi", limited, ",512Mi", false, false, ",512Mi", ",2Gi"},
+		{"raised, without a limit", "it would be another share with every look", least, least, "500m,256Mi", "500m,256Mi", unlimited, ",512Mi", false, false, ",512Mi", ""},
+		{"lowered", "", most, most, "500m,3Gi", "500m,3Gi", limited, ",153391689", false, false, ",153391689", ",613566756"},
+		{"raised, by a template that is not known", "nobody knows its share", least, least, "500m,256Mi", "500m,256Mi", unlimited, ",512Mi", true, false, "", ""},
+		{"lowered, by a template that is not known", "it would be less with every look", most, most, "500m,3Gi", "500m,3Gi", limited, ",153391689", true, false, "", ""},
+		{"lowered, and there is room", "its template's fits", most, &corev1.LimitRangeItem{Max: list(",16Gi")}, "500m,3Gi", "500m,3Gi", limited, ",153391689", false, false, ",256Mi", ",1Gi"},
+		{"lowered, and there is some room", "its share is more", most, &corev1.LimitRangeItem{Max: list(",6Gi")}, "500m,3Gi", "500m,3Gi", limited, ",153391689", false, false, ",230087533", ",920350132"},
+		{"lowered, and the others need less", "likewise", most, most, "500m,3Gi", "500m,512Mi", limited, ",153391689", false, false, ",256Mi", ",1Gi"},
+		{"lowered, and nobody asks for it", "likewise", most, nil, "500m,3Gi", "500m,3Gi", limited, ",153391689", false, false, ",256Mi", ",1Gi"},
+		{"raised, and nobody asks for it", "more is in nobody's way", least, nil, "500m,256Mi", "500m,256Mi", limited, ",512Mi", false, false, "", ""},
+		{"raised, and less is enough", "likewise", least, &corev1.LimitRangeItem{Min: list(",256Mi")}, "500m,256Mi", "500m,256Mi", limited, ",512Mi", false, false, "", ""},
+		{"less by somebody else", "it is theirs", most, &corev1.LimitRangeItem{Max: list(",16Gi")}, "500m,3Gi", "500m,3Gi", limited, ",153391689", false, true, "", ""},
+		{"less by somebody else, without a LimitRange", "likewise", most, nil, "500m,3Gi", "500m,3Gi", limited, ",153391689", false, true, "", ""},
 	}
 	for _, c := range cases {
 		template := &corev1.PodSpec{Containers: []corev1.Container{container("web", "500m,1Gi", "1,2Gi"), c.cache}}
@@ -382,6 +391,9 @@ func TestContainersThatWentAlong(t *testing.T) {
 			maps.Copy(to.Limits, one.Target.Limits)
 		}
 		pod.Annotations = map[string]string{patch.ResourceUpdatesAnnotation: "Pod resources updated by v: container 0: cpu request, memory request, memory limit; container 1: memory request, memory limit"}
+		if c.theirs {
+			pod.Annotations = nil
+		}
 		pod.Status = running(pod.Spec.Containers...).Status
 		if c.unknown {
 			template = nil
@@ -403,8 +415,8 @@ func TestContainersThatWentAlong(t *testing.T) {
 			t.Errorf("%s: %s, limits %s, want %s, limits %s; %s", c.name, show(got.Target.Requests), show(got.Target.Limits), c.requests, c.limits, c.reason)
 		}
 	}
-	if len(cases) != 5 {
-		t.Errorf("%d cases, want 5", len(cases))
+	if len(cases) != 13 {
+		t.Errorf("%d cases, want 13", len(cases))
 	}
 }
 

@@ -99,7 +99,7 @@ type Input struct {
 	// Recommended is the recommendation, within the bounds of the autoscaler and of the namespace's LimitRange.
 	Recommended *vpav1.RecommendedPodResources
 	// Along are containers that nothing is recommended for: what is said of them in Recommended is their share of what the pod has to get more or
-	// less for a LimitRange of pods.
+	// less for a LimitRange of pods, or what they had before they got less.
 	Along    []string
 	Policy   *vpav1.PodResourcePolicy
 	Settings Settings

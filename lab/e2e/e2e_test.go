@@ -82,7 +82,7 @@ func (w *world) play(t *testing.T, files []string) {
 			// Not deferred: testscript's own tests begin once this one has returned.
 			t.Cleanup(func() { t.Logf("%s took %s", filepath.Base(file), time.Since(began).Round(time.Second)) })
 			w.clean(t)
-			testscript.Run(t, testscript.Params{
+			testscript.RunT(told{t}, testscript.Params{
 				Files:               []string{file},
 				Cmds:                w.commands(),
 				Setup:               w.setup,

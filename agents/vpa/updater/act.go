@@ -214,6 +214,9 @@ func (u *Updater) moved(c *candidate) bool {
 // ebb ends waves that have no pods left to change.
 func (u *Updater) ebb(plans []*plan) {
 	for _, p := range plans {
+		if p.unknown != nil && len(p.pods) == 0 {
+			continue
+		}
 		if w := u.memory.waves[p.UID]; w.open && !slices.ContainsFunc(p.todo, func(c *candidate) bool { return !c.done }) {
 			w.open = false
 			u.memory.waves[p.UID] = w
@@ -594,6 +597,7 @@ func (u *Updater) forget(plans []*plan, alive map[types.UID]*corev1.Pod) {
 	for _, p := range plans {
 		there[p.UID] = true
 	}
+	u.owners.forget(there)
 	for id := range u.memory.changed {
 		if alive[id] == nil {
 			delete(u.memory.changed, id)

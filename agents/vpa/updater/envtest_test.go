@@ -1297,10 +1297,17 @@ func TestRestart(t *testing.T) {
 	})
 }
 
-// moods fails the first question about the scale of each Rollout, and counts them.
+// moods fails the first question about the scale of each Rollout, and all while it is down, and counts them.
 type moods struct {
 	mu    sync.Mutex
 	asked map[string]int
+	down  bool
+}
+
+func (m *moods) fails(down bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.down = down
 }
 
 func (m *moods) count(namespace string) int {
@@ -1320,9 +1327,9 @@ func (m moody) RoundTrip(r *http.Request) (*http.Response, error) {
 	if strings.HasSuffix(r.URL.Path, "/scale") {
 		m.mu.Lock()
 		m.asked[r.URL.Path]++
-		first := m.asked[r.URL.Path] == 1
+		fails := m.down || m.asked[r.URL.Path] == 1
 		m.mu.Unlock()
-		if first {
+		if fails {
 			answer := httptest.NewRecorder()
 			answer.WriteHeader(http.StatusInternalServerError)
 			return answer.Result(), nil
@@ -1367,7 +1374,8 @@ func (p *place) rollout() {
 	}
 }
 
-// TestOwnersThatNobodyWatches: that one could not be looked at once is not remembered for long. One whose pods are no autoscaler's is not looked at.
+// TestOwnersThatNobodyWatches: that one could not be looked at once is not remembered for long, and what was known of it before holds meanwhile. One
+// whose pods are no autoscaler's is not looked at.
 func TestOwnersThatNobodyWatches(t *testing.T) {
 	w := newWorld(t)
 	dir := t.TempDir()
@@ -1393,4 +1401,20 @@ func TestOwnersThatNobodyWatches(t *testing.T) {
 	if n := server.count(bare.ns); n != 0 {
 		t.Errorf("the owner of pods that are no autoscaler's is looked at %d times", n)
 	}
+
+	p.becomes(rightsizing.StateApplied, "every pod")
+	server.fails(true)
+	before := server.count(p.ns)
+	vpatest.Eventually(t, "it is looked at in vain", soon, func() bool { return server.count(p.ns) > before+10 })
+	p.recommend("600m,512Mi")
+	vpatest.Eventually(t, "its pod is sized all the same", soon, func() bool { return p.requests("a") == "600m,512Mi" })
+	p.becomes(rightsizing.StateApplied, "every pod")
+	late := w.place(t, 1)
+	late.rollout()
+	late.pod("a", "1,1Gi", "", nil)
+	late.autoscalerOf("example.com/v1", "Rollout", inPlace, settings(""), "500m,512Mi")
+	late.becomes(rightsizing.StatePending, "it is not known which pods are its own")
+	server.fails(false)
+	vpatest.Eventually(t, "its pod is sized once it is known", soon, func() bool { return late.requests("a") == "500m,512Mi" })
+	late.becomes(rightsizing.StateApplied, "every pod")
 }

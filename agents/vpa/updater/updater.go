@@ -48,7 +48,7 @@ import (
 // How often everything is listed anew: upstream's own value.
 const resync = 10 * time.Minute
 
-// Of owners that nobody watches, as a Rollout, it is remembered what was said, also that they could not be looked at: their pods are nobody's as long.
+// Of owners that nobody watches, as a Rollout, it is remembered what was said, also that they could not be looked at: owners knows what was said before.
 // They are looked at again after one or two loops, and scaleFresh or two at most, and forgotten when no loop has asked for scaleLoops.
 const (
 	scaleFresh = 10 * time.Minute
@@ -150,8 +150,7 @@ type Updater struct {
 	kubeFactory, podFactory informers.SharedInformerFactory
 	autoscalers             cache.SharedIndexInformer
 	workload                func(foreign.Ref) metav1.Object
-	selectors               target.VpaTargetSelectorFetcher
-	controllers             controllerfetcher.ControllerFetcher
+	owners                  *owners
 	provider                *rules.Provider
 	// spare and strict count what workloads can spare: spare lets resizes that restart nothing pass.
 	spare, strict restriction.PodsRestrictionFactory
@@ -333,11 +332,11 @@ func (u *Updater) Run(ctx context.Context) error {
 		u.podFactory.Shutdown()
 	}()
 	config := agent.KubeConfig(u.deps.Kube, u.deps.Who.Name()+"/"+u.deps.Who.Version)
-	u.selectors = retarget.Selectors(target.NewVpaTargetSelectorFetcher(config, u.kube, u.kubeFactory, working.Done()), retarget.Owned)
+	selectors := retarget.Selectors(target.NewVpaTargetSelectorFetcher(config, u.kube, u.kubeFactory, working.Done()), retarget.Owned)
 	fresh := min(u.Every, scaleFresh)
 	controllers := controllerfetcher.NewControllerFetcher(config, u.kube, u.kubeFactory, fresh, scaleLoops*u.Every, 1, working.Done())
 	controllers.Start(working, fresh/2)
-	u.controllers = controllers
+	u.owners = newOwners(controllers, selectors)
 	tasks := []agent.Task{{Name: "autoscalers", Run: func(ctx context.Context) error { u.autoscalers.RunWithContext(ctx); return nil }}}
 	if u.finder != nil {
 		tasks = append(tasks, agent.Task{Name: "others", Run: u.finder.Run})

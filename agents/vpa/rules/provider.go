@@ -363,6 +363,7 @@ func (c calculator) CalculatePatches(pod *corev1.Pod, vpa *vpav1.VerticalPodAuto
 	if err != nil {
 		return nil, err //nolint:wrapcheck // upstream asks what it is
 	}
+	var sidecars []string
 	for _, one := range s.Containers {
 		path := fmt.Sprintf("/spec/containers/%d/resources", one.Index)
 		if one.Sidecar {
@@ -370,6 +371,7 @@ func (c calculator) CalculatePatches(pod *corev1.Pod, vpa *vpav1.VerticalPodAuto
 			if one.Changed() {
 				// The whole of it: sidecars are few, and one value needs no care about what is there already.
 				patches = append(patches, resourceadmission.PatchRecord{Op: "add", Path: path, Value: one.resources(pod.Spec.InitContainers[one.Index].Resources)})
+				sidecars = append(sidecars, aboutSidecar(one))
 			}
 			continue
 		}
@@ -377,7 +379,21 @@ func (c calculator) CalculatePatches(pod *corev1.Pod, vpa *vpav1.VerticalPodAuto
 			patches = append(patches, resourceadmission.PatchRecord{Op: "remove", Path: path + "/limits/" + strings.ReplaceAll(string(r), "/", "~1")})
 		}
 	}
+	if c.target == patch.Pod && len(sidecars) > 0 {
+		patches = noteSidecars(patches, vpa.Name, strings.Join(sidecars, "; "))
+	}
 	return patches, nil
+}
+
+// noteSidecars adds what was done with native sidecars to what upstream notes on a pod of its other containers, if it does.
+func noteSidecars(patches []resourceadmission.PatchRecord, autoscaler, what string) []resourceadmission.PatchRecord {
+	note := patch.GetAddAnnotationPatch(patch.ResourceUpdatesAnnotation, "Pod resources updated by "+autoscaler+": "+what)
+	at := slices.IndexFunc(patches, func(p resourceadmission.PatchRecord) bool { return p.Path == note.Path })
+	if at < 0 {
+		return append(patches, note)
+	}
+	patches[at].Value = fmt.Sprint(patches[at].Value, "; ", what)
+	return patches
 }
 
 // decided is what upstream's calculators ask for, of a pod that was sized.

@@ -392,7 +392,7 @@ func TestContainersThatWentAlong(t *testing.T) {
 		}
 		pod.Annotations = map[string]string{patch.ResourceUpdatesAnnotation: "Pod resources updated by v: container 0: cpu request, memory request, memory limit; container 1: memory request, memory limit"}
 		if c.theirs {
-			pod.Annotations = nil
+			pod.Annotations[patch.ResourceUpdatesAnnotation] = "Pod resources updated by v: container 0: cpu request, memory request, memory limit"
 		}
 		pod.Status = running(pod.Spec.Containers...).Status
 		if c.unknown {

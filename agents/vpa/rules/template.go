@@ -3,12 +3,18 @@ package rules
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/admission-controller/resource/pod/patch"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/annotations"
 	"k8s.io/client-go/informers"
 )
 
@@ -43,7 +49,7 @@ func WasSized(pod *corev1.Pod, container string, r corev1.ResourceName) bool {
 // Gave says whether one of a container's requests or limits may be of a sizing: the webhook notes on a pod what it sized, and the API server
 // knows who resized it. What is nobody's of these is its template's, or of somebody else's webhook, as the next pod's will be.
 func Gave(pod *corev1.Pod, container, field string, r corev1.ResourceName) bool {
-	if strings.Contains(pod.Annotations[patch.ResourceUpdatesAnnotation], string(r)+" "+strings.TrimSuffix(field, "s")) {
+	if noted(pod, container, string(r)+" "+strings.TrimSuffix(field, "s")) {
 		return true
 	}
 	type owned struct {
@@ -69,7 +75,62 @@ func Gave(pod *corev1.Pod, container, field string, r corev1.ResourceName) bool 
 	return false
 }
 
-// TemplatesOf finds what pods are made from, by their controllers, as a factory's informers know them. It registers those: call it before the
+// Where the webhook's note is about which container: by its place among the containers, as upstream writes it, or by its name.
+var about = regexp.MustCompile(`(?:: |; )(?:container (\d+)|sidecar ([a-z0-9-]+)): `)
+
+// aboutSidecar is the note's text about a native sidecar, of which upstream knows nothing.
+func aboutSidecar(s Sized) string {
+	var what []string
+	for _, of := range []struct {
+		list corev1.ResourceList
+		kind string
+	}{{s.Target.Requests, " request"}, {s.Target.Limits, " limit"}} {
+		for _, r := range slices.Sorted(maps.Keys(of.list)) {
+			what = append(what, string(r)+of.kind)
+		}
+	}
+	return "sidecar " + s.Name + ": " + strings.Join(what, ", ")
+}
+
+// noted says whether the webhook's note says of a container that it changed this, for example "memory request".
+func noted(pod *corev1.Pod, container, what string) bool {
+	note := pod.Annotations[patch.ResourceUpdatesAnnotation]
+	if !strings.Contains(note, what) {
+		return false
+	}
+	parts := about.FindAllStringSubmatchIndex(note, -1)
+	for i, at := range parts {
+		text := note[at[1]:]
+		if i+1 < len(parts) {
+			text = note[at[1]:parts[i+1][0]]
+		}
+		if name := namedIn(pod, note, at); name == container && slices.Contains(strings.Split(text, ", "), what) {
+			return true
+		}
+	}
+	return false
+}
+
+// namedIn is the container that a part of the note is about. Those that the webhook saw are written down beside it, for others may have put
+// theirs before them since.
+func namedIn(pod *corev1.Pod, note string, at []int) string {
+	if at[4] >= 0 {
+		return note[at[4]:at[5]]
+	}
+	i, err := strconv.Atoi(note[at[2]:at[3]])
+	if err != nil {
+		return ""
+	}
+	if seen, err := annotations.ParseVpaObservedContainersValue(pod.Annotations[annotations.VpaObservedContainersLabel]); err == nil && i < len(seen) {
+		return seen[i]
+	}
+	if i < len(pod.Spec.Containers) {
+		return pod.Spec.Containers[i].Name
+	}
+	return ""
+}
+
+// TemplatesOf finds what pods are made from, by their controllers, as a factory's informers know them; nil where that is not known. It registers those: call it before the
 // factory starts.
 func TemplatesOf(factory informers.SharedInformerFactory) func(*corev1.Pod) *corev1.PodSpec {
 	apps, batch := factory.Apps().V1(), factory.Batch().V1()
@@ -89,6 +150,9 @@ func TemplatesOf(factory informers.SharedInformerFactory) func(*corev1.Pod) *cor
 		case "StatefulSet":
 			if o, err := stateful.StatefulSets(pod.Namespace).Get(owner.Name); err == nil {
 				is, template = o.UID, &o.Spec.Template
+				if now := o.Status.UpdateRevision; now != "" && pod.Labels[appsv1.StatefulSetRevisionLabel] != now {
+					return nil // it is made from another one, as below a partition
+				}
 			}
 		case "DaemonSet":
 			if o, err := daemons.DaemonSets(pod.Namespace).Get(owner.Name); err == nil {

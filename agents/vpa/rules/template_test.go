@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/admission-controller/resource/pod/patch"
 	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
+	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/annotations"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
 
@@ -193,6 +194,77 @@ func TestYieldedGoesBack(t *testing.T) {
 	}
 }
 
+// What was sized when a pod was made is told of each container, by the webhook's note: as it writes it itself, and as it may have become.
+func TestGave(t *testing.T) {
+	sidecar := func(p *corev1.Pod, name string) *corev1.Pod {
+		always := corev1.ContainerRestartPolicyAlways
+		c := container(name, "1,1Gi", "")
+		c.RestartPolicy = &always
+		p.Spec.InitContainers = append(p.Spec.InitContainers, c)
+		return p
+	}
+	made := func(recommended map[string]string) *corev1.Pod {
+		pod := sidecar(fresh(container("web", "1,1Gi", "2,2Gi"), container("cache", "1,1Gi", "")), "proxy")
+		pod.Annotations = map[string]string{annotations.VpaObservedContainersLabel: annotations.GetVpaObservedContainersValue(pod)}
+		patches, err := rules.NewProvider(rules.Options{Now: func() time.Time { return now }}).Calculators(patch.Pod)[0].CalculatePatches(pod, autoscaler("", recommended))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range patches {
+			if text, is := p.Value.(string); is && p.Path == "/metadata/annotations/"+patch.ResourceUpdatesAnnotation {
+				pod.Annotations[patch.ResourceUpdatesAnnotation] = text
+			}
+		}
+		return pod
+	}
+	in := func(p *corev1.Pod, name string) *corev1.Pod {
+		p.Spec.Containers = append([]corev1.Container{container(name, "1,1Gi", "")}, p.Spec.Containers...)
+		return p
+	}
+	note := func(text string) *corev1.Pod {
+		p := made(nil)
+		p.Annotations[patch.ResourceUpdatesAnnotation] = text
+		return p
+	}
+	cases := []struct {
+		name string
+		pod  *corev1.Pod
+		want string
+	}{
+		{"nothing", made(nil), ""},
+		{"one of two", made(map[string]string{"cache": "200m,300Mi"}), "cache.requests.cpu cache.requests.memory"},
+		{"a sidecar alone", made(map[string]string{"proxy": "200m,300Mi"}), "proxy.requests.cpu proxy.requests.memory"},
+		{"both", made(map[string]string{"web": "200m", "proxy": ",300Mi"}), "web.requests.cpu web.limits.cpu proxy.requests.memory"},
+		{"somebody put another one first since", in(made(map[string]string{"cache": ",300Mi"}), "istio-proxy"), "cache.requests.memory"},
+		{"of before what it saw was written down", func() *corev1.Pod {
+			p := made(map[string]string{"cache": ",300Mi"})
+			delete(p.Annotations, annotations.VpaObservedContainersLabel)
+			return p
+		}(), "cache.requests.memory"},
+		{"reasons", note("Pod resources updated by v: container 0: memory: its limit; cpu request and more: no, memory request; container 1: cpu: held, cpu limit"), "web.requests.memory cache.limits.cpu"},
+		{"a place that is none", note("Pod resources updated by v: container 9: cpu request; container 99999999999999999999: cpu request"), ""},
+		{"somebody else's words", note("cpu request, memory request"), ""},
+	}
+	for _, c := range cases {
+		var got []string
+		for _, name := range []string{"istio-proxy", "web", "cache", "proxy"} {
+			for _, field := range []string{"requests", "limits"} {
+				for _, r := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+					if rules.Gave(c.pod, name, field, r) {
+						got = append(got, fmt.Sprintf("%s.%s.%s", name, field, r))
+					}
+				}
+			}
+		}
+		if strings.Join(got, " ") != c.want {
+			t.Errorf("%s: %v, want %s; by %q", c.name, got, c.want, c.pod.Annotations[patch.ResourceUpdatesAnnotation])
+		}
+	}
+	if len(cases) != 9 {
+		t.Errorf("%d cases, want 9", len(cases))
+	}
+}
+
 // Who wrote what of a pod is most of it, and is not kept, but for what tells that it was resized.
 func TestKeepResizes(t *testing.T) {
 	entry := func(manager, subresource string) metav1.ManagedFieldsEntry {
@@ -250,6 +322,17 @@ func TestTemplatesOf(t *testing.T) {
 		other.OwnerReferences[0].UID = "2"
 		if of(other) != nil || of(pod(kind, "gone")) != nil {
 			t.Errorf("%s: one that is gone, or another by the same name, has a template", kind)
+		}
+	}
+	revised := &appsv1.StatefulSet{ObjectMeta: meta, Spec: appsv1.StatefulSetSpec{Template: template("StatefulSet")}, Status: appsv1.StatefulSetStatus{CurrentRevision: "o-1", UpdateRevision: "o-2"}}
+	if err := kinds["StatefulSet"].store.Add(revised); err != nil {
+		t.Fatal(err)
+	}
+	for revision, is := range map[string]bool{"o-1": false, "o-2": true} {
+		p := pod("StatefulSet", "o")
+		p.Labels = map[string]string{appsv1.StatefulSetRevisionLabel: revision}
+		if got := of(p); (got != nil) != is {
+			t.Errorf("a pod of revision %s has template %v", revision, got)
 		}
 	}
 	if of(pod("Node", "o")) != nil || of(&corev1.Pod{}) != nil {

@@ -10,9 +10,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,10 +24,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
-	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	"github.com/nopsctl/nopsctl/agents/internal/agenttest"
 	"github.com/nopsctl/nopsctl/agents/vpa/admission"
@@ -182,101 +177,26 @@ func (f *fixture) authorities() []*x509.Certificate {
 	return out
 }
 
-// moods fails the first question about the scale of a Rollout, and counts those about each object.
-type moods struct {
-	mu    sync.Mutex
-	asked map[string]int
-}
-
-func (m *moods) count(path string) int {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.asked[path]
-}
-
-type moody struct {
-	*moods
-
-	next http.RoundTripper
-}
-
-// RoundTrip implements http.RoundTripper.
-func (m moody) RoundTrip(r *http.Request) (*http.Response, error) {
-	if strings.HasSuffix(r.URL.Path, "/scale") {
-		m.mu.Lock()
-		m.asked[r.URL.Path]++
-		first := m.asked[r.URL.Path] == 1
-		m.mu.Unlock()
-		if first && strings.Contains(r.URL.Path, "/rollouts/") {
-			answer := httptest.NewRecorder()
-			answer.WriteHeader(http.StatusInternalServerError)
-			return answer.Result(), nil
-		}
-	}
-	return m.next.RoundTrip(r)
-}
-
-// definition is of a kind of example.com.
-const definition = `
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {name: %[2]s.example.com}
-spec:
-  group: example.com
-  scope: Namespaced
-  names: {kind: %[1]s, listKind: %[1]sList, plural: %[2]s, singular: %[3]s}
-  versions:
-    - name: v1
-      served: true
-      storage: true
-      schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
-      subresources: {%[4]s}
-`
-
 // TestOwnersThatNobodyWatches: what is said of them does not stay for ever, neither an error, nor that there was one.
 func TestOwnersThatNobodyWatches(t *testing.T) {
 	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := &moods{asked: map[string]int{}}
+	server := &vpatest.Scales{}
 	f := &fixture{
 		t: t, port: listener.Addr().(*net.TCPAddr).Port, remember: 300 * time.Millisecond,
-		between: func(next http.RoundTripper) http.RoundTripper { return moody{server, next} },
+		between: server.Between,
 	}
 	f.Cluster = vpatest.New(t, vpatest.Options{WebhookURL: fmt.Sprintf("https://localhost:%d/mutate", f.port)})
 	ctx := t.Context()
-	dir := t.TempDir()
-	for _, c := range []struct{ kind, plural, subresources string }{
-		{"Rollout", "rollouts", "status: {}, scale: {specReplicasPath: .spec.replicas, statusReplicasPath: .status.replicas, labelSelectorPath: .status.selector}"},
-		{"TaskRun", "taskruns", ""},
-	} {
-		text := fmt.Sprintf(definition, c.kind, c.plural, strings.ToLower(c.kind), c.subresources)
-		if err := os.WriteFile(filepath.Join(dir, c.plural+".yaml"), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
+	rollout, task := vpatest.Rollout(), vpatest.Kind{Name: "TaskRun", Plural: "taskruns"}
+	f.Define(t, rollout, task)
+	owned := func(k vpatest.Kind, name string) func(*corev1.Pod) {
+		owner := f.Make(t, k, "default", name)
+		return func(p *corev1.Pod) { p.OwnerReferences = []metav1.OwnerReference{owner} }
 	}
-	if _, err := envtest.InstallCRDs(f.Admin, envtest.CRDInstallOptions{Paths: []string{dir}, ErrorIfPathMissing: true}); err != nil {
-		t.Fatal(err)
-	}
-	yes := true
-	owned := func(kind, plural, name string, spec map[string]any) func(*corev1.Pod) {
-		t.Helper()
-		objects := f.Dynamic.Resource(schema.GroupVersionResource{Group: "example.com", Version: "v1", Resource: plural}).Namespace("default")
-		o, err := objects.Create(ctx, &unstructured.Unstructured{Object: map[string]any{"apiVersion": "example.com/v1", "kind": kind, "metadata": map[string]any{"name": name}, "spec": spec}}, metav1.CreateOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if kind == "Rollout" {
-			if _, err := objects.Patch(ctx, name, types.MergePatchType, []byte(`{"status":{"replicas":1,"selector":"app=web"}}`), metav1.PatchOptions{}, "status"); err != nil {
-				t.Fatal(err)
-			}
-		}
-		return func(p *corev1.Pod) {
-			p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "example.com/v1", Kind: kind, Name: name, UID: o.GetUID(), Controller: &yes}}
-		}
-	}
-	canary, run := owned("Rollout", "rollouts", "canary", map[string]any{"replicas": int64(1)}), owned("TaskRun", "taskruns", "build", nil)
+	canary, run := owned(rollout, "canary"), owned(task, "build")
 	vpas := f.Dynamic.Resource(rightsizing.Autoscalers()).Namespace("default")
 	if _, err := vpas.Create(ctx, &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "vpa.nops.io/v1", "kind": "VerticalPodAutoscaler", "metadata": map[string]any{"name": "canary"},
@@ -291,21 +211,21 @@ func TestOwnersThatNobodyWatches(t *testing.T) {
 	defer f.start("one", listener)()
 
 	owner := &appsv1.ReplicaSet{} // every pod gets another
-	scale, runs := "/apis/example.com/v1/namespaces/default/rollouts/canary/scale", "/apis/example.com/v1/namespaces/default/taskruns/build/scale"
-	vpatest.Eventually(t, "the webhook asks whose pod it is", 20*time.Second, func() bool { f.pod(owner, canary); return server.count(scale) > 0 })
+	scale, runs := rollout.ScalePath("default", "canary"), task.ScalePath("default", "build")
+	vpatest.Eventually(t, "the webhook asks whose pod it is", 20*time.Second, func() bool { f.pod(owner, canary); return server.Asked(scale) > 0 })
 	vpatest.Eventually(t, "pods of an owner that could not be looked at once are sized", 20*time.Second, func() bool { cpu, _ := f.pod(owner, canary); return cpu == "300m" })
 
 	f.pod(owner, run)
-	before := server.count(runs)
+	before := server.Asked(runs)
 	if before == 0 {
 		t.Fatal("nobody asked whose pod it is")
 	}
 	time.Sleep(10 * f.remember)
-	if n := server.count(runs); n > before+1 {
+	if n := server.Asked(runs); n > before+1 {
 		t.Errorf("an owner that made one pod was looked at %d times more", n-before)
 	}
-	before = server.count(runs)
-	if f.pod(owner, run); server.count(runs) == before {
+	before = server.Asked(runs)
+	if f.pod(owner, run); server.Asked(runs) == before {
 		t.Error("an owner that made one pod is remembered")
 	}
 
@@ -313,6 +233,7 @@ func TestOwnersThatNobodyWatches(t *testing.T) {
 	if _, err := f.Client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "quiet"}}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	yes := true
 	reviews := f.asked()
 	if _, err := f.Client.CoreV1().Pods("quiet").Create(ctx, &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: "build", OwnerReferences: []metav1.OwnerReference{{APIVersion: "example.com/v1", Kind: "TaskRun", Name: "build", UID: "1", Controller: &yes}}},
@@ -320,7 +241,7 @@ func TestOwnersThatNobodyWatches(t *testing.T) {
 	}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if n, asked := server.count("/apis/example.com/v1/namespaces/quiet/taskruns/build/scale"), f.asked()-reviews; n != 0 || asked != 1 {
+	if n, asked := server.Asked(task.ScalePath("quiet", "build")), f.asked()-reviews; n != 0 || asked != 1 {
 		t.Errorf("%d questions about the owner of a pod that nobody sizes, of %d reviews", n, asked)
 	}
 }

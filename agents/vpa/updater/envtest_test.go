@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"net/http/httptest"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -24,10 +22,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	"github.com/nopsctl/nopsctl/agents/internal/agent"
 	"github.com/nopsctl/nopsctl/agents/internal/agenttest"
@@ -1297,78 +1293,11 @@ func TestRestart(t *testing.T) {
 	})
 }
 
-// moods fails the first question about the scale of each Rollout, and all while it is down, and counts them.
-type moods struct {
-	mu    sync.Mutex
-	asked map[string]int
-	down  bool
-}
-
-func (m *moods) fails(down bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.down = down
-}
-
-func (m *moods) count(namespace string) int {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.asked["/apis/example.com/v1/namespaces/"+namespace+"/rollouts/web/scale"]
-}
-
-type moody struct {
-	*moods
-
-	next http.RoundTripper
-}
-
-// RoundTrip implements http.RoundTripper.
-func (m moody) RoundTrip(r *http.Request) (*http.Response, error) {
-	if strings.HasSuffix(r.URL.Path, "/scale") {
-		m.mu.Lock()
-		m.asked[r.URL.Path]++
-		fails := m.down || m.asked[r.URL.Path] == 1
-		m.mu.Unlock()
-		if fails {
-			answer := httptest.NewRecorder()
-			answer.WriteHeader(http.StatusInternalServerError)
-			return answer.Result(), nil
-		}
-	}
-	return m.next.RoundTrip(r)
-}
-
-const definition = `
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {name: rollouts.example.com}
-spec:
-  group: example.com
-  scope: Namespaced
-  names: {kind: Rollout, listKind: RolloutList, plural: rollouts, singular: rollout}
-  versions:
-    - name: v1
-      served: true
-      storage: true
-      schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
-      subresources: {status: {}, scale: {specReplicasPath: .spec.replicas, statusReplicasPath: .status.replicas, labelSelectorPath: .status.selector}}
-`
-
 // rollout makes one, to which the ReplicaSet of the pods belongs.
 func (p *place) rollout() {
 	p.t.Helper()
-	rollouts := p.Dynamic.Resource(schema.GroupVersionResource{Group: "example.com", Version: "v1", Resource: "rollouts"}).Namespace(p.ns)
-	o, err := rollouts.Create(p.t.Context(), &unstructured.Unstructured{Object: map[string]any{
-		"apiVersion": "example.com/v1", "kind": "Rollout", "metadata": map[string]any{"name": "web"}, "spec": map[string]any{"replicas": int64(1)},
-	}}, metav1.CreateOptions{})
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	if _, err := rollouts.Patch(p.t.Context(), "web", types.MergePatchType, []byte(`{"status":{"replicas":1,"selector":"app=web"}}`), metav1.PatchOptions{}, "status"); err != nil {
-		p.t.Fatal(err)
-	}
-	yes := true
-	p.rs.OwnerReferences = []metav1.OwnerReference{{APIVersion: "example.com/v1", Kind: "Rollout", Name: "web", UID: o.GetUID(), Controller: &yes}}
+	p.rs.OwnerReferences = []metav1.OwnerReference{p.Make(p.t, vpatest.Rollout(), p.ns, "web")}
+	var err error
 	if p.rs, err = p.Client.AppsV1().ReplicaSets(p.ns).Update(p.t.Context(), p.rs, metav1.UpdateOptions{}); err != nil {
 		p.t.Fatal(err)
 	}
@@ -1378,15 +1307,10 @@ func (p *place) rollout() {
 // whose pods are no autoscaler's is not looked at.
 func TestOwnersThatNobodyWatches(t *testing.T) {
 	w := newWorld(t)
-	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "rollouts.yaml"), []byte(definition), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := envtest.InstallCRDs(w.Admin, envtest.CRDInstallOptions{Paths: []string{dir}, ErrorIfPathMissing: true}); err != nil {
-		t.Fatal(err)
-	}
-	server := &moods{asked: map[string]int{}}
-	w.between = func(next http.RoundTripper) http.RoundTripper { return moody{server, next} }
+	w.Define(t, vpatest.Rollout())
+	server := &vpatest.Scales{}
+	w.between = server.Between
+	count := func(namespace string) int { return server.Asked(vpatest.Rollout().ScalePath(namespace, "web")) }
 	bare := w.place(t, 1)
 	bare.rollout()
 	bare.pod("a", "1,1Gi", "", nil)
@@ -1396,16 +1320,16 @@ func TestOwnersThatNobodyWatches(t *testing.T) {
 	p.autoscalerOf("example.com/v1", "Rollout", inPlace, settings(""), "500m,512Mi")
 	defer w.start(updater.Options{})()
 
-	vpatest.Eventually(t, "the owner is looked at", soon, func() bool { return server.count(p.ns) > 0 })
+	vpatest.Eventually(t, "the owner is looked at", soon, func() bool { return count(p.ns) > 0 })
 	vpatest.Eventually(t, "its pod is sized", soon, func() bool { return p.requests("a") == "500m,512Mi" })
-	if n := server.count(bare.ns); n != 0 {
+	if n := count(bare.ns); n != 0 {
 		t.Errorf("the owner of pods that are no autoscaler's is looked at %d times", n)
 	}
 
 	p.becomes(rightsizing.StateApplied, "every pod")
-	server.fails(true)
-	before := server.count(p.ns)
-	vpatest.Eventually(t, "it is looked at in vain", soon, func() bool { return server.count(p.ns) > before+10 })
+	server.Down(true)
+	before := count(p.ns)
+	vpatest.Eventually(t, "it is looked at in vain", soon, func() bool { return count(p.ns) > before+10 })
 	p.recommend("600m,512Mi")
 	vpatest.Eventually(t, "its pod is sized all the same", soon, func() bool { return p.requests("a") == "600m,512Mi" })
 	p.becomes(rightsizing.StateApplied, "every pod")
@@ -1414,7 +1338,7 @@ func TestOwnersThatNobodyWatches(t *testing.T) {
 	late.pod("a", "1,1Gi", "", nil)
 	late.autoscalerOf("example.com/v1", "Rollout", inPlace, settings(""), "500m,512Mi")
 	late.becomes(rightsizing.StatePending, "it is not known which pods are its own")
-	server.fails(false)
+	server.Down(false)
 	vpatest.Eventually(t, "its pod is sized once it is known", soon, func() bool { return late.requests("a") == "500m,512Mi" })
 	late.becomes(rightsizing.StateApplied, "every pod")
 }

@@ -226,7 +226,7 @@ func (c *Controller) logic(ctx context.Context) (*logic.AdmissionServer, error) 
 		calculators[i] = loud{calculators[i], c.deps.Log}
 	}
 	server := logic.NewAdmissionServer(pod.NewDefaultPreProcessor(), autoscaler.NewDefaultPreProcessor(), limits, matcher{
-		Matcher: autoscaler.NewMatcher(index, selectors, patient{controllers, stores(factory), func(namespace string) bool { return sizes(index, namespace) }}), leave: c.deps.Leave, workload: workloads, log: c.deps.Log,
+		Matcher: autoscaler.NewMatcher(index, selectors, patient{controllers, rules.ControllersOf(factory), func(namespace string) bool { return sizes(index, namespace) }}), leave: c.deps.Leave, workload: workloads, log: c.deps.Log,
 	}, calculators)
 	server.RegisterResourceHandler(ours{autoscaler.NewResourceHandler(autoscaler.NewDefaultPreProcessor())})
 	return server, nil

@@ -7,7 +7,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	controllerfetcher "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/target/controller_fetcher"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
 )
 
@@ -27,17 +26,6 @@ type patient struct {
 	stores map[schema.GroupKind]cache.Store
 	// sizes says whether new pods of a namespace are sized at all.
 	sizes func(namespace string) bool
-}
-
-// stores are upstream's well-known kinds.
-func stores(f informers.SharedInformerFactory) map[schema.GroupKind]cache.Store {
-	apps, batch := f.Apps().V1(), f.Batch().V1()
-	return map[schema.GroupKind]cache.Store{
-		{Group: "apps", Kind: "Deployment"}: apps.Deployments().Informer().GetStore(), {Group: "apps", Kind: "ReplicaSet"}: apps.ReplicaSets().Informer().GetStore(),
-		{Group: "apps", Kind: "StatefulSet"}: apps.StatefulSets().Informer().GetStore(), {Group: "apps", Kind: "DaemonSet"}: apps.DaemonSets().Informer().GetStore(),
-		{Group: "batch", Kind: "Job"}: batch.Jobs().Informer().GetStore(), {Group: "batch", Kind: "CronJob"}: batch.CronJobs().Informer().GetStore(),
-		{Kind: "ReplicationController"}: f.Core().V1().ReplicationControllers().Informer().GetStore(),
-	}
 }
 
 // FindTopMostWellKnownOrScalable implements controllerfetcher.ControllerFetcher.

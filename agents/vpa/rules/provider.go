@@ -32,6 +32,8 @@ type Options struct {
 	Quotas func(namespace string) []*corev1.ResourceQuota
 	// Template is what a pod that runs is made from, nil where it is not known; nil means that it never is.
 	Template func(*corev1.Pod) *corev1.PodSpec
+	// Older says that a pod was made from an older template than that; nil means that none was.
+	Older func(*corev1.Pod) bool
 	// KeepMemoryLimits says that this Kubernetes resizes pods, but does not lower the memory limit of a container while it runs; nil means that it does not, or
 	// lowers them.
 	KeepMemoryLimits func() bool
@@ -64,6 +66,7 @@ type Provider struct {
 	ranges      func(namespace string) []*corev1.LimitRange
 	quotas      func(namespace string) []*corev1.ResourceQuota
 	template    func(*corev1.Pod) *corev1.PodSpec
+	older       func(*corev1.Pod) bool
 	keeps       func() bool
 	now         func() time.Time
 	known       func(*vpav1.VerticalPodAutoscaler) Known
@@ -71,7 +74,7 @@ type Provider struct {
 
 // NewProvider makes one.
 func NewProvider(o Options) *Provider {
-	p := &Provider{limitRanges: o.LimitRanges, ranges: o.Ranges, quotas: o.Quotas, template: o.Template, keeps: o.KeepMemoryLimits, now: o.Now, known: o.Known}
+	p := &Provider{limitRanges: o.LimitRanges, ranges: o.Ranges, quotas: o.Quotas, template: o.Template, older: o.Older, keeps: o.KeepMemoryLimits, now: o.Now, known: o.Known}
 	if p.limitRanges == nil {
 		p.limitRanges = limitrange.NewNoopLimitsCalculator()
 	}
@@ -80,6 +83,9 @@ func NewProvider(o Options) *Provider {
 	}
 	if p.template == nil {
 		p.template = func(*corev1.Pod) *corev1.PodSpec { return nil }
+	}
+	if p.older == nil {
+		p.older = func(*corev1.Pod) bool { return false }
 	}
 	if p.ranges == nil {
 		p.ranges = func(string) []*corev1.LimitRange { return nil }
@@ -177,7 +183,7 @@ func (p *Provider) bounded(vpa *vpav1.VerticalPodAutoscaler, pod *corev1.Pod, te
 			continue
 		}
 		requests, _ := resourcehelpers.ContainerRequestsAndLimits(c.Name, made)
-		was := before(pod, c, template)
+		was := p.before(pod, c, template)
 		maps.Copy(requests, was)
 		given = append(given, vpav1.RecommendedContainerResources{ContainerName: c.Name, Target: requests, LowerBound: requests, UpperBound: requests})
 		along, unbounded = append(along, c.Name), append(unbounded, vpav1.ContainerResourcePolicy{ContainerName: c.Name})
@@ -224,8 +230,11 @@ func (p *Provider) bounded(vpa *vpav1.VerticalPodAutoscaler, pod *corev1.Pod, te
 	return answer, along, nil
 }
 
-// before is what a container's template requests where the container requests something else that may be of a sizing.
-func before(pod *corev1.Pod, c *corev1.Container, template map[string]corev1.ResourceRequirements) corev1.ResourceList {
+// before is what a container's template requests where the container requests something else that may be of a sizing, and was made from it.
+func (p *Provider) before(pod *corev1.Pod, c *corev1.Container, template map[string]corev1.ResourceRequirements) corev1.ResourceList {
+	if p.older(pod) {
+		return nil
+	}
 	var list corev1.ResourceList
 	for r, is := range c.Resources.Requests {
 		if was := template[c.Name].Requests[r]; !was.IsZero() && was.Cmp(is) != 0 && Gave(pod, c.Name, "requests", r) {

@@ -338,6 +338,7 @@ func TestContainersThatGoAlong(t *testing.T) {
 // What a container got for a LimitRange is not what it is reckoned with at the next look, which would ask for another share then. Once there is room it
 // has what it lost again.
 func TestContainersThatWentAlong(t *testing.T) {
+	older := false
 	provider := func(item *corev1.LimitRangeItem, template *corev1.PodSpec) *rules.Provider {
 		factory := informers.NewSharedInformerFactory(nil, 0)
 		if item != nil {
@@ -350,7 +351,7 @@ func TestContainersThatWentAlong(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return rules.NewProvider(rules.Options{Now: func() time.Time { return now }, LimitRanges: limits, Ranges: rules.LimitRangesOf(factory), Template: func(*corev1.Pod) *corev1.PodSpec { return template }})
+		return rules.NewProvider(rules.Options{Now: func() time.Time { return now }, LimitRanges: limits, Ranges: rules.LimitRangesOf(factory), Template: func(*corev1.Pod) *corev1.PodSpec { return template }, Older: func(*corev1.Pod) bool { return older }})
 	}
 	limited, unlimited := container("cache", "5m,256Mi", "1,1Gi"), container("cache", "5m,256Mi", "1")
 	most, least := &corev1.LimitRangeItem{Max: list(",4Gi")}, &corev1.LimitRangeItem{Min: list(",1Gi")}
@@ -375,9 +376,11 @@ func TestContainersThatWentAlong(t *testing.T) {
 		{"raised, and nobody asks for it", "more is in nobody's way", least, nil, "500m,256Mi", "500m,256Mi", limited, ",512Mi", false, false, "", ""},
 		{"raised, and less is enough", "likewise", least, &corev1.LimitRangeItem{Min: list(",256Mi")}, "500m,256Mi", "500m,256Mi", limited, ",512Mi", false, false, "", ""},
 		{"less by somebody else", "it is theirs", most, &corev1.LimitRangeItem{Max: list(",16Gi")}, "500m,3Gi", "500m,3Gi", limited, ",153391689", false, true, "", ""},
+		{"lowered, of an older template", "nobody knows what that one had", most, nil, "500m,3Gi", "500m,3Gi", limited, ",153391689", false, false, "", ""},
 		{"less by somebody else, without a LimitRange", "likewise", most, nil, "500m,3Gi", "500m,3Gi", limited, ",153391689", false, true, "", ""},
 	}
 	for _, c := range cases {
+		older = c.name == "lowered, of an older template"
 		template := &corev1.PodSpec{Containers: []corev1.Container{container("web", "500m,1Gi", "1,2Gi"), c.cache}}
 		pod := fresh(*template.Containers[0].DeepCopy(), *c.cache.DeepCopy())
 		s, err := provider(c.before, nil).Size(pod, autoscaler("", map[string]string{"web": c.web}))
@@ -415,8 +418,8 @@ func TestContainersThatWentAlong(t *testing.T) {
 			t.Errorf("%s: %s, limits %s, want %s, limits %s; %s", c.name, show(got.Target.Requests), show(got.Target.Limits), c.requests, c.limits, c.reason)
 		}
 	}
-	if len(cases) != 13 {
-		t.Errorf("%d cases, want 13", len(cases))
+	if len(cases) != 14 {
+		t.Errorf("%d cases, want 14", len(cases))
 	}
 }
 

@@ -12,10 +12,12 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/admission-controller/resource/pod/patch"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/annotations"
 	"k8s.io/client-go/informers"
+	"k8s.io/client-go/tools/cache"
 )
 
 // Resizer is the field manager of what the updater resizes: its name.
@@ -150,9 +152,6 @@ func TemplatesOf(factory informers.SharedInformerFactory) func(*corev1.Pod) *cor
 		case "StatefulSet":
 			if o, err := stateful.StatefulSets(pod.Namespace).Get(owner.Name); err == nil {
 				is, template = o.UID, &o.Spec.Template
-				if now := o.Status.UpdateRevision; now != "" && pod.Labels[appsv1.StatefulSetRevisionLabel] != now {
-					return nil // it is made from another one, as below a partition
-				}
 			}
 		case "DaemonSet":
 			if o, err := daemons.DaemonSets(pod.Namespace).Get(owner.Name); err == nil {
@@ -167,5 +166,44 @@ func TemplatesOf(factory informers.SharedInformerFactory) func(*corev1.Pod) *cor
 			return nil
 		}
 		return &template.Spec
+	}
+}
+
+// OlderOf says of pods that they were made from an older template than their controllers have now, as below a StatefulSet's partition, or where a
+// DaemonSet's are replaced when somebody deletes them. It registers a factory's informers: call it before the factory starts.
+func OlderOf(factory informers.SharedInformerFactory) func(*corev1.Pod) bool {
+	stateful, daemons := factory.Apps().V1().StatefulSets().Lister(), factory.Apps().V1().DaemonSets().Lister()
+	return func(pod *corev1.Pod) bool {
+		owner := metav1.GetControllerOfNoCopy(pod)
+		if owner == nil {
+			return false
+		}
+		switch owner.Kind {
+		case "StatefulSet":
+			if o, err := stateful.StatefulSets(pod.Namespace).Get(owner.Name); err == nil && o.Status.UpdateRevision != "" {
+				return o.Status.ObservedGeneration < o.Generation || pod.Labels[appsv1.StatefulSetRevisionLabel] != o.Status.UpdateRevision
+			}
+		case "DaemonSet":
+			if o, err := daemons.DaemonSets(pod.Namespace).Get(owner.Name); err == nil {
+				now, made := o.Annotations[appsv1.DeprecatedTemplateGeneration], pod.Labels[templateGeneration]
+				return now != "" && made != "" && now != made
+			}
+		}
+		return false
+	}
+}
+
+// templateGeneration is the label by which the DaemonSet controller says from which generation of the template a pod is made: extensions/v1beta1's
+// DaemonSetTemplateGenerationKey, which it still writes.
+const templateGeneration = "pod-template-generation"
+
+// ControllersOf are the stores of a factory of upstream's well-known kinds. It registers their informers: call it before the factory starts.
+func ControllersOf(f informers.SharedInformerFactory) map[schema.GroupKind]cache.Store {
+	apps, batch := f.Apps().V1(), f.Batch().V1()
+	return map[schema.GroupKind]cache.Store{
+		{Group: "apps", Kind: "Deployment"}: apps.Deployments().Informer().GetStore(), {Group: "apps", Kind: "ReplicaSet"}: apps.ReplicaSets().Informer().GetStore(),
+		{Group: "apps", Kind: "StatefulSet"}: apps.StatefulSets().Informer().GetStore(), {Group: "apps", Kind: "DaemonSet"}: apps.DaemonSets().Informer().GetStore(),
+		{Group: "batch", Kind: "Job"}: batch.Jobs().Informer().GetStore(), {Group: "batch", Kind: "CronJob"}: batch.CronJobs().Informer().GetStore(),
+		{Kind: "ReplicationController"}: f.Core().V1().ReplicationControllers().Informer().GetStore(),
 	}
 }

@@ -324,18 +324,54 @@ func TestTemplatesOf(t *testing.T) {
 			t.Errorf("%s: one that is gone, or another by the same name, has a template", kind)
 		}
 	}
-	revised := &appsv1.StatefulSet{ObjectMeta: meta, Spec: appsv1.StatefulSetSpec{Template: template("StatefulSet")}, Status: appsv1.StatefulSetStatus{CurrentRevision: "o-1", UpdateRevision: "o-2"}}
-	if err := kinds["StatefulSet"].store.Add(revised); err != nil {
-		t.Fatal(err)
-	}
-	for revision, is := range map[string]bool{"o-1": false, "o-2": true} {
-		p := pod("StatefulSet", "o")
-		p.Labels = map[string]string{appsv1.StatefulSetRevisionLabel: revision}
-		if got := of(p); (got != nil) != is {
-			t.Errorf("a pod of revision %s has template %v", revision, got)
-		}
-	}
 	if of(pod("Node", "o")) != nil || of(&corev1.Pod{}) != nil {
 		t.Error("nobody's pods have a template")
+	}
+}
+
+func TestOlderOf(t *testing.T) {
+	factory := informers.NewSharedInformerFactory(nil, 0)
+	older := rules.OlderOf(factory)
+	meta := func(name string, generation int64, annotations map[string]string) metav1.ObjectMeta {
+		return metav1.ObjectMeta{Namespace: "n", Name: name, Generation: generation, Annotations: annotations}
+	}
+	for _, o := range []*appsv1.StatefulSet{
+		{ObjectMeta: meta("web", 2, nil), Status: appsv1.StatefulSetStatus{ObservedGeneration: 2, UpdateRevision: "web-2"}},
+		{ObjectMeta: meta("edited", 3, nil), Status: appsv1.StatefulSetStatus{ObservedGeneration: 2, UpdateRevision: "edited-2"}},
+		{ObjectMeta: meta("new", 1, nil)},
+	} {
+		if err := factory.Apps().V1().StatefulSets().Informer().GetStore().Add(o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, o := range []*appsv1.DaemonSet{{ObjectMeta: meta("node", 4, map[string]string{"deprecated.daemonset.template.generation": "3"})}, {ObjectMeta: meta("bare", 1, nil)}} {
+		if err := factory.Apps().V1().DaemonSets().Informer().GetStore().Add(o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	yes := true
+	cases := []struct {
+		kind, name, label, value string
+		want                     bool
+	}{
+		{"StatefulSet", "web", "controller-revision-hash", "web-2", false},
+		{"StatefulSet", "web", "controller-revision-hash", "web-1", true},
+		{"StatefulSet", "edited", "controller-revision-hash", "edited-2", true},
+		{"StatefulSet", "new", "app", "new", false},
+		{"StatefulSet", "gone", "controller-revision-hash", "gone-1", false},
+		{"DaemonSet", "node", "pod-template-generation", "3", false},
+		{"DaemonSet", "node", "pod-template-generation", "2", true},
+		{"DaemonSet", "node", "app", "node", false},
+		{"DaemonSet", "bare", "pod-template-generation", "2", false},
+		{"ReplicaSet", "web", "pod-template-hash", "1", false},
+	}
+	for _, c := range cases {
+		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "n", Labels: map[string]string{c.label: c.value}, OwnerReferences: []metav1.OwnerReference{{Kind: c.kind, Name: c.name, Controller: &yes}}}}
+		if got := older(p); got != c.want {
+			t.Errorf("a pod of %s %s with %s=%s: %t, want %t", c.kind, c.name, c.label, c.value, got, c.want)
+		}
+	}
+	if older(&corev1.Pod{}) {
+		t.Error("nobody's pod is of an older template")
 	}
 }

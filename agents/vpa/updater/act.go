@@ -214,7 +214,7 @@ func (u *Updater) moved(c *candidate) bool {
 // ebb ends waves that have no pods left to change.
 func (u *Updater) ebb(plans []*plan) {
 	for _, p := range plans {
-		if p.unknown != nil && len(p.pods) == 0 {
+		if p.unknown {
 			continue
 		}
 		if w := u.memory.waves[p.UID]; w.open && !slices.ContainsFunc(p.todo, func(c *candidate) bool { return !c.done }) {
@@ -415,6 +415,11 @@ func patient(pod *corev1.Pod) *corev1.Pod {
 // evict evicts a pod. Nothing else makes a restriction of evictions, without which there is none.
 func (u *Updater) evict(ctx context.Context, c *candidate, g *group, r *round) {
 	if !c.evict || c.mode == vpav1.UpdateModeInPlace {
+		return
+	}
+	if c.stale {
+		// The webhook is not told, either: what comes instead would not be sized.
+		c.tally.pending = append(c.tally.pending, "the API server fails to say whose pods they are, and none is evicted meanwhile")
 		return
 	}
 	if err := r.admits(); err != nil {

@@ -39,8 +39,9 @@ type plan struct {
 	mode       vpav1.UpdateMode
 	hold       rules.Hold
 	pods       []*corev1.Pod
-	// unknown is why it could not be found out whose pods are that may be its own.
-	unknown error
+	// stale says that they are its own by what the API server said before, for it fails to say it now, and unknown that it never did: that there seem to
+	// be none says nothing.
+	stale, unknown bool
 	// gone are pods of Jobs that ended since the last loop.
 	gone []*corev1.Pod
 	// alone are pods that are the only one of their controller.
@@ -117,7 +118,6 @@ func (u *Updater) look(ctx context.Context) ([]*plan, map[types.UID]*corev1.Pod)
 	}
 	alive := map[types.UID]*corev1.Pod{}
 	selectors := map[*plan]labels.Selector{}
-	unknown := map[string]error{} // by namespace
 	for _, pod := range pods {
 		if pod.DeletionTimestamp != nil {
 			continue
@@ -126,26 +126,21 @@ func (u *Updater) look(ctx context.Context) ([]*plan, map[types.UID]*corev1.Pod)
 		if !namespaces[pod.Namespace] {
 			continue // it is no autoscaler's, and whoever owns it is looked at for nothing
 		}
-		p, err := u.owner(ctx, pod, at, selectors)
-		if p != nil {
+		if p := u.owner(ctx, pod, at, selectors); p != nil {
 			p.pods = append(p.pods, pod)
-		}
-		if failed(err) {
-			unknown[pod.Namespace] = err
 		}
 	}
 	for _, pod := range u.departed.take() {
 		if !namespaces[pod.Namespace] {
 			continue
 		}
-		if p, _ := u.owner(ctx, pod, at, selectors); p != nil {
+		if p := u.owner(ctx, pod, at, selectors); p != nil {
 			p.gone = append(p.gone, pod)
 		}
 	}
 	for _, p := range plans {
-		if p.unknown == nil && !watched(ref(&p.VerticalPodAutoscaler).Kind) {
-			p.unknown = unknown[p.Namespace]
-		}
+		stale, unknown := u.owners.doubts(&p.VerticalPodAutoscaler)
+		p.stale, p.unknown = p.stale || stale, p.unknown || unknown
 	}
 	known := map[types.UID]rules.Known{}
 	for _, p := range plans {
@@ -159,21 +154,23 @@ func (u *Updater) look(ctx context.Context) ([]*plan, map[types.UID]*corev1.Pod)
 }
 
 // owner is the autoscaler of a pod: the eldest of those that name its workload and whose selector it matches. One that only recommends is it where
-// there is no other, as the webhook has it: beside a copy that was imported, a policy's sizes. An error is that its controller is not known.
-func (u *Updater) owner(ctx context.Context, pod *corev1.Pod, at map[string][]*plan, selectors map[*plan]labels.Selector) (*plan, error) {
-	parent, err := vpautil.FindParentControllerForPod(ctx, pod, u.owners)
-	if err != nil || parent == nil {
-		return nil, err //nolint:wrapcheck // what it is about is in it
+// there is no other, as the webhook has it: beside a copy that was imported, a policy's sizes.
+func (u *Updater) owner(ctx context.Context, pod *corev1.Pod, at map[string][]*plan, selectors map[*plan]labels.Selector) *plan {
+	parent := u.owners.of(ctx, pod)
+	if parent == nil {
+		return nil
 	}
 	var best *plan
 	for _, p := range at[vpautil.TargetRefIndexKey(parent.Namespace, parent.Kind, parent.Name)] {
 		selector, is := selectors[p]
 		if !is {
-			if selector, err = u.owners.selects(ctx, &p.VerticalPodAutoscaler); err != nil {
-				selector = labels.Nothing()
-				if !watched(parent.Kind) {
-					p.unknown = err
-				}
+			selector = labels.Nothing()
+			found, stale, err := u.owners.selects(ctx, &p.VerticalPodAutoscaler)
+			if err == nil {
+				selector, p.stale = found, stale
+			} else {
+				p.unknown = true
+				u.log.LogAttrs(ctx, slog.LevelDebug, "what a target selects is not known", slog.String("namespace", p.Namespace), slog.String("autoscaler", p.Name), slog.Any("error", err))
 			}
 			selectors[p] = selector
 		}
@@ -181,7 +178,7 @@ func (u *Updater) owner(ctx context.Context, pod *corev1.Pod, at map[string][]*p
 			best = p
 		}
 	}
-	return best, nil
+	return best
 }
 
 func stronger(a, b *vpav1.VerticalPodAutoscaler) bool {

@@ -1303,11 +1303,25 @@ func (p *place) rollout() {
 	}
 }
 
+// operated gives the Deployment to an object of an operator's kind.
+func (p *place) operated(k vpatest.Kind) {
+	p.t.Helper()
+	owner := p.Make(p.t, k, p.ns, "orders")
+	body, err := json.Marshal(map[string]any{"metadata": map[string]any{"ownerReferences": []metav1.OwnerReference{owner}}})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if _, err := p.Client.AppsV1().Deployments(p.ns).Patch(p.t.Context(), "web", types.MergePatchType, body, metav1.PatchOptions{}); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
 // TestOwnersThatNobodyWatches: that one could not be looked at once is not remembered for long, and what was known of it before holds meanwhile. One
 // whose pods are no autoscaler's is not looked at.
 func TestOwnersThatNobodyWatches(t *testing.T) {
 	w := newWorld(t)
-	w.Define(t, vpatest.Rollout())
+	database := vpatest.Kind{Name: "Database", Plural: "databases"}
+	w.Define(t, vpatest.Rollout(), database)
 	server := &vpatest.Scales{}
 	w.between = server.Between
 	count := func(namespace string) int { return server.Asked(vpatest.Rollout().ScalePath(namespace, "web")) }
@@ -1327,18 +1341,41 @@ func TestOwnersThatNobodyWatches(t *testing.T) {
 	}
 
 	p.becomes(rightsizing.StateApplied, "every pod")
+	// An operator's Deployment is the workload, for what it belongs to cannot be scaled.
+	operated := w.place(t, 1)
+	operated.operated(database)
+	operated.pod("a", "1,1Gi", "", nil)
+	operated.autoscalerOf("apps/v1", "Deployment", inPlace, settings(""), "500m,512Mi")
+	vpatest.Eventually(t, "an operator's pod is sized", soon, func() bool { return operated.requests("a") == "500m,512Mi" })
+	w.answers(true)
+	defer w.answers(false)
+	full := w.place(t, 1)
+	full.rollout()
+	full.pod("a", "1,1Gi", "", nil)
+	full.autoscalerOf("example.com/v1", "Rollout", "InPlaceOrRecreate", settings(`"apply":"InPlaceOrRecreate","singleReplica":"Evict"`), "1,1Gi")
+	full.becomes(rightsizing.StateApplied, "every pod")
+
 	server.Down(true)
 	before := count(p.ns)
 	vpatest.Eventually(t, "it is looked at in vain", soon, func() bool { return count(p.ns) > before+10 })
 	p.recommend("600m,512Mi")
 	vpatest.Eventually(t, "its pod is sized all the same", soon, func() bool { return p.requests("a") == "600m,512Mi" })
 	p.becomes(rightsizing.StateApplied, "every pod")
+	operated.recommend("600m,512Mi")
+	vpatest.Eventually(t, "an operator's pod is sized all the same", soon, func() bool { return operated.requests("a") == "600m,512Mi" })
+	full.report("a", infeasible) // by what its node says it has to be evicted
+	full.recommend("4,4Gi")
+	full.becomes(rightsizing.StatePending, "none is evicted meanwhile")
+	if full.evicted("a") {
+		t.Error("a pod is evicted while the webhook cannot know whose it is")
+	}
 	late := w.place(t, 1)
 	late.rollout()
 	late.pod("a", "1,1Gi", "", nil)
 	late.autoscalerOf("example.com/v1", "Rollout", inPlace, settings(""), "500m,512Mi")
-	late.becomes(rightsizing.StatePending, "it is not known which pods are its own")
+	late.becomes(rightsizing.StatePending, "which pods are its own")
 	server.Down(false)
 	vpatest.Eventually(t, "its pod is sized once it is known", soon, func() bool { return late.requests("a") == "500m,512Mi" })
 	late.becomes(rightsizing.StateApplied, "every pod")
+	vpatest.Eventually(t, "what has to be evicted is", soon, func() bool { return full.evicted("a") })
 }

@@ -117,7 +117,7 @@ func newStage(t *testing.T, o Options) *stage {
 	if err := u.watch(); err != nil {
 		t.Fatal(err)
 	}
-	u.owners, u.memory = newOwners(web{}, everything{}), newMemory(s.at)
+	u.owners, u.memory = newOwners(web{}, everything{}, nil, u.log), newMemory(s.at)
 	s.Updater = u
 	return s
 }

@@ -251,7 +251,7 @@ func (u *Updater) watch() error {
 	if err != nil {
 		return fmt.Errorf("watching LimitRanges: %w", err)
 	}
-	u.provider = rules.NewProvider(rules.Options{LimitRanges: limits, Ranges: rules.LimitRangesOf(u.kubeFactory), Quotas: rules.QuotasOf(u.kubeFactory), Template: rules.TemplatesOf(u.kubeFactory), KeepMemoryLimits: func() bool { return u.keeps }, Now: u.now, Known: u.known})
+	u.provider = rules.NewProvider(rules.Options{LimitRanges: limits, Ranges: rules.LimitRangesOf(u.kubeFactory), Quotas: rules.QuotasOf(u.kubeFactory), Template: rules.TemplatesOf(u.kubeFactory), Older: rules.OlderOf(u.kubeFactory), KeepMemoryLimits: func() bool { return u.keeps }, Now: u.now, Known: u.known})
 	// The mark on pods that upstream's last calculator makes is left out: to write it takes the right to patch pods, and nobody reads it.
 	var calculators []patch.Calculator
 	for _, c := range u.provider.Calculators(patch.Resize) {
@@ -336,7 +336,7 @@ func (u *Updater) Run(ctx context.Context) error {
 	fresh := min(u.Every, scaleFresh)
 	controllers := controllerfetcher.NewControllerFetcher(config, u.kube, u.kubeFactory, fresh, scaleLoops*u.Every, 1, working.Done())
 	controllers.Start(working, fresh/2)
-	u.owners = newOwners(controllers, selectors)
+	u.owners = newOwners(controllers, selectors, rules.ControllersOf(u.kubeFactory), u.log)
 	tasks := []agent.Task{{Name: "autoscalers", Run: func(ctx context.Context) error { u.autoscalers.RunWithContext(ctx); return nil }}}
 	if u.finder != nil {
 		tasks = append(tasks, agent.Task{Name: "others", Run: u.finder.Run})

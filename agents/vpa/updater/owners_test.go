@@ -1,0 +1,182 @@
+package updater
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
+	controllerfetcher "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/target/controller_fetcher"
+	"k8s.io/client-go/informers"
+
+	"github.com/nopsctl/nopsctl/agents/vpa/rules"
+)
+
+// apiServer answers one question after the other: "scalable", "none", or how it fails. It goes on with its last answer.
+type apiServer struct {
+	answers []string
+	asked   int
+}
+
+func (s *apiServer) next() string {
+	s.asked++
+	a := s.answers[0]
+	if len(s.answers) > 1 {
+		s.answers = s.answers[1:]
+	}
+	return a
+}
+
+func (s *apiServer) FindTopMostWellKnownOrScalable(_ context.Context, key *controllerfetcher.ControllerKeyWithAPIVersion) (*controllerfetcher.ControllerKeyWithAPIVersion, error) {
+	switch a := s.next(); a {
+	case "scalable":
+		return key, nil
+	case "none":
+		return nil, nil
+	case "no such kind":
+		return nil, fmt.Errorf("unhandled targetRef: %w", &meta.NoKindMatchError{})
+	case "a node":
+		return nil, controllerfetcher.ErrNodeInvalidOwner
+	case "gone":
+		return nil, errors.New("it does not exist")
+	default:
+		return nil, fmt.Errorf("unhandled targetRef: %w", errors.New(a))
+	}
+}
+
+func (s *apiServer) Fetch(context.Context, *vpav1.VerticalPodAutoscaler) (labels.Selector, error) {
+	if a := s.next(); a != "scalable" {
+		return nil, errors.New(a)
+	}
+	return labels.SelectorFromSet(labels.Set{"app": "web"}), nil
+}
+
+// Whose pods are is known by caches and by what the API server says; where it fails, by what it said before.
+func TestOwners(t *testing.T) {
+	yes := true
+	by := func(apiVersion, kind, name string) []metav1.OwnerReference {
+		return []metav1.OwnerReference{{APIVersion: apiVersion, Kind: kind, Name: name, Controller: &yes}}
+	}
+	object := func(name string, owners []metav1.OwnerReference) metav1.ObjectMeta {
+		return metav1.ObjectMeta{Namespace: "n", Name: name, OwnerReferences: owners}
+	}
+	factory := informers.NewSharedInformerFactory(nil, 0)
+	stores := rules.ControllersOf(factory)
+	for _, o := range []any{
+		&appsv1.ReplicaSet{ObjectMeta: object("web-1", by("apps/v1", "Deployment", "web"))}, &appsv1.ReplicaSet{ObjectMeta: object("canary-1", by("argoproj.io/v1alpha1", "Rollout", "canary"))},
+		&appsv1.ReplicaSet{ObjectMeta: object("canary-2", by("argoproj.io/v1alpha1", "Rollout", "canary"))}, &appsv1.ReplicaSet{ObjectMeta: object("round", by("apps/v1", "ReplicaSet", "round"))},
+	} {
+		if err := factory.Apps().V1().ReplicaSets().Informer().GetStore().Add(o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := factory.Apps().V1().Deployments().Informer().GetStore().Add(&appsv1.Deployment{ObjectMeta: object("web", nil)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := factory.Apps().V1().StatefulSets().Informer().GetStore().Add(&appsv1.StatefulSet{ObjectMeta: object("orders", by("example.com/v1", "Database", "orders"))}); err != nil {
+		t.Fatal(err)
+	}
+	of := map[string][]metav1.OwnerReference{
+		"web": by("apps/v1", "ReplicaSet", "web-1"), "canary": by("apps/v1", "ReplicaSet", "canary-1"), "canary's next": by("apps/v1", "ReplicaSet", "canary-2"), "orders": by("apps/v1", "StatefulSet", "orders"),
+		"task": by("example.com/v1", "TaskRun", "task"), "gone": by("apps/v1", "ReplicaSet", "web-0"), "round": by("apps/v1", "ReplicaSet", "round"), "bare": nil,
+	}
+	targets := map[string]*autoscalingv1.CrossVersionObjectReference{
+		"web": {APIVersion: "apps/v1", Kind: "Deployment", Name: "web"}, "canary": {APIVersion: "argoproj.io/v1alpha1", Kind: "Rollout", Name: "canary"}, "orders": {APIVersion: "apps/v1", Kind: "StatefulSet", Name: "orders"},
+		"other": {APIVersion: "argoproj.io/v1alpha1", Kind: "Rollout", Name: "other"},
+	}
+	cases := []struct {
+		name string
+		// answers of the API server, and the pods that are looked at, loop by loop.
+		answers []string
+		loops   []string
+		want    string // whose the last loop's are, then which targets are stale or unknown
+		asked   int
+	}{
+		{"a Deployment", []string{"is away"}, []string{"web"}, "Deployment/web", 0},
+		{"a Rollout, once for all its pods", []string{"scalable", "is away"}, []string{"canary,canary's next,canary"}, "Rollout/canary Rollout/canary Rollout/canary", 1},
+		{"it fails from the first", []string{"is away"}, []string{"canary,web", "canary,web"}, "- Deployment/web; canary unknown", 2},
+		{"it fails later", []string{"scalable", "is away"}, []string{"canary", "canary", "canary"}, "Rollout/canary; canary stale", 3},
+		{"a roll-out meanwhile", []string{"scalable", "is away"}, []string{"canary", "canary's next"}, "Rollout/canary; canary stale", 2},
+		{"it is back", []string{"is away", "scalable"}, []string{"canary", "canary"}, "Rollout/canary", 2},
+		{"nobody asked in between", []string{"scalable", "is away"}, []string{"canary", "web", "canary"}, "-; canary unknown", 2},
+		{"an operator's", []string{"none"}, []string{"orders"}, "StatefulSet/orders", 1},
+		{"an operator's, and it fails later", []string{"none", "is away"}, []string{"orders", "orders"}, "StatefulSet/orders; orders stale", 2},
+		{"an operator's, and it fails from the first", []string{"is away"}, []string{"orders"}, "-; orders unknown", 1},
+		{"it is not scalable any more", []string{"scalable", "none"}, []string{"canary", "canary"}, "ReplicaSet/canary-1", 3},
+		{"what it made of an outage that ended in between", []string{"scalable", "none", "scalable"}, []string{"canary", "canary"}, "Rollout/canary", 3},
+		{"the kind is gone while it is known", []string{"scalable", "no such kind"}, []string{"canary", "canary"}, "Rollout/canary; canary stale", 2},
+		{"there is no such kind", []string{"no such kind"}, []string{"canary"}, "-", 1},
+		{"a node's", []string{"a node"}, []string{"task"}, "-", 1},
+		{"it is not there", []string{"gone"}, []string{"task"}, "-", 1},
+		{"a task's", []string{"none"}, []string{"task"}, "-", 1},
+		{"nobody's, gone, or their own", []string{"is away"}, []string{"bare,gone,round"}, "- - -", 0},
+	}
+	for _, c := range cases {
+		server := &apiServer{answers: c.answers}
+		o := newOwners(server, server, stores, slog.New(slog.DiscardHandler))
+		var got []string
+		for i, loop := range c.loops {
+			if got = nil; i > 0 {
+				o.forget(nil)
+			}
+			for _, pod := range strings.Split(loop, ",") {
+				is := o.of(t.Context(), &corev1.Pod{ObjectMeta: object("p", of[pod])})
+				if is == nil {
+					got = append(got, "-")
+				} else {
+					got = append(got, is.Kind+"/"+is.Name)
+				}
+			}
+		}
+		text := strings.Join(got, " ")
+		for _, name := range slices.Sorted(maps.Keys(targets)) {
+			switch stale, unknown := o.doubts(&vpav1.VerticalPodAutoscaler{ObjectMeta: object(name, nil), Spec: vpav1.VerticalPodAutoscalerSpec{TargetRef: targets[name]}}); {
+			case stale:
+				text += "; " + name + " stale"
+			case unknown:
+				text += "; " + name + " unknown"
+			}
+		}
+		if text != c.want || server.asked != c.asked {
+			t.Errorf("%s: %s after %d questions, want %s after %d", c.name, text, server.asked, c.want, c.asked)
+		}
+	}
+	if len(cases) != 18 {
+		t.Errorf("%d cases, want 18", len(cases))
+	}
+}
+
+// What a target selects is remembered as long as its autoscaler is as it was.
+func TestWhatTargetsSelect(t *testing.T) {
+	vpa := &vpav1.VerticalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{UID: "1", Generation: 1}}
+	server := &apiServer{answers: []string{"is away", "scalable", "is away"}}
+	o := newOwners(server, server, nil, slog.New(slog.DiscardHandler))
+	look := func(want, stale bool) {
+		t.Helper()
+		s, is, err := o.selects(t.Context(), vpa)
+		if (err == nil) != want || is != stale || want && !s.Matches(labels.Set{"app": "web"}) {
+			t.Errorf("%v, %t, %v", s, is, err)
+		}
+	}
+	look(false, false)
+	look(true, false)
+	o.forget(map[types.UID]bool{"1": true})
+	look(true, true)
+	vpa.Generation = 2
+	look(false, false)
+	vpa.Generation = 1
+	o.forget(nil)
+	look(false, false)
+}

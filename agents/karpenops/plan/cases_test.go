@@ -354,6 +354,68 @@ func TestCommitmentsOfOneScopeShareASibling(t *testing.T) {
 	}
 }
 
+// A Reserved Instance and a Savings Plan for one family narrow a base alike, and the Reserved Instance comes first in AWS's order. What comes later
+// beside a Savings Plan that has its sibling takes neither that nor its limit.
+func TestScopesOfTheSameRequirementsKeepTheirSiblings(t *testing.T) {
+	m5 := func(id, kind string, lease float64) nopsapi.Commitment {
+		w := world{}
+		committed(nopsapi.UnitVCPU, 1000, lease, func(c *nopsapi.Commitment) { c.ID, c.Kind, c.Scope.Family = id, kind, "m5" })(&w)
+		return w.Commits[0]
+	}
+	sp := m5("sp-1", nopsapi.CommitmentEC2InstanceSP, 40)
+	for _, c := range []struct {
+		name, reason string
+		later        []nopsapi.Commitment
+		change       func(*toy, string) // the sibling of the Savings Plan
+		want         []float64          // vCPU, of all siblings
+	}{
+		{"nothing is left of the first", "it has no use for a sibling, so it closes none", []nopsapi.Commitment{m5("ri-1", nopsapi.CommitmentStandardRI, 0), sp}, nil, []float64{36}},
+		{"both have something left", "each is offered by itself", []nopsapi.Commitment{m5("ri-1", nopsapi.CommitmentStandardRI, 20), sp}, nil, []float64{18, 36}},
+		{"renewed beside one that has nothing left", "the new plan pays for what the old one did", []nopsapi.Commitment{m5("ri-1", nopsapi.CommitmentStandardRI, 0), m5("sp-2", nopsapi.CommitmentEC2InstanceSP, 40)}, nil, []float64{36}},
+		{"replaced by the other kind", "nobody else asks for the sibling, and it suits", []nopsapi.Commitment{m5("ri-1", nopsapi.CommitmentStandardRI, 40)}, nil, []float64{36}},
+		{"under another name", "it names its commitment all the same", []nopsapi.Commitment{m5("ri-1", nopsapi.CommitmentStandardRI, 0), sp}, func(y *toy, name string) {
+			o := y.pools[name]
+			delete(y.pools, name)
+			put(o, "/metadata/name", "nops-default-commitment-0123456789ab")
+			y.pools["nops-default-commitment-0123456789ab"] = o
+		}, []float64{36}},
+		{"taken by the first before", "it was made for the Savings Plan, which gets it back", []nopsapi.Commitment{m5("ri-1", nopsapi.CommitmentStandardRI, 0), sp}, func(y *toy, name string) {
+			put(y.pools[name], "/metadata/annotations/karpenops.nops.io~1commitments", "ri-1")
+		}, []float64{36}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			y := plain(func(w *world) { w.Commits = []nopsapi.Commitment{sp} })
+			for range 4 {
+				y.run(t, event{After: 30 * time.Minute, Lease: -1})
+			}
+			if len(y.siblings(commitmentPurpose)) != 1 || y.limit(t, commitmentPurpose) != 36 {
+				t.Fatalf("siblings %v with %v vCPU", y.siblings(commitmentPurpose), y.limit(t, commitmentPurpose))
+			}
+			if c.change != nil {
+				c.change(y, y.siblings(commitmentPurpose)[0])
+			}
+			name := y.siblings(commitmentPurpose)[0]
+			y.Commits = c.later
+			for i := range 12 {
+				if plan := y.run(t, event{After: 30 * time.Minute, Lease: -1}); i > 4 && len(did(plan)) > 0 {
+					t.Fatalf("%s: run %d of the same: %v", c.reason, i, did(plan))
+				}
+				if got := at(y.pools[name], "spec", "limits", "cpu"); got != "36" {
+					t.Fatalf("%s: run %d: the limit of %s is %v", c.reason, i, name, got)
+				}
+			}
+			var got []float64
+			for _, s := range y.siblings(commitmentPurpose) {
+				v, _ := amount(at(y.pools[s], "spec", "limits", "cpu"))
+				got = append(got, v)
+			}
+			if slices.Sort(got); !slices.Equal(got, c.want) {
+				t.Fatalf("%s: limits %v, want %v", c.reason, got, c.want)
+			}
+		})
+	}
+}
+
 // What runs on demand in a scope anyway uses the commitment already; each node counts for one commitment only, in AWS's order.
 func TestWhatRunsAnywayCounts(t *testing.T) {
 	y := plain(committed(nopsapi.UnitVCPU, 1000, 40), committed(nopsapi.UnitVCPU, 1000, 12, func(c *nopsapi.Commitment) {

@@ -17,7 +17,8 @@ import (
 //
 // What an hour does not use of a commitment is lost, so this cluster's share of it is offered to pods first, in a sibling that launches on demand
 // alone and whose limit is the share. Commitments of one scope (kind of coverage, family, zone, instance type) share a sibling; those of different scopes do
-// not: a limit of their sum would let one family use up what only another one is paid for.
+// not: a limit of their sum would let one family use up what only another one is paid for. Different scopes may have the same requirements all the same,
+// as a Reserved Instance and a Savings Plan for one family do, so whose a sibling is they do not tell (whose does).
 //
 // The share counts after what the cluster runs on demand in that scope anyway, outside the sibling: AWS applies the commitment to that too,
 // whatever we do. Who is served first is AWS's order (https://docs.aws.amazon.com/savingsplans/latest/userguide/sp-applying.html): Reserved Instances, zonal ones
@@ -304,7 +305,8 @@ func clean(f float64) float64 {
 // ledger is what shareCommitments keeps account of.
 type ledger struct {
 	siblings map[*Pool]*base   // for commitments
-	done     map[*Pool]bool    // those that belong to a scope
+	owners   map[*Pool]*scope  // whose they are; none: any scope's that they suit
+	done     map[*Pool]bool    // those that a scope has found
 	nodes    []*Node           // on demand
 	rest     map[*Node]float64 // of their vCPU what no commitment is taken to cover yet
 }
@@ -331,7 +333,9 @@ func (p *planner) shareCommitments() {
 				l.nodes, l.rest[n] = append(l.nodes, n), n.VCPU
 			}
 		}
-		for _, s := range p.scopes() {
+		scopes := p.scopes()
+		l.owners = whose(scopes, l.siblings)
+		for _, s := range scopes {
 			p.shareScope(s, l)
 		}
 	}
@@ -447,7 +451,32 @@ func (p *planner) cover(s *scope, whole float64, own []*Node, l ledger, rated []
 	}
 }
 
-// baseFor finds the base that a scope's sibling is beside: where there is one already, or the one with the most vCPU that may use it.
+// whose finds the scope that each sibling is for: the one that it was made for, which its name tells while its template is as it was made, or else one with
+// a commitment that it names. One of neither is nobody's: its commitments are gone, and others of the same coverage may have come in their place. Were a
+// sibling taken by its requirements alone, the first scope in AWS's order would take what a later one fills, and with nothing left to share close it, and
+// the later one would make it again.
+func whose(scopes []*scope, siblings map[*Pool]*base) map[*Pool]*scope {
+	owners := map[*Pool]*scope{}
+	for pool, b := range siblings {
+		made := func(s *scope) bool {
+			return pool.Name == scopedName(b.Name, commitmentPurpose, s.key, at(pool.Object, "spec", "template"))
+		}
+		named := func(s *scope) bool {
+			return slices.ContainsFunc(s.ids(), func(id string) bool { return slices.Contains(pool.Commitments, id) })
+		}
+		i := slices.IndexFunc(scopes, made)
+		if i < 0 {
+			i = slices.IndexFunc(scopes, named)
+		}
+		if i >= 0 {
+			owners[pool] = scopes[i]
+		}
+	}
+	return owners
+}
+
+// baseFor finds the base that a scope's sibling is beside: where there is one already, its own before one of nobody's, or the one with the most vCPU
+// that may use it.
 func (p *planner) baseFor(s *scope, rated []string, l ledger) (*base, *Pool) {
 	lists := map[*base][]any{}
 	list := func(b *base) []any { // nil: it is not for this scope
@@ -461,19 +490,18 @@ func (p *planner) baseFor(s *scope, rated []string, l ledger) (*base, *Pool) {
 		lists[b] = narrowed
 		return narrowed
 	}
-	var found *Pool
-	for _, exactly := range []bool{true, false} {
-		for _, open := range []bool{true, false} {
-			for _, pool := range p.sortedPools() {
-				b := l.siblings[pool]
-				switch {
-				case found != nil || b == nil || l.done[pool] || closed(pool) == open || p.market != nil && list(b) == nil:
-				case exactly && list(b) != nil && same(listOf(pool), list(b)), !exactly && !closed(pool) && slices.ContainsFunc(s.ids(), func(id string) bool { return slices.Contains(pool.Commitments, id) }):
-					found = pool
-				}
+	find := func(owner *scope, suits func(*Pool, *base) bool) *Pool {
+		for _, pool := range p.sortedPools() {
+			if b := l.siblings[pool]; b != nil && !l.done[pool] && l.owners[pool] == owner && (p.market == nil || list(b) != nil) && suits(pool, b) {
+				return pool
 			}
 		}
+		return nil
 	}
+	exactly := func(pool *Pool, b *base) bool { return list(b) != nil && same(listOf(pool), list(b)) }
+	open := func(pool *Pool, _ *base) bool { return !closed(pool) }
+	both := func(pool *Pool, b *base) bool { return open(pool, b) && exactly(pool, b) }
+	found := cmp.Or(find(s, both), find(nil, both), find(s, exactly), find(nil, exactly), find(s, open))
 	if found != nil {
 		return l.siblings[found], found
 	}

@@ -629,7 +629,7 @@ func (p *planner) object(b *base, w *want, limits map[string]float64) (map[strin
 		bounds[name] = quantity(name, v)
 	}
 	spec["limits"] = bounds
-	name := siblingName(b.Name, w.purpose, digest(b.Name, w.purpose, w.key, template))
+	name := scopedName(b.Name, w.purpose, w.key, template)
 	if p.names[name] {
 		return nil, "there is a NodePool " + name + " already"
 	}
@@ -643,6 +643,11 @@ func (p *planner) object(b *base, w *want, limits map[string]float64) (map[strin
 		"apiVersion": "karpenter.sh/v1", "kind": "NodePool", "spec": spec,
 		"metadata": map[string]any{"name": name, "labels": labels, "annotations": annotations},
 	}, ""
+}
+
+// scopedName is the name of a sibling that is made with this template, for a commitment's scope or, with no key, for spot.
+func scopedName(base, purpose, key string, template any) string {
+	return siblingName(base, purpose, digest(base, purpose, key, template))
 }
 
 // siblingName is unique by its hash and stays a label value, which Karpenter makes of a NodePool's name.

@@ -9,7 +9,7 @@ import (
 )
 
 func TestFindWhatIsNotThere(t *testing.T) {
-	l, err := NewLayout(t.TempDir(), "demo")
+	l, err := NewLayout(t.TempDir(), "find-what-is-not-there") // nobody's, as a demo may be: it is removed below, with its cgroups
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -80,8 +80,10 @@ func (m *meter) List(context.Context, string, metav1.ListOptions) (*v1beta1.PodM
 type place struct {
 	*vpatest.Cluster
 
-	t    *testing.T
-	vpas *vpaclient.Clientset
+	t      *testing.T
+	vpas   *vpaclient.Clientset
+	scales vpatest.Scales // between the second one and its API server
+	second *running
 }
 
 func (p *place) workload(name string, pods int, annotations map[string]string) {
@@ -349,6 +351,7 @@ func TestAgainstKubernetes(t *testing.T) {
 	t.Run("out of memory", func(t *testing.T) { testOOM(t, p, first) })
 	t.Run("outcomes", func(t *testing.T) { testOutcomes(t, p, with(admin)) })
 	t.Run("restart", func(t *testing.T) { testRestart(t, p, client, with(admin), first) })
+	t.Run("a kind that nobody watches", func(t *testing.T) { testScales(t, p) })
 	t.Run("runs without labels", func(t *testing.T) { testRunsWithoutLabels(t, p) })
 	t.Run("one name of two", func(t *testing.T) { testOneName(t, p) })
 	t.Run("metrics-server", func(t *testing.T) { testMetricsServer(t, p) })
@@ -575,6 +578,7 @@ func testRestart(t *testing.T, p *place, client, admin *nopsclient.Client, first
 	// Who asks for what autoscalers say is refused at first. Without it what is held would be gone for ever: the first round writes.
 	busy := &refusal{left: 4}
 	second := p.start(nil, client, "second", func(d *Deps) { // asks kubelets, of which there is none
+		d.Kube.Wrap(p.scales.Between)
 		busy.into(d.Kube)
 		d.Rand = func() float64 { return 0.1 }
 	})
@@ -598,6 +602,7 @@ func testRestart(t *testing.T, p *place, client, admin *nopsclient.Client, first
 	if taken := strings.Index(log, "recommendations taken"); taken >= 0 && taken < strings.LastIndex(log, "the API server is busy") {
 		t.Errorf("the platform was asked before it was known which number was taken last\n%s", log)
 	}
+	p.second = second
 	second.next(t, 2)
 	if got := p.see("plain"); got.target("cpu") != before["plain"].target("cpu") || got.target("memory") != before["plain"].target("memory") {
 		t.Errorf("plain: %s and %s, before %s and %s", got.target("cpu"), got.target("memory"), before["plain"].target("cpu"), before["plain"].target("memory"))
@@ -690,6 +695,34 @@ func testMetricsServer(t *testing.T, p *place) {
 	}}, metav1.CreateOptions{})
 	if err != nil || !review.Status.Allowed {
 		t.Errorf("it may not ask metrics-server: %+v, %v", review, err)
+	}
+}
+
+// testScales: while the API server fails to say what a Rollout is, what it said before holds.
+func testScales(t *testing.T, p *place) {
+	t.Helper()
+	p.Define(t, vpatest.Rollout())
+	p.Make(t, vpatest.Rollout(), "shop", "canary")
+	if _, err := p.Dynamic.Resource(rightsizing.Autoscalers()).Namespace("shop").Create(t.Context(), &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "vpa.nops.io/v1", "kind": "VerticalPodAutoscaler", "metadata": map[string]any{"name": "canary", "namespace": "shop"},
+		"spec": map[string]any{"targetRef": map[string]any{"apiVersion": "example.com/v1", "kind": "Rollout", "name": "canary"}},
+	}}, metav1.CreateOptions{FieldValidation: "Strict"}); err != nil {
+		t.Fatal(err)
+	}
+	supported := func() bool {
+		s := p.see("canary")
+		return s.Status.Conditions != nil && s.condition("ConfigUnsupported") == ""
+	}
+	vpatest.Eventually(t, "the first question fails, and not for long", 30*time.Second, supported)
+	p.scales.Down(true)
+	defer p.scales.Down(false)
+	before := p.scales.Asked(vpatest.Rollout().ScalePath("shop", "canary"))
+	p.second.next(t, 10) // what upstream remembers is read anew every 7 s
+	if n := p.scales.Asked(vpatest.Rollout().ScalePath("shop", "canary")) - before; n < 10 {
+		t.Errorf("it was asked %d times in ten rounds", n)
+	}
+	if !supported() {
+		t.Errorf("%+v", p.see("canary").Status.Conditions)
 	}
 }
 

@@ -358,6 +358,7 @@ func newCrowd() *crowd {
 // seams are those of a stage.
 func (c *crowd) seams(seen *feed.Observer) seams {
 	return seams{
+		next:        func() {},
 		autoscalers: vpalisters.NewVerticalPodAutoscalerLister(c.vpas), checkpoints: vpalisters.NewVerticalPodAutoscalerCheckpointLister(c.checkpoints), pods: listersv1.NewPodLister(c.pods),
 		source: c, selectors: c, fetcher: controllerfetcher.FakeControllerFetcher{}, observer: seen,
 	}

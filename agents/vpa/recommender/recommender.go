@@ -52,6 +52,7 @@ import (
 	"github.com/nopsctl/nopsctl/agents/vpa/exposition"
 	"github.com/nopsctl/nopsctl/agents/vpa/feed"
 	"github.com/nopsctl/nopsctl/agents/vpa/foreign"
+	"github.com/nopsctl/nopsctl/agents/vpa/owners"
 	"github.com/nopsctl/nopsctl/agents/vpa/push"
 	"github.com/nopsctl/nopsctl/agents/vpa/retarget"
 	"github.com/nopsctl/nopsctl/agents/vpa/rules"
@@ -77,7 +78,7 @@ const (
 	deepest = 5
 	// answerWithin is how long the first round waits for the platform's first answer.
 	answerWithin = 5 * time.Second
-	// How upstream's caches of scale subresources live: its own values.
+	// How upstream's caches of scale subresources live: its own values, but that they are read anew in each round or two, for errors are remembered, too.
 	resync        = 10 * time.Minute
 	scaleFresh    = 10 * time.Minute
 	scaleLifetime = time.Hour
@@ -298,6 +299,7 @@ type leader struct {
 	cluster   *clusterstate.Cluster
 	feeder    input.ClusterStateFeeder
 	fetcher   controllerfetcher.ControllerFetcher
+	next      func() // ends a round, for who remembers targets
 	podLister listersv1.PodLister
 	recorded  *recorded
 
@@ -374,8 +376,9 @@ func (l *leader) assemble(ctx context.Context) error {
 	stop := ctx.Done()
 	observer := feed.NewObserver()
 	factory := informers.NewSharedInformerFactoryWithOptions(l.kube, resync, informers.WithTransform(bare))
-	selectors := target.NewVpaTargetSelectorFetcher(l.config, l.kube, factory, stop)
-	fetcher := controllerfetcher.NewControllerFetcher(l.config, l.kube, factory, scaleFresh, scaleLifetime, scaleJitter, stop)
+	selectors := owners.NewSelectors(target.NewVpaTargetSelectorFetcher(l.config, l.kube, factory, stop), rules.WellKnown)
+	scales := controllerfetcher.NewControllerFetcher(l.config, l.kube, factory, min(l.opts.Interval, scaleFresh), scaleLifetime, scaleJitter, stop)
+	fetcher := owners.NewFetcher(scales, rules.ControllersOf(factory), l.deps.Log)
 	l.workload = foreign.Workloads(factory)
 	reader, err := newAutoscalers(l.config)
 	if err != nil {
@@ -410,12 +413,13 @@ func (l *leader) assemble(ctx context.Context) error {
 		return fmt.Errorf("waiting for the caches: %w", ctx.Err())
 	}
 	input.WatchEvictionEventsWithRetries(ctx, l.kube, observer, metav1.NamespaceAll)
-	fetcher.Start(ctx, scaleLoop)
+	scales.Start(ctx, scaleLoop)
 
 	l.indexers.vpas, l.indexers.pods, l.indexers.nodes = vpas, pods, nodes
 	l.join(seams{
 		autoscalers: vpalisters.NewVerticalPodAutoscalerLister(vpas), checkpoints: vpalisters.NewVerticalPodAutoscalerCheckpointLister(checkpoints.GetIndexer()), pods: listersv1.NewPodLister(pods),
 		source: source, selectors: selectors, fetcher: fetcher, observer: observer,
+		next: func() { selectors.Next(); fetcher.Next() },
 	})
 	return nil
 }
@@ -429,12 +433,13 @@ type seams struct {
 	selectors   target.VpaTargetSelectorFetcher
 	fetcher     controllerfetcher.ControllerFetcher
 	observer    *feed.Observer
+	next        func() // ends a round
 }
 
 // join makes the model, and what fills it.
 func (l *leader) join(s seams) {
 	api := l.vpas.AutoscalingV1()
-	l.podLister, l.fetcher = s.pods, s.fetcher
+	l.podLister, l.fetcher, l.next = s.pods, s.fetcher, s.next
 	unlabelled := feed.NewCronJobs(s.pods, l.workload)
 	l.cluster = clusterstate.New(collectEvery)
 	l.recorded = &recorded{Cluster: l.cluster, tell: l.ranOut, coming: map[oom.OomInfo]*corev1.Pod{}}
@@ -683,6 +688,7 @@ func (l *leader) round(ctx context.Context) {
 	waited += time.Since(asked)
 	timer.ObserveStep("MaintainCheckpoints")
 	l.cluster.RateLimitedGarbageCollectAggregateCollectionStates(ctx, l.deps.Now(), l.fetcher)
+	l.next()
 	timer.ObserveStep("GarbageCollect")
 	did.Total = time.Since(start)
 	did.Compute = did.Total - waited

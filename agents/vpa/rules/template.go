@@ -207,3 +207,12 @@ func ControllersOf(f informers.SharedInformerFactory) map[schema.GroupKind]cache
 		{Kind: "ReplicationController"}: f.Core().V1().ReplicationControllers().Informer().GetStore(),
 	}
 }
+
+// WellKnown says whether upstream knows a kind by itself: its word about the kind's objects is a cache's.
+func WellKnown(kind string) bool {
+	switch kind {
+	case "Deployment", "ReplicaSet", "StatefulSet", "DaemonSet", "Job", "CronJob", "ReplicationController":
+		return true
+	}
+	return false
+}

@@ -602,7 +602,8 @@ func (u *Updater) forget(plans []*plan, alive map[types.UID]*corev1.Pod) {
 	for _, p := range plans {
 		there[p.UID] = true
 	}
-	u.owners.forget(there)
+	u.owners.Next()
+	u.selectors.Next()
 	for id := range u.memory.changed {
 		if alive[id] == nil {
 			delete(u.memory.changed, id)

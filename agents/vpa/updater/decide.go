@@ -139,7 +139,7 @@ func (u *Updater) look(ctx context.Context) ([]*plan, map[types.UID]*corev1.Pod)
 		}
 	}
 	for _, p := range plans {
-		stale, unknown := u.owners.doubts(&p.VerticalPodAutoscaler)
+		stale, unknown := u.owners.Doubts(&p.VerticalPodAutoscaler)
 		p.stale, p.unknown = p.stale || stale, p.unknown || unknown
 	}
 	known := map[types.UID]rules.Known{}
@@ -156,7 +156,7 @@ func (u *Updater) look(ctx context.Context) ([]*plan, map[types.UID]*corev1.Pod)
 // owner is the autoscaler of a pod: the eldest of those that name its workload and whose selector it matches. One that only recommends is it where
 // there is no other, as the webhook has it: beside a copy that was imported, a policy's sizes.
 func (u *Updater) owner(ctx context.Context, pod *corev1.Pod, at map[string][]*plan, selectors map[*plan]labels.Selector) *plan {
-	parent := u.owners.of(ctx, pod)
+	parent := u.owners.Of(ctx, pod)
 	if parent == nil {
 		return nil
 	}
@@ -165,7 +165,7 @@ func (u *Updater) owner(ctx context.Context, pod *corev1.Pod, at map[string][]*p
 		selector, is := selectors[p]
 		if !is {
 			selector = labels.Nothing()
-			found, stale, err := u.owners.selects(ctx, &p.VerticalPodAutoscaler)
+			found, stale, err := u.selectors.Select(ctx, &p.VerticalPodAutoscaler)
 			if err == nil {
 				selector, p.stale = found, stale
 			} else {

@@ -45,6 +45,7 @@ import (
 
 	"github.com/nopsctl/nopsctl/agents/internal/agent"
 	"github.com/nopsctl/nopsctl/agents/vpa/foreign"
+	"github.com/nopsctl/nopsctl/agents/vpa/owners"
 	"github.com/nopsctl/nopsctl/agents/vpa/rules"
 	"github.com/nopsctl/nopsctl/internal/rightsizing"
 )
@@ -117,7 +118,7 @@ func newStage(t *testing.T, o Options) *stage {
 	if err := u.watch(); err != nil {
 		t.Fatal(err)
 	}
-	u.owners, u.memory = newOwners(web{}, everything{}, nil, u.log), newMemory(s.at)
+	u.owners, u.selectors, u.memory = owners.NewFetcher(web{}, nil, u.log), owners.NewSelectors(everything{}, rules.WellKnown), newMemory(s.at)
 	s.Updater = u
 	return s
 }

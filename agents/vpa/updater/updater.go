@@ -39,6 +39,7 @@ import (
 	"github.com/nopsctl/nopsctl/agents/internal/agent"
 	"github.com/nopsctl/nopsctl/agents/internal/election"
 	"github.com/nopsctl/nopsctl/agents/vpa/foreign"
+	"github.com/nopsctl/nopsctl/agents/vpa/owners"
 	"github.com/nopsctl/nopsctl/agents/vpa/retarget"
 	"github.com/nopsctl/nopsctl/agents/vpa/rules"
 	"github.com/nopsctl/nopsctl/internal/rightsizing"
@@ -48,7 +49,7 @@ import (
 // How often everything is listed anew: upstream's own value.
 const resync = 10 * time.Minute
 
-// Of owners that nobody watches, as a Rollout, it is remembered what was said, also that they could not be looked at: owners knows what was said before.
+// Of owners that nobody watches, as a Rollout, it is remembered what was said, also that they could not be looked at: package owners knows what was said before.
 // They are looked at again after one or two loops, and scaleFresh or two at most, and forgotten when no loop has asked for scaleLoops.
 const (
 	scaleFresh = 10 * time.Minute
@@ -150,7 +151,8 @@ type Updater struct {
 	kubeFactory, podFactory informers.SharedInformerFactory
 	autoscalers             cache.SharedIndexInformer
 	workload                func(foreign.Ref) metav1.Object
-	owners                  *owners
+	owners                  *owners.Fetcher
+	selectors               *owners.Selectors
 	provider                *rules.Provider
 	// spare and strict count what workloads can spare: spare lets resizes that restart nothing pass.
 	spare, strict restriction.PodsRestrictionFactory
@@ -336,7 +338,7 @@ func (u *Updater) Run(ctx context.Context) error {
 	fresh := min(u.Every, scaleFresh)
 	controllers := controllerfetcher.NewControllerFetcher(config, u.kube, u.kubeFactory, fresh, scaleLoops*u.Every, 1, working.Done())
 	controllers.Start(working, fresh/2)
-	u.owners = newOwners(controllers, selectors, rules.ControllersOf(u.kubeFactory), u.log)
+	u.owners, u.selectors = owners.NewFetcher(controllers, rules.ControllersOf(u.kubeFactory), u.log), owners.NewSelectors(selectors, rules.WellKnown)
 	tasks := []agent.Task{{Name: "autoscalers", Run: func(ctx context.Context) error { u.autoscalers.RunWithContext(ctx); return nil }}}
 	if u.finder != nil {
 		tasks = append(tasks, agent.Task{Name: "others", Run: u.finder.Run})

@@ -1,4 +1,4 @@
-package updater
+package owners_test
 
 import (
 	"context"
@@ -21,6 +21,7 @@ import (
 	controllerfetcher "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/target/controller_fetcher"
 	"k8s.io/client-go/informers"
 
+	"github.com/nopsctl/nopsctl/agents/vpa/owners"
 	"github.com/nopsctl/nopsctl/agents/vpa/rules"
 )
 
@@ -63,8 +64,8 @@ func (s *apiServer) Fetch(context.Context, *vpav1.VerticalPodAutoscaler) (labels
 	return labels.SelectorFromSet(labels.Set{"app": "web"}), nil
 }
 
-// Whose pods are is known by caches and by what the API server says; where it fails, by what it said before.
-func TestOwners(t *testing.T) {
+// TestFetcher: whose pods are is known by caches and by what the API server says; where it fails, by what it said before.
+func TestFetcher(t *testing.T) {
 	yes := true
 	by := func(apiVersion, kind, name string) []metav1.OwnerReference {
 		return []metav1.OwnerReference{{APIVersion: apiVersion, Kind: kind, Name: name, Controller: &yes}}
@@ -125,14 +126,14 @@ func TestOwners(t *testing.T) {
 	}
 	for _, c := range cases {
 		server := &apiServer{answers: c.answers}
-		o := newOwners(server, server, stores, slog.New(slog.DiscardHandler))
+		o := owners.NewFetcher(server, stores, slog.New(slog.DiscardHandler))
 		var got []string
 		for i, loop := range c.loops {
 			if got = nil; i > 0 {
-				o.forget(nil)
+				o.Next()
 			}
 			for _, pod := range strings.Split(loop, ",") {
-				is := o.of(t.Context(), &corev1.Pod{ObjectMeta: object("p", of[pod])})
+				is := o.Of(t.Context(), &corev1.Pod{ObjectMeta: object("p", of[pod])})
 				if is == nil {
 					got = append(got, "-")
 				} else {
@@ -142,7 +143,7 @@ func TestOwners(t *testing.T) {
 		}
 		text := strings.Join(got, " ")
 		for _, name := range slices.Sorted(maps.Keys(targets)) {
-			switch stale, unknown := o.doubts(&vpav1.VerticalPodAutoscaler{ObjectMeta: object(name, nil), Spec: vpav1.VerticalPodAutoscalerSpec{TargetRef: targets[name]}}); {
+			switch stale, unknown := o.Doubts(&vpav1.VerticalPodAutoscaler{ObjectMeta: object(name, nil), Spec: vpav1.VerticalPodAutoscalerSpec{TargetRef: targets[name]}}); {
 			case stale:
 				text += "; " + name + " stale"
 			case unknown:
@@ -158,25 +159,32 @@ func TestOwners(t *testing.T) {
 	}
 }
 
-// What a target selects is remembered as long as its autoscaler is as it was.
-func TestWhatTargetsSelect(t *testing.T) {
-	vpa := &vpav1.VerticalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{UID: "1", Generation: 1}}
-	server := &apiServer{answers: []string{"is away", "scalable", "is away"}}
-	o := newOwners(server, server, nil, slog.New(slog.DiscardHandler))
-	look := func(want, stale bool) {
+// What a target selects is remembered as long as its autoscaler is as it was and asked about, and of kinds that are not watched.
+func TestSelectors(t *testing.T) {
+	server := &apiServer{answers: []string{"scalable"}}
+	s := owners.NewSelectors(server, rules.WellKnown)
+	ask := func(id types.UID, generation int64, kind string, want, stale bool) {
 		t.Helper()
-		s, is, err := o.selects(t.Context(), vpa)
-		if (err == nil) != want || is != stale || want && !s.Matches(labels.Set{"app": "web"}) {
-			t.Errorf("%v, %t, %v", s, is, err)
+		vpa := &vpav1.VerticalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{UID: id, Generation: generation}, Spec: vpav1.VerticalPodAutoscalerSpec{TargetRef: &autoscalingv1.CrossVersionObjectReference{Kind: kind}}}
+		selector, is, err := s.Select(t.Context(), vpa)
+		if (err == nil) != want || is != stale || want && !selector.Matches(labels.Set{"app": "web"}) {
+			t.Errorf("%s %s, generation %d: %v, %t, %v", kind, id, generation, selector, is, err)
+		}
+		if again, err := s.Fetch(t.Context(), vpa); (err == nil) != want || want && again.String() != selector.String() {
+			t.Errorf("as upstream asks: %v, %v", again, err)
 		}
 	}
-	look(false, false)
-	look(true, false)
-	o.forget(map[types.UID]bool{"1": true})
-	look(true, true)
-	vpa.Generation = 2
-	look(false, false)
-	vpa.Generation = 1
-	o.forget(nil)
-	look(false, false)
+	ask("1", 1, "Rollout", true, false)
+	ask("2", 1, "Deployment", true, false)
+	s.Next()
+	server.answers = []string{"is away"}
+	ask("1", 1, "Rollout", true, true)
+	ask("2", 1, "Deployment", false, false) // it is gone
+	ask("3", 1, "Rollout", false, false)
+	s.Next()
+	ask("1", 2, "Rollout", false, false) // it may be about another one
+	s.Next()
+	ask("1", 1, "Rollout", false, false) // nobody asked in between
+	server.answers = []string{"scalable"}
+	ask("1", 1, "Rollout", true, false)
 }

@@ -532,6 +532,51 @@ func TestOverlayLetsGo(t *testing.T) {
 	}
 }
 
+// Every object of a cluster has a name. An overlay without one is none, so nothing is written to it, whatever would be written to one.
+func TestAnOverlayWithoutANameIsNone(t *testing.T) {
+	for _, c := range []struct {
+		name          string
+		change        func(*toy, map[string]any) // with the sibling
+		named, unsaid ActionKind                 // of the overlay, with a name and without; "": none
+	}{
+		{"in use", func(*toy, map[string]any) {}, "", CreateOverlay},
+		{"giving back", func(y *toy, _ map[string]any) { y.Commits[0].Allocation.VCPU = 10 }, SetOverlay, ""},
+		{"closed", func(y *toy, o map[string]any) { y.Commits[0].Allocation = nil; put(o, "/spec/limits/cpu", "0") }, DeleteOverlay, ""},
+		{"closed and empty", func(y *toy, o map[string]any) {
+			y.Commits[0].Allocation, y.nodes = nil, nil
+			put(o, "/spec/limits/cpu", "0")
+		}, DeleteOverlay, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			y := plain(committed(nopsapi.UnitVCPU, 1000, 40), func(w *world) { w.Overlay, w.Config.Mode = true, karpenstate.ModeOverlays })
+			for i := range 8 {
+				y.run(t, event{After: 30 * time.Minute, Demand: i / 6 * 36, Lease: -1})
+			}
+			sibling := y.siblings(commitmentPurpose)[0]
+			c.change(y, y.pools[sibling])
+			for name, want := range map[string]ActionKind{sibling: c.named, "": c.unsaid} {
+				in, got := y.input(false), ActionKind("")
+				for i := range in.Pools {
+					if in.Pools[i].Name == sibling {
+						in.Pools[i].Overlay = &Overlay{Name: name, Adjustment: discount}
+					}
+				}
+				for _, a := range Make(in).Actions {
+					if a.ObjectKind == "NodeOverlay" {
+						got = a.Kind
+					}
+					if a.Name == "" {
+						t.Errorf("%s of a %s without a name: %s", a.Kind, a.ObjectKind, a.Reason)
+					}
+				}
+				if got != want {
+					t.Errorf("an overlay named %q: %q, want %q", name, got, want)
+				}
+			}
+		})
+	}
+}
+
 func TestSiblingIsKeptWhileGatesAreRestless(t *testing.T) {
 	y, name := preferred(t)
 	closedAt := time.Duration(0)
@@ -783,7 +828,7 @@ func TestFindings(t *testing.T) {
 			in.Pools[0].Mode = karpenstate.ModeObserve
 		}},
 		{name: "a discount that a lowered mode leaves", code: "overlay-unattended", says: "sets no prices", input: func(in *Input) {
-			in.Pools = append(in.Pools, Pool{Name: "nops-default-commitment-0123456789ab", Owned: true, Base: "default", Purpose: commitmentPurpose, CPULimit: ref(4), Nodes: 1, Overlay: &Overlay{Adjustment: discount}})
+			in.Pools = append(in.Pools, Pool{Name: "nops-default-commitment-0123456789ab", Owned: true, Base: "default", Purpose: commitmentPurpose, CPULimit: ref(4), Nodes: 1, Overlay: &Overlay{Name: "nops-default-commitment-0123456789ab", Adjustment: discount}})
 		}},
 		{name: "a NodePool that grew beside its sibling", code: "limit-exceeded", says: "18 vCPU, and its limit is 14 vCPU", input: func(in *Input) {
 			in.Pools[0].CPULimit, in.Pools[0].CPUUsed = ref(14), 14

@@ -144,6 +144,9 @@ func (p *planner) arrange() {
 			continue // names are unique in a cluster
 		}
 		pool.CPUUsed, pool.MemoryUsed = clean(pool.CPUUsed), clean(pool.MemoryUsed)
+		if pool.Overlay != nil && pool.Overlay.Name == "" {
+			pool.Overlay = nil // none of a cluster's: it could be neither changed nor deleted
+		}
 		p.pools[pool.Name], p.names[pool.Name] = pool, true
 		if pool.Weight > 0 {
 			p.weights[pool.Weight] = pool.Name

@@ -642,6 +642,46 @@ func TestSecondBestZoneDecides(t *testing.T) {
 	}
 }
 
+// Where all is scarce in every zone one stays for the floors' sake, until a better score opens another. Its own better score does not take it out.
+func TestAScarceZoneStaysForTheFloorsAlone(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		zones []string // in which m6g is better
+		want  string
+	}{
+		{"nothing is better", nil, "us-east-1c"},
+		{"it is itself", []string{"use1-az3"}, "us-east-1c"},
+		{"another one is, and opens", []string{"use1-az1"}, "us-east-1a"},
+		{"all are, of which one opens", []string{"use1-az1", "use1-az2", "use1-az3"}, "us-east-1a"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			y := plain(func(w *world) {
+				w.Families = toyFamilies(4)
+				w.Config = Config{Exclude: 1, Readmit: 1, Dwell: time.Minute, MinFamilies: 2, MinTypes: 5, MinZones: 1}
+			})
+			scores := map[string]int{}
+			for _, f := range y.Families {
+				scores[f.Name] = 1
+			}
+			for range 2 {
+				y.run(t, event{After: 5 * time.Minute, Scores: scores, Lease: -1})
+			}
+			for range 2 {
+				y.run(t, event{After: 5 * time.Minute, Scores: map[string]int{"m6g/use1-az1": 10, "m6g/use1-az3": 4}, Lease: -1})
+			}
+			scores = map[string]int{"m6g/use1-az1": 1, "m6g/use1-az3": 1}
+			for _, id := range c.zones {
+				scores["m6g/"+id] = 10
+			}
+			y.happen(event{After: 5 * time.Minute, Scores: scores, Lease: -1})
+			choice, _ := choices(y.input(false))
+			if got := zonesOf(choice["default"], "m6g"); !slices.Equal(got, []string{c.want}) {
+				t.Fatalf("m6g is chosen in %v, want %s alone", got, c.want)
+			}
+		})
+	}
+}
+
 func TestFloorsFailOpen(t *testing.T) {
 	y := plain(func(w *world) { w.Families = toyFamilies(4) })
 	for range 12 {

@@ -354,6 +354,32 @@ func TestCommitmentsOfOneScopeShareASibling(t *testing.T) {
 	}
 }
 
+// A commitment's sibling is handed over where its nodes leave enough of the lease for one more; else it stays, and its limit goes by the ramp.
+func TestHandoverOfACommitmentTakesWhatItsNodesLeave(t *testing.T) {
+	for _, c := range []struct {
+		lease, old, fresh float64
+	}{{11, 0, 3}, {10, 0, 2}, {9, 9, 0}, {5, 4, 0}, {0, 0, 0}} {
+		y := plain(committed(nopsapi.UnitVCPU, 1000, 10))
+		for _, demand := range []int{0, 8} {
+			y.run(t, event{After: 30 * time.Minute, Demand: demand, Lease: -1})
+		}
+		old := y.siblings(commitmentPurpose)[0]
+		if _, cpu, _ := y.usage(old); cpu != 8 || y.limit(t, commitmentPurpose) != 9 {
+			t.Fatalf("%v vCPU of %v are used", cpu, y.limit(t, commitmentPurpose))
+		}
+		put(y.pools["default"], "/spec/template/spec/expireAfter", "100h")
+		y.run(t, event{After: 30 * time.Minute, Demand: 8, Lease: c.lease})
+		got := map[bool]float64{}
+		for _, name := range y.siblings(commitmentPurpose) {
+			v, _ := amount(at(y.pools[name], "spec", "limits", "cpu"))
+			got[name == old] += v
+		}
+		if got[true] != c.old || got[false] != c.fresh {
+			t.Errorf("with a lease of %v vCPU the old one may have %v and a new one %v, want %v and %v", c.lease, got[true], got[false], c.old, c.fresh)
+		}
+	}
+}
+
 // A Reserved Instance and a Savings Plan for one family narrow a base alike, and the Reserved Instance comes first in AWS's order. What comes later
 // beside a Savings Plan that has its sibling takes neither that nor its limit.
 func TestScopesOfTheSameRequirementsKeepTheirSiblings(t *testing.T) {

@@ -9,8 +9,12 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
+	"strings"
 	"sync"
+	"time"
 
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -31,8 +35,25 @@ type Fetcher struct {
 	log    *slog.Logger
 
 	mu    sync.Mutex
-	asked map[controllerfetcher.ControllerKey]*asked
+	asked map[controller]*asked
+	hung  map[schema.GroupKind]bool // in this round
 }
+
+// controller is one, in whatever version.
+type controller struct {
+	namespace, name string
+	kind            schema.GroupKind
+}
+
+func controllerOf(key *controllerfetcher.ControllerKeyWithAPIVersion) controller {
+	return controller{key.Namespace, key.Name, schema.FromAPIVersionAndKind(key.ApiVersion, key.Kind).GroupKind()}
+}
+
+// patience is how long a question may take: whoever is to convert an object may not answer at all. After one that took longer others about the kind
+// fail without being asked, until the next round.
+const patience = 5 * time.Second
+
+var errHangs = errors.New("another question about its kind was not answered in time")
 
 // answer is what is known of a controller that nobody watches.
 type answer struct {
@@ -53,7 +74,7 @@ type asked struct {
 
 // NewFetcher makes one, of the stores of what is watched: upstream's well-known kinds.
 func NewFetcher(inner controllerfetcher.ControllerFetcher, stores map[schema.GroupKind]cache.Store, log *slog.Logger) *Fetcher {
-	return &Fetcher{inner: inner, stores: stores, log: log, asked: map[controllerfetcher.ControllerKey]*asked{}}
+	return &Fetcher{inner: inner, stores: stores, log: log, asked: map[controller]*asked{}, hung: map[schema.GroupKind]bool{}}
 }
 
 // FindTopMostWellKnownOrScalable implements controllerfetcher.ControllerFetcher.
@@ -70,10 +91,13 @@ func (f *Fetcher) FindTopMostWellKnownOrScalable(ctx context.Context, key *contr
 		return nil, a.failed
 	case a.err != nil:
 		return nil, a.err
-	case a.top != nil:
+	case a.top == nil:
+		return below, nil
+	case a.top.ControllerKey == beyond.ControllerKey:
+		return beyond, nil // in the version that was asked about: upstream compares them
+	default:
 		return a.top, nil
 	}
-	return below, nil
 }
 
 // Of is the topmost controller of a pod that is well-known or can be scaled, as upstream has it; nil where there is none, or it is not known.
@@ -127,21 +151,22 @@ func (e errNotThere) Error() string {
 func (f *Fetcher) ask(ctx context.Context, key *controllerfetcher.ControllerKeyWithAPIVersion) answer {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	a := f.asked[key.ControllerKey]
+	id := controllerOf(key)
+	a := f.asked[id]
 	if a == nil {
 		a = &asked{}
-		f.asked[key.ControllerKey] = a
+		f.asked[id] = a
 	}
 	if a.fresh {
 		return a.answer
 	}
-	found, err := f.inner.FindTopMostWellKnownOrScalable(ctx, key)
+	found, err := f.question(ctx, key, id.kind)
 	if err == nil && found == nil && a.top != nil {
 		// Upstream asks two questions, and of one that fails it makes a no: an outage that ends in between.
-		found, err = f.inner.FindTopMostWellKnownOrScalable(ctx, key)
+		found, err = f.question(ctx, key, id.kind)
 	}
 	a.fresh = true
-	if !failed(err) || !a.known && meta.IsNoMatchError(err) { // while a server of an API group is away, there seems to be no such kind
+	if !failed(err) || meta.IsNoMatchError(err) && (!a.known || meta.IsNoMatchError(a.err)) { // while a server of an API group is away, there seems to be no such kind
 		a.answer = answer{known: true, top: found, err: err}
 		return a.answer
 	}
@@ -152,7 +177,23 @@ func (f *Fetcher) ask(ctx context.Context, key *controllerfetcher.ControllerKeyW
 	return a.answer
 }
 
-// failed says whether a question failed: what is not there by a cache, and a node, are answers, which upstream does not wrap.
+func (f *Fetcher) question(ctx context.Context, key *controllerfetcher.ControllerKeyWithAPIVersion, kind schema.GroupKind) (*controllerfetcher.ControllerKeyWithAPIVersion, error) {
+	if f.hung[kind] {
+		return nil, fmt.Errorf("%s %s/%s: %w", key.Kind, key.Namespace, key.Name, errHangs)
+	}
+	limit, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	found, err := f.inner.FindTopMostWellKnownOrScalable(limit, key)
+	if limit.Err() != nil && ctx.Err() == nil {
+		f.hung[kind] = true
+		if err == nil {
+			err = fmt.Errorf("%s %s/%s: %w", key.Kind, key.Namespace, key.Name, limit.Err()) // of a question that fails upstream may make a no
+		}
+	}
+	return found, err //nolint:wrapcheck // upstream tells it as it is
+}
+
+// failed says whether a question failed. What is not there by a cache is an answer, which upstream does not wrap, and so is that a node owns it.
 func failed(err error) bool {
 	return errors.Unwrap(err) != nil && !errors.Is(err, controllerfetcher.ErrNodeInvalidOwner)
 }
@@ -170,7 +211,7 @@ func (f *Fetcher) Doubts(vpa *vpav1.VerticalPodAutoscaler) (stale, unknown bool)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	a := f.asked[beyond.ControllerKey]
+	a := f.asked[controllerOf(beyond)]
 	failed := a != nil && a.fresh && a.failed != nil
 	return failed && a.known, failed && !a.known
 }
@@ -179,7 +220,8 @@ func (f *Fetcher) Doubts(vpa *vpav1.VerticalPodAutoscaler) (stale, unknown bool)
 func (f *Fetcher) Next() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	maps.DeleteFunc(f.asked, func(_ controllerfetcher.ControllerKey, a *asked) bool { return !a.fresh })
+	clear(f.hung)
+	maps.DeleteFunc(f.asked, func(_ controller, a *asked) bool { return !a.fresh })
 	for _, a := range f.asked {
 		a.fresh = false
 	}
@@ -190,36 +232,63 @@ type Selectors struct {
 	inner   target.VpaTargetSelectorFetcher
 	watched func(kind string) bool
 	known   map[types.UID]selected
+	hung    map[schema.GroupKind]bool // in this round
 }
 
-// selected is what an autoscaler's target selects, in a generation of the autoscaler.
+// selected is what an autoscaler's target selects.
 type selected struct {
-	generation int64
-	selector   labels.Selector
-	fresh      bool
+	target   autoscalingv1.CrossVersionObjectReference
+	selector labels.Selector
+	fresh    bool
 }
 
 // NewSelectors makes them. Of kinds that are watched nothing is remembered: what a cache says is so.
 func NewSelectors(inner target.VpaTargetSelectorFetcher, watched func(kind string) bool) *Selectors {
-	return &Selectors{inner: inner, watched: watched, known: map[types.UID]selected{}}
+	return &Selectors{inner: inner, watched: watched, known: map[types.UID]selected{}, hung: map[schema.GroupKind]bool{}}
 }
 
-// Select is what an autoscaler's target selects. Stale says that it is so by what the API server said before.
+// Select is what an autoscaler's target selects. Stale says that it is so by what the API server said before. Of an error Said tells whether it is an
+// answer.
 func (s *Selectors) Select(ctx context.Context, vpa *vpav1.VerticalPodAutoscaler) (selector labels.Selector, stale bool, err error) {
-	selector, err = s.inner.Fetch(ctx, vpa)
-	if vpa.Spec.TargetRef == nil || s.watched(vpa.Spec.TargetRef.Kind) {
+	t := vpa.Spec.TargetRef
+	if t == nil || s.watched(t.Kind) {
+		selector, err = s.inner.Fetch(ctx, vpa)
 		return selector, false, err //nolint:wrapcheck // upstream tells it as it is
 	}
+	selector, err = s.question(ctx, vpa, schema.FromAPIVersionAndKind(t.APIVersion, t.Kind).GroupKind())
 	before, is := s.known[vpa.UID]
 	switch {
 	case err == nil:
-		s.known[vpa.UID] = selected{vpa.Generation, selector, true}
-	case is && before.generation == vpa.Generation:
+		s.known[vpa.UID] = selected{*t, selector, true}
+	case Said(err):
+		delete(s.known, vpa.UID)
+	case is && before.target == *t:
 		before.fresh = true
 		s.known[vpa.UID] = before
 		return before.selector, true, nil
 	}
-	return selector, false, err //nolint:wrapcheck // likewise
+	return selector, false, err
+}
+
+func (s *Selectors) question(ctx context.Context, vpa *vpav1.VerticalPodAutoscaler, kind schema.GroupKind) (labels.Selector, error) {
+	if s.hung[kind] {
+		return nil, errHangs
+	}
+	limit, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	selector, err := s.inner.Fetch(limit, vpa)
+	if limit.Err() != nil && ctx.Err() == nil {
+		s.hung[kind] = true
+	}
+	return selector, err //nolint:wrapcheck // upstream tells it as it is
+}
+
+// Said says whether an error of Select is what the API server said: that the target is not there, or says of no pods that they are its own. Upstream
+// leaves nothing of errors but their texts.
+func Said(err error) bool {
+	return err != nil && slices.ContainsFunc([]string{"not found", "could not find the requested resource", "has an empty selector", "targetRef not defined"}, func(text string) bool {
+		return strings.Contains(err.Error(), text)
+	})
 }
 
 // Fetch implements target.VpaTargetSelectorFetcher.
@@ -230,6 +299,7 @@ func (s *Selectors) Fetch(ctx context.Context, vpa *vpav1.VerticalPodAutoscaler)
 
 // Next ends a round: what nobody asked about in it is forgotten.
 func (s *Selectors) Next() {
+	clear(s.hung)
 	for id, one := range s.known {
 		if !one.fresh {
 			delete(s.known, id)

@@ -183,7 +183,10 @@ func (p *Provider) bounded(vpa *vpav1.VerticalPodAutoscaler, pod *corev1.Pod, te
 			continue
 		}
 		requests, _ := resourcehelpers.ContainerRequestsAndLimits(c.Name, made)
-		was := p.before(pod, c, template)
+		was := before(pod, c, template)
+		if item == nil && p.older(pod) {
+			was = nil // it is not what this pod was made with; where something has to be shared out it is what is known
+		}
 		maps.Copy(requests, was)
 		given = append(given, vpav1.RecommendedContainerResources{ContainerName: c.Name, Target: requests, LowerBound: requests, UpperBound: requests})
 		along, unbounded = append(along, c.Name), append(unbounded, vpav1.ContainerResourcePolicy{ContainerName: c.Name})
@@ -230,11 +233,8 @@ func (p *Provider) bounded(vpa *vpav1.VerticalPodAutoscaler, pod *corev1.Pod, te
 	return answer, along, nil
 }
 
-// before is what a container's template requests where the container requests something else that may be of a sizing, and was made from it.
-func (p *Provider) before(pod *corev1.Pod, c *corev1.Container, template map[string]corev1.ResourceRequirements) corev1.ResourceList {
-	if p.older(pod) {
-		return nil
-	}
+// before is what a container's template requests where the container requests something else that may be of a sizing.
+func before(pod *corev1.Pod, c *corev1.Container, template map[string]corev1.ResourceRequirements) corev1.ResourceList {
 	var list corev1.ResourceList
 	for r, is := range c.Resources.Requests {
 		if was := template[c.Name].Requests[r]; !was.IsZero() && was.Cmp(is) != 0 && Gave(pod, c.Name, "requests", r) {

@@ -376,11 +376,12 @@ func TestContainersThatWentAlong(t *testing.T) {
 		{"raised, and nobody asks for it", "more is in nobody's way", least, nil, "500m,256Mi", "500m,256Mi", limited, ",512Mi", false, false, "", ""},
 		{"raised, and less is enough", "likewise", least, &corev1.LimitRangeItem{Min: list(",256Mi")}, "500m,256Mi", "500m,256Mi", limited, ",512Mi", false, false, "", ""},
 		{"less by somebody else", "it is theirs", most, &corev1.LimitRangeItem{Max: list(",16Gi")}, "500m,3Gi", "500m,3Gi", limited, ",153391689", false, true, "", ""},
-		{"lowered, of an older template", "nobody knows what that one had", most, nil, "500m,3Gi", "500m,3Gi", limited, ",153391689", false, false, "", ""},
+		{"older, raised, without a limit", "it would be another share with every look", least, least, "500m,256Mi", "500m,256Mi", unlimited, ",512Mi", false, false, ",512Mi", ""},
+		{"older, lowered, and nobody asks for it", "nobody knows what that one had", most, nil, "500m,3Gi", "500m,3Gi", limited, ",153391689", false, false, "", ""},
 		{"less by somebody else, without a LimitRange", "likewise", most, nil, "500m,3Gi", "500m,3Gi", limited, ",153391689", false, true, "", ""},
 	}
 	for _, c := range cases {
-		older = c.name == "lowered, of an older template"
+		older = strings.HasPrefix(c.name, "older")
 		template := &corev1.PodSpec{Containers: []corev1.Container{container("web", "500m,1Gi", "1,2Gi"), c.cache}}
 		pod := fresh(*template.Containers[0].DeepCopy(), *c.cache.DeepCopy())
 		s, err := provider(c.before, nil).Size(pod, autoscaler("", map[string]string{"web": c.web}))
@@ -418,8 +419,8 @@ func TestContainersThatWentAlong(t *testing.T) {
 			t.Errorf("%s: %s, limits %s, want %s, limits %s; %s", c.name, show(got.Target.Requests), show(got.Target.Limits), c.requests, c.limits, c.reason)
 		}
 	}
-	if len(cases) != 14 {
-		t.Errorf("%d cases, want 14", len(cases))
+	if len(cases) != 15 {
+		t.Errorf("%d cases, want 15", len(cases))
 	}
 }
 

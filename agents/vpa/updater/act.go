@@ -214,7 +214,7 @@ func (u *Updater) moved(c *candidate) bool {
 // ebb ends waves that have no pods left to change.
 func (u *Updater) ebb(plans []*plan) {
 	for _, p := range plans {
-		if p.unknown {
+		if p.unknown != "" {
 			continue
 		}
 		if w := u.memory.waves[p.UID]; w.open && !slices.ContainsFunc(p.todo, func(c *candidate) bool { return !c.done }) {

@@ -19,6 +19,7 @@ import (
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/updater/utils"
 	vpautil "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/vpa"
 
+	"github.com/nopsctl/nopsctl/agents/vpa/owners"
 	"github.com/nopsctl/nopsctl/agents/vpa/rules"
 	"github.com/nopsctl/nopsctl/internal/rightsizing"
 )
@@ -39,9 +40,10 @@ type plan struct {
 	mode       vpav1.UpdateMode
 	hold       rules.Hold
 	pods       []*corev1.Pod
-	// stale says that they are its own by what the API server said before, for it fails to say it now, and unknown that it never did: that there seem to
-	// be none says nothing.
-	stale, unknown bool
+	// stale says that they are its own by what the API server said before, for it fails to say it now. Unknown says why it is not known which are its
+	// own: that there seem to be none says nothing then.
+	stale   bool
+	unknown string
 	// gone are pods of Jobs that ended since the last loop.
 	gone []*corev1.Pod
 	// alone are pods that are the only one of their controller.
@@ -140,7 +142,9 @@ func (u *Updater) look(ctx context.Context) ([]*plan, map[types.UID]*corev1.Pod)
 	}
 	for _, p := range plans {
 		stale, unknown := u.owners.Doubts(&p.VerticalPodAutoscaler)
-		p.stale, p.unknown = p.stale || stale, p.unknown || unknown
+		if p.stale = p.stale || stale; unknown {
+			p.unknown = notSaid
+		}
 	}
 	known := map[types.UID]rules.Known{}
 	for _, p := range plans {
@@ -164,12 +168,13 @@ func (u *Updater) owner(ctx context.Context, pod *corev1.Pod, at map[string][]*p
 	for _, p := range at[vpautil.TargetRefIndexKey(parent.Namespace, parent.Kind, parent.Name)] {
 		selector, is := selectors[p]
 		if !is {
-			selector = labels.Nothing()
-			found, stale, err := u.selectors.Select(ctx, &p.VerticalPodAutoscaler)
-			if err == nil {
-				selector, p.stale = found, stale
-			} else {
-				p.unknown = true
+			var err error
+			switch selector, p.stale, err = u.selectors.Select(ctx, &p.VerticalPodAutoscaler); {
+			case err == nil:
+			case owners.Said(err):
+				selector, p.unknown = labels.Nothing(), err.Error()
+			default:
+				selector, p.unknown = labels.Nothing(), notSaid
 				u.log.LogAttrs(ctx, slog.LevelDebug, "what a target selects is not known", slog.String("namespace", p.Namespace), slog.String("autoscaler", p.Name), slog.Any("error", err))
 			}
 			selectors[p] = selector
@@ -188,6 +193,9 @@ func stronger(a, b *vpav1.VerticalPodAutoscaler) bool {
 	}
 	return vpautil.Stronger(a, b)
 }
+
+// notSaid is why it is not known which pods are an autoscaler's own. It is the same for as long as that lasts: errors are not.
+const notSaid = "the API server fails to say it"
 
 // hold finds out whether an autoscaler's pods are left alone.
 func (u *Updater) hold(p *plan, now time.Time) {

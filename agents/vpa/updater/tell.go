@@ -34,8 +34,8 @@ func (p *plan) state() (state, message string, until time.Time) {
 	}
 	t := p.tally
 	switch {
-	case p.unknown:
-		state, message = rightsizing.StatePending, "the API server fails to say which pods are its own"
+	case p.unknown != "":
+		state, message = rightsizing.StatePending, "it is not known which pods are its own: "+p.unknown
 	case len(p.pods) == 0:
 		state, message = rightsizing.StateApplied, "no pod runs; new ones are sized when they are created"
 	case len(t.stopped) > 0:

@@ -226,13 +226,17 @@ func (m measure) row(c cells) string {
 type goal struct {
 	name, want, got string
 	met             bool
+	// above says that it is met although the value is above upstream's: by less than counts as missed.
+	above bool
 }
 
 // goals holds a profile against them.
 func (c cells) goals() []goal {
 	mine, theirs := c.of(ours), c.of(upstream)
 	get := func(all []*cell, value func(*cell) float64) float64 { return middle(both(all, value)) }
-	at := func(name, want string, got string, met bool) goal { return goal{name, want, got, met} }
+	at := func(name, want string, got string, met bool) goal {
+		return goal{name: name, want: want, got: got, met: met}
+	}
 	loop := get(mine, func(c *cell) float64 { return c.Recommender.Loop.Took.Seconds() })
 	// What takes less than a tenth of a millisecond is told as that: a ratio to it says nothing.
 	const least = 1e-4
@@ -268,7 +272,9 @@ func (c cells) goals() []goal {
 		{"pod through the API server, p99", func(c *cell) []time.Duration { return c.Admission.Through.P99 }},
 	} {
 		got, limit := c.bursts(ours, way.value), c.bursts(upstream, way.value)
-		all = append(all, at(way.name, "≤ upstream's "+seconds(middle(limit)), seconds(middle(got)), !worse(got, limit)))
+		g := at(way.name, "≤ upstream's "+seconds(middle(limit)), seconds(middle(got)), !worse(got, limit))
+		g.above = g.met && middle(got) > middle(limit)
+		all = append(all, g)
 	}
 	same := c.compare()
 	return append(all, at("targets equal to upstream's", fmt.Sprintf("all %d", same.containers), fmt.Sprintf("%d", same.containers-same.targets), same.targets == 0 && same.containers == stored && same.bounds <= boundsApart))
@@ -402,7 +408,7 @@ func (r report) markdown() string {
 	}
 	text.WriteString("\n|---|--:|" + strings.Repeat("--:|", len(r.profiles)) + "\n")
 	var goals [][]goal
-	var missed []string
+	var missed, above []string
 	for _, c := range r.profiles {
 		goals = append(goals, c.goals())
 	}
@@ -420,12 +426,18 @@ func (r report) markdown() string {
 			if !got.met {
 				missed = append(missed, fmt.Sprintf("%s with %s: %s, and the goal is %s", got.name, r.profiles[j].profile.title(), got.got, got.want))
 			}
+			if got.above {
+				above = append(above, fmt.Sprintf("%s with %s: %s, and the goal is %s", got.name, r.profiles[j].profile.title(), got.got, got.want))
+			}
 		}
 		text.WriteString("\n")
 	}
-	if len(missed) == 0 {
+	switch {
+	case len(missed) == 0 && len(above) == 0:
 		text.WriteString("\nAll were met.\n")
-	} else {
+	case len(missed) == 0:
+		fmt.Fprintf(&text, "\nNone counts as missed. Above upstream's, by less than counts (how it is measured, at the end): %s.\n", strings.Join(above, "; "))
+	default:
 		fmt.Fprintf(&text, "\n**Missed**, and `make bench` fails: %s.\n", strings.Join(missed, "; "))
 	}
 	for _, c := range r.profiles {

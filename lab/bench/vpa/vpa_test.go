@@ -417,6 +417,9 @@ func TestGoals(t *testing.T) {
 	if err := (report{profiles: []cells{chancy}}).check(); err != nil {
 		t.Errorf("what chance does is told as missed: %v", err)
 	}
+	if text := (report{profiles: []cells{chancy}}).markdown(); strings.Contains(text, "All were met.") || !strings.Contains(text, "Above upstream's, by less than counts") || !strings.Contains(text, "webhook, p99 with ") {
+		t.Errorf("what is above upstream's is told as met:\n%s", text)
+	}
 	late := example(p)
 	for _, c := range late.of(upstream) {
 		c.Recommender.Loop, c.Recommender.Loops, c.Recommender.Steps = duration{6 * time.Minute, true}, 0, nil

@@ -356,6 +356,24 @@ func TestNotes(t *testing.T) {
 	}
 }
 
+// TestMatchConditionsByVersion: where the API server has none it would drop them without a word.
+func TestMatchConditionsByVersion(t *testing.T) {
+	for minor, refused := range map[int]bool{23: true, 27: true, 28: false, 36: false} {
+		caps := eks()
+		caps.KubeVersion = chartutil.KubeVersion{Version: fmt.Sprintf("v1.%d.4-eks-595af52", minor), Major: "1", Minor: fmt.Sprint(minor)}
+		const set = "containerRightsizing.admissionController.matchConditions[0].name=owned,containerRightsizing.admissionController.matchConditions[0].expression=has(object.spec)"
+		_, _, err := renderWith(t, load(t), base(set), caps)
+		if got := err != nil && strings.Contains(err.Error(), "does not have them"); got != refused || err != nil && !refused {
+			t.Errorf("1.%d: %v", minor, err)
+		}
+		for _, fine := range [][]string{nil, {set, "containerRightsizing.enabled=false"}} {
+			if _, _, err := renderWith(t, load(t), base(fine...), caps); err != nil {
+				t.Errorf("1.%d, %v: %v", minor, fine, err)
+			}
+		}
+	}
+}
+
 // TestPolicyByVersion: the API server holds karpenops to what it owns where it can, and where it cannot people are told.
 func TestPolicyByVersion(t *testing.T) {
 	for minor := 28; minor <= 36; minor++ {

@@ -24,7 +24,6 @@ import (
 	vpaclient "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/client/clientset/versioned"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/target"
 	controllerfetcher "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/target/controller_fetcher"
-	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/client"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/limitrange"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/status"
 	vpautil "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/vpa"
@@ -200,7 +199,7 @@ func (c *Controller) safely(server *logic.AdmissionServer) http.Handler {
 func (c *Controller) logic(ctx context.Context) (*logic.AdmissionServer, error) {
 	stop := ctx.Done()
 	config := agent.KubeConfig(c.deps.Kube, c.deps.UserAgent)
-	factory := informers.NewSharedInformerFactoryWithOptions(c.kube, resync, informers.WithTransform(client.StripManagedFields))
+	factory := informers.NewSharedInformerFactoryWithOptions(c.kube, resync, informers.WithTransform(slim))
 	selectors := retarget.Selectors(target.NewVpaTargetSelectorFetcher(config, c.kube, factory, stop), retarget.Owned)
 	// Looked at anew is only what is still asked for when the rest is forgotten.
 	controllers := controllerfetcher.NewControllerFetcher(config, c.kube, factory, 2*c.deps.Remember, c.deps.Remember, 1, stop)

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,6 +27,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
+	"sigs.k8s.io/yaml"
 
 	"github.com/nopsctl/nopsctl/agents/internal/agenttest"
 	"github.com/nopsctl/nopsctl/agents/vpa/admission"
@@ -175,6 +177,34 @@ func (f *fixture) authorities() []*x509.Certificate {
 		out = append(out, c)
 	}
 	return out
+}
+
+// documented are the conditions that docs/vpa.md has, as JSON.
+func documented(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile("../../../docs/vpa.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for block := range strings.SplitSeq(string(text), "```") {
+		values, is := strings.CutPrefix(block, "yaml\ncontainerRightsizing:")
+		if !is || !strings.Contains(values, "matchConditions") {
+			continue
+		}
+		var all struct {
+			ContainerRightsizing struct {
+				AdmissionController struct {
+					MatchConditions json.RawMessage `json:"matchConditions"`
+				} `json:"admissionController"`
+			} `json:"containerRightsizing"`
+		}
+		if err := yaml.UnmarshalStrict([]byte("containerRightsizing:"+values), &all); err != nil {
+			t.Fatal(err)
+		}
+		return string(all.ContainerRightsizing.AdmissionController.MatchConditions)
+	}
+	t.Fatal("docs/vpa.md has no values with matchConditions")
+	return ""
 }
 
 // TestOwnersThatNobodyWatches: what is said of them does not stay for ever, neither an error, nor that there was one.
@@ -340,28 +370,52 @@ func TestAgainstKubernetes(t *testing.T) {
 		vpatest.Eventually(t, "and are sized without it", 20*time.Second, func() bool { cpu, _ := f.pod(owner, nil); return cpu == "300m" })
 	})
 
-	t.Run("only what can have an autoscaler is asked about", func(t *testing.T) {
-		no := false
+	owns := []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: owner.Name, UID: owner.UID, Controller: &yes}}
+	asks := func(t *testing.T, name, namespace string, owners []metav1.OwnerReference) int {
+		t.Helper()
+		before := f.asked()
+		if _, err := f.Client.CoreV1().Pods(namespace).Create(ctx, &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{GenerateName: "asked-", Labels: map[string]string{"app": "web"}, OwnerReferences: owners}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "web", Image: "web"}}},
+		}, metav1.CreateOptions{}); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		return f.asked() - before
+	}
+
+	t.Run("it is not asked about what the cluster itself consists of", func(t *testing.T) {
 		for _, c := range []struct {
 			name, reason, namespace string
 			owners                  []metav1.OwnerReference
 			asked                   int
 		}{
-			{"owned", "", "default", []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: owner.Name, UID: owner.UID, Controller: &yes}}, 1},
-			{"bare", "nobody recommends for it", "default", nil, 0},
-			{"owned by what does not control it", "likewise", "default", []metav1.OwnerReference{{APIVersion: "v1", Kind: "ConfigMap", Name: "a", UID: "1", Controller: &no}, {APIVersion: "v1", Kind: "ConfigMap", Name: "b", UID: "2"}}, 0},
+			{"owned", "", "default", owns, 1},
+			{"bare", "there is no condition unless somebody sets one", "default", nil, 1},
 			{"of the system", "a cluster that cannot start its own parts cannot be mended", metav1.NamespaceSystem, []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "dns", UID: "3", Controller: &yes}}, 0},
 			{"of the stack", "the webhook's own pods do not wait for it", agenttest.Namespace, []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "admission", UID: "4", Controller: &yes}}, 0},
 		} {
-			before := f.asked()
-			if _, err := f.Client.CoreV1().Pods(c.namespace).Create(ctx, &corev1.Pod{
-				ObjectMeta: metav1.ObjectMeta{GenerateName: "asked-", Labels: map[string]string{"app": "web"}, OwnerReferences: c.owners}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "web", Image: "web"}}},
-			}, metav1.CreateOptions{}); err != nil {
-				t.Fatalf("%s: %v", c.name, err)
-			}
-			if got := f.asked() - before; got != c.asked {
+			if got := asks(t, c.name, c.namespace, c.owners); got != c.asked {
 				t.Errorf("%s: %d requests, want %d; %s", c.name, got, c.asked, c.reason)
 			}
+		}
+	})
+
+	t.Run("nor, by the condition that the documentation has, about pods that nobody owns", func(t *testing.T) {
+		configurations := f.Client.AdmissionregistrationV1().MutatingWebhookConfigurations()
+		change := func(body string) {
+			t.Helper()
+			if _, err := configurations.Patch(ctx, rightsizing.WebhookName, types.JSONPatchType, []byte(body), metav1.PatchOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		change(`[{"op":"add","path":"/webhooks/0/matchConditions","value":` + documented(t) + `}]`)
+		defer change(`[{"op":"add","path":"/webhooks/0/matchConditions","value":[]}]`)
+		vpatest.Eventually(t, "a bare pod is not asked about", 20*time.Second, func() bool { return asks(t, "bare", "default", nil) == 0 })
+		no := false
+		if got := asks(t, "owned by what does not control it", "default", []metav1.OwnerReference{{APIVersion: "v1", Kind: "ConfigMap", Name: "a", UID: "1", Controller: &no}, {APIVersion: "v1", Kind: "ConfigMap", Name: "b", UID: "2"}}); got != 0 {
+			t.Errorf("owned by what does not control it: %d requests", got)
+		}
+		if cpu, _ := f.pod(owner, nil); cpu != "300m" {
+			t.Errorf("with the condition, an owned pod gets %s", cpu)
 		}
 	})
 

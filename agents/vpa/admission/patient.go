@@ -19,7 +19,7 @@ const (
 // patient waits a moment for owners that a watch has not told yet: a ReplicaSet's first pod comes milliseconds after it, and upstream's
 // answer would be that nobody owns it, so that of every roll-out the first pod would be as its template says. Other pods do not wait: those of a
 // namespace that has no autoscaler, and of somebody's kind that is called Job or StatefulSet, too. Nor does one of such a namespace wait for the API
-// server to be asked about an owner that nobody watches: the webhook is told of every owned pod of the cluster, and no answer would be of any use.
+// server to be asked about an owner that nobody watches: the webhook is told of nearly every pod of the cluster, and no answer would be of any use.
 type patient struct {
 	controllerfetcher.ControllerFetcher
 

@@ -147,6 +147,9 @@ type Server struct {
 	processes []*Process
 }
 
+// PID is the API server's.
+func (s *Server) PID() int { return s.processes[len(s.processes)-1].PID() }
+
 // StartServer starts one from programs in assets that keeps what it has in dir. Arguments come after the usual ones.
 func StartServer(ctx context.Context, assets, dir string, arguments ...string) (_ *Server, err error) {
 	var stops []func()

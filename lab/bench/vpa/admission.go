@@ -18,9 +18,11 @@ import (
 	admissionv1 "k8s.io/api/admission/v1"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/yaml"
 
 	"github.com/nopsctl/nopsctl/lab/bench/kube"
 )
@@ -28,6 +30,8 @@ import (
 const (
 	directRate, directCount, directBursts = 200, 500, 24 // requests a second, in a burst, and how many bursts of each program
 	throughRate, through, throughBursts   = 50, 200, 16
+	conditionRate, conditionCount         = 100, 600
+	conditionBursts                       = 8  // of each way in which the API server asks
 	inFlight                              = 16 // at most; what is late because of it is late
 	admissionLimit                        = 90 * time.Second
 )
@@ -39,7 +43,12 @@ type admitting struct {
 	Bare            latencies // the same for both
 	Top             int64     // most resident memory
 	CPU             time.Duration
+	Asking          asking // of ours alone
 }
+
+// asking is how much processor time a pod takes the API server, with what it does meanwhile besides: one that has an owner and is sized, and one
+// that nobody owns and that stays as it is; and both where it first looks at the condition that only pods with an owner meet.
+type asking struct{ Owned, OwnedCondition, Bare, BareCondition time.Duration }
 
 // latencies of bursts, as they were seen by who asked.
 type latencies struct {
@@ -82,12 +91,12 @@ func (w *world) duel(ctx context.Context) (got map[string]admitting, err error) 
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, &side{stack: s, program: p, direct: w.direct(s, i*w.Autoscalers), through: w.dryRun(i*w.Autoscalers, w.namespace)})
+		all = append(all, &side{stack: s, program: p, direct: w.direct(s, i*w.Autoscalers), through: w.dryRun(func(n int) *corev1.Pod { return w.fresh(i*w.Autoscalers, n, w.namespace) })})
 	}
 	if err := w.told(ctx, all); err != nil {
 		return nil, err
 	}
-	bare := w.dryRun(0, func(int) string { return plainNamespace })
+	bare := w.dryRun(func(i int) *corev1.Pod { return w.fresh(0, i, func(int) string { return plainNamespace }) })
 	var without latencies
 	w.say("admission: %d bursts of %d reviews, by turns", len(all)*directBursts, directCount)
 	for b := range directBursts {
@@ -99,7 +108,7 @@ func (w *world) duel(ctx context.Context) (got map[string]admitting, err error) 
 	}
 	w.say("admission: %d bursts of %d pods, by turns", len(all)*throughBursts, through)
 	for b := range throughBursts {
-		if b%2 == 0 {
+		if b%4 < 2 { // once before each of them
 			if err := w.burst(ctx, throughRate, through, &without, bare); err != nil {
 				return nil, fmt.Errorf("pods without a webhook: %w", err)
 			}
@@ -113,14 +122,109 @@ func (w *world) duel(ctx context.Context) (got map[string]admitting, err error) 
 	if without.Sized > 0 {
 		return nil, fmt.Errorf("of %d pods that no webhook should be told of, %d were sized", without.Count, without.Sized)
 	}
-	got = map[string]admitting{}
 	for _, s := range all {
-		s.got.Bare = without
-		if got[s.name], err = s.result(ctx); err != nil {
+		if err := s.asked(ctx); err != nil {
 			return nil, fmt.Errorf("%s: %w", s.name, err)
 		}
 	}
+	if err := w.conditions(ctx, all[0]); err != nil {
+		return nil, fmt.Errorf("with a condition: %w", err)
+	}
+	got = map[string]admitting{}
+	for _, s := range all {
+		s.got.Bare = without
+		got[s.name] = s.got
+	}
 	return got, nil
+}
+
+// conditions measures what it takes the API server to look at a condition before it asks: the one that the documentation has.
+func (w *world) conditions(ctx context.Context, s *side) error {
+	settings, err := w.ourWebhook(s.stack, goldenSettings)
+	if err != nil {
+		return err
+	}
+	owned := settings.Webhooks[0].MatchConditions
+	if len(owned) == 0 {
+		return fmt.Errorf("%s has no matchConditions", goldenSettings)
+	}
+	bare := w.dryRun(func(i int) *corev1.Pod {
+		p := w.fresh(0, i, w.namespace)
+		p.OwnerReferences = nil
+		return p
+	})
+	a := &s.got.Asking
+	ways := []struct {
+		conditions []admissionregistrationv1.MatchCondition
+		one        ask
+		sized      int
+		took       *time.Duration
+	}{{owned, s.through, conditionCount, &a.OwnedCondition}, {owned, bare, 0, &a.BareCondition}, {nil, bare, 0, &a.Bare}, {nil, s.through, conditionCount, &a.Owned}}
+	w.say("admission: %d bursts of %d pods, with a condition and without", len(ways)*conditionBursts, conditionCount)
+	for b := range conditionBursts {
+		if b > 0 {
+			slices.Reverse(ways)
+		}
+		for _, way := range ways {
+			if err := w.condition(ctx, s, way.conditions); err != nil {
+				return err
+			}
+			var got latencies
+			before, err := footprintOf(w.api.PID())
+			if err != nil {
+				return err
+			}
+			if err := w.burst(ctx, conditionRate, conditionCount, &got, way.one); err != nil {
+				return err
+			}
+			after, err := footprintOf(w.api.PID())
+			if err != nil {
+				return err
+			}
+			if got.Sized != way.sized {
+				return fmt.Errorf("of %d pods, %d were sized, not %d", got.Count, got.Sized, way.sized)
+			}
+			*way.took += (after.CPU - before.CPU) / (conditionBursts * conditionCount)
+		}
+	}
+	return nil
+}
+
+// condition has the API server look at conditions before it asks a side about a pod, and waits until it does: about a pod that nobody owns it asks
+// only where there are none.
+func (w *world) condition(ctx context.Context, s *side, conditions []admissionregistrationv1.MatchCondition) error {
+	var found admissionregistrationv1.MutatingWebhookConfiguration
+	if err := w.api.Do(ctx, http.MethodGet, configurations+"/"+s.webhook, "", nil, &found); err != nil {
+		return err
+	}
+	found.Webhooks[0].MatchConditions = conditions
+	body, err := json.Marshal(&found)
+	if err != nil {
+		return fmt.Errorf("encode a configuration: %w", err)
+	}
+	if err := w.api.Do(ctx, http.MethodPut, configurations+"/"+s.webhook, "application/json", body, nil); err != nil {
+		return err
+	}
+	p := w.fresh(0, 0, w.namespace)
+	p.OwnerReferences = nil
+	pod, err := json.Marshal(p)
+	if err != nil {
+		return fmt.Errorf("encode a pod: %w", err)
+	}
+	return kube.Until(ctx, "the API server to know the conditions", admissionLimit, func() error {
+		before, err := s.admissions(ctx)
+		if err != nil {
+			return err
+		}
+		if err := w.api.Do(ctx, http.MethodPost, "/api/v1/namespaces/"+p.Namespace+"/pods?dryRun=All", "application/json", pod, nil); err != nil {
+			return err
+		}
+		after, err := s.admissions(ctx)
+		if err == nil && (after > before) != (len(conditions) == 0) {
+			err = errors.New("it does not yet")
+		}
+		return err
+	}, s.program.Process)
 }
 
 // turn is in which order they are asked: there, and back the next time.
@@ -135,12 +239,16 @@ func turn(all []*side, burst int) []*side {
 
 // told waits until the API server tells each side of its own pods.
 func (w *world) told(ctx context.Context, all []*side) error {
-	if err := w.api.Fill(ctx, []kube.Object{{Collection: configurations, Body: ourWebhook(all[0].stack)}}); err != nil {
+	webhook, err := w.ourWebhook(all[0].stack, golden)
+	if err != nil {
+		return err
+	}
+	if err := w.api.Fill(ctx, []kube.Object{{Collection: configurations, Body: webhook}}); err != nil {
 		return err
 	}
 	// Upstream registers ten seconds after it serves, and for pods of all namespaces.
 	theirs := all[1]
-	err := kube.Until(ctx, "upstream to register", admissionLimit, func() error {
+	err = kube.Until(ctx, "upstream to register", admissionLimit, func() error {
 		var found admissionregistrationv1.MutatingWebhookConfiguration
 		if err := w.api.Do(ctx, http.MethodGet, configurations+"/"+theirs.webhook, "", nil, &found); err != nil {
 			return err
@@ -210,11 +318,11 @@ func (s *side) admissions(ctx context.Context) (float64, error) {
 	return n, err
 }
 
-// result is what was found of a side, if it was asked what it should have been, and sized all.
-func (s *side) result(ctx context.Context) (admitting, error) {
+// asked fails unless a side was asked what it should have been, and sized all.
+func (s *side) asked(ctx context.Context) error {
 	for _, l := range []latencies{s.got.Direct, s.got.Through} {
 		if l.Sized != l.Count {
-			return s.got, fmt.Errorf("of %d pods, %d were sized", l.Count, l.Sized)
+			return fmt.Errorf("of %d pods, %d were sized", l.Count, l.Sized)
 		}
 	}
 	asked := s.got.Direct.Count + s.got.Through.Count
@@ -223,29 +331,36 @@ func (s *side) result(ctx context.Context) (admitting, error) {
 	if err == nil && now-s.admitted != float64(asked) {
 		err = fmt.Errorf("it was told of %.0f pods, %d were meant for it", now-s.admitted, asked)
 	}
-	return s.got, err
+	return err
 }
 
 const configurations = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
 
-// ourWebhook is the chart's, which has no condition here that another API server would not have, for pods of our side alone.
-func ourWebhook(s stack) *admissionregistrationv1.MutatingWebhookConfiguration {
-	port, timeout, path := int32(443), int32(5), s.path
-	ignore, none, never, equivalent, scope := admissionregistrationv1.Ignore, admissionregistrationv1.SideEffectClassNone, admissionregistrationv1.NeverReinvocationPolicy, admissionregistrationv1.Equivalent, admissionregistrationv1.NamespacedScope
-	hook := func(name, group, resource string, operations ...admissionregistrationv1.OperationType) admissionregistrationv1.MutatingWebhook {
-		return admissionregistrationv1.MutatingWebhook{
-			Name: name, AdmissionReviewVersions: []string{"v1"}, FailurePolicy: &ignore, SideEffects: &none, ReinvocationPolicy: &never, MatchPolicy: &equivalent, TimeoutSeconds: &timeout,
-			ClientConfig: admissionregistrationv1.WebhookClientConfig{Service: &admissionregistrationv1.ServiceReference{Namespace: s.namespace, Name: s.service, Path: &path, Port: &port}},
-			Rules:        []admissionregistrationv1.RuleWithOperations{{Operations: operations, Rule: admissionregistrationv1.Rule{APIGroups: []string{group}, APIVersions: []string{"v1"}, Resources: []string{resource}, Scope: &scope}}},
+// ourWebhook is the chart's, as one of its renders has it, for pods of our side alone.
+func (w *world) ourWebhook(s stack, render string) (*admissionregistrationv1.MutatingWebhookConfiguration, error) {
+	all, err := documents(w.repo, render)
+	if err != nil {
+		return nil, err
+	}
+	for _, text := range all {
+		var found admissionregistrationv1.MutatingWebhookConfiguration
+		if err := yaml.Unmarshal([]byte(text), &found); err != nil {
+			return nil, fmt.Errorf("%s: %w", render, err)
 		}
+		if found.Kind != "MutatingWebhookConfiguration" || found.Name != s.webhook {
+			continue
+		}
+		for i := range found.Webhooks {
+			found.Webhooks[i].ClientConfig.Service.Namespace = s.namespace
+		}
+		pods := &found.Webhooks[0]
+		if pods.NamespaceSelector == nil || !slices.Contains(pods.Rules[0].Resources, "pods") {
+			return nil, fmt.Errorf("%s: the first webhook of %s is not that of pods", render, s.webhook)
+		}
+		pods.NamespaceSelector.MatchLabels = map[string]string{sideLabel: s.name}
+		return &found, nil
 	}
-	pods := hook("pods.vpa.nops.io", "", "pods", admissionregistrationv1.Create)
-	pods.NamespaceSelector = &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: corev1.LabelMetadataName, Operator: metav1.LabelSelectorOpNotIn, Values: []string{"kube-system", s.namespace}}}, MatchLabels: map[string]string{sideLabel: s.name}}
-	pods.MatchConditions = []admissionregistrationv1.MatchCondition{{Name: "owned", Expression: "has(object.metadata.ownerReferences) && object.metadata.ownerReferences.exists(o, has(o.controller) && o.controller)"}}
-	return &admissionregistrationv1.MutatingWebhookConfiguration{
-		ObjectMeta: metav1.ObjectMeta{Name: s.webhook},
-		Webhooks:   []admissionregistrationv1.MutatingWebhook{pods, hook("autoscalers.vpa.nops.io", s.group, autoscalers, admissionregistrationv1.Create, admissionregistrationv1.Update)},
-	}
+	return nil, fmt.Errorf("%s has no webhook %s", render, s.webhook)
 }
 
 // fresh is a pod that a ReplicaSet's controller would make, of one of the workloads from the first on.
@@ -298,9 +413,9 @@ func (w *world) direct(s stack, first int) ask {
 }
 
 // dryRun makes pods that are not stored.
-func (w *world) dryRun(first int, namespace func(workload int) string) ask {
+func (w *world) dryRun(pod func(i int) *corev1.Pod) ask {
 	return func(ctx context.Context, i int) (sized bool, err error) {
-		p := w.fresh(first, i, namespace)
+		p := pod(i)
 		body, err := json.Marshal(p)
 		if err != nil {
 			return false, fmt.Errorf("encode a pod: %w", err)
@@ -309,12 +424,9 @@ func (w *world) dryRun(first int, namespace func(workload int) string) ask {
 		if err := w.api.Do(ctx, http.MethodPost, "/api/v1/namespaces/"+p.Namespace+"/pods?dryRun=All", "application/json", body, &made); err != nil {
 			return false, err
 		}
-		for name := range made.Annotations {
-			if strings.HasPrefix(name, "vpaUpdates") || strings.Contains(name, "vpa") {
-				return true, nil
-			}
-		}
-		return false, nil
+		return slices.EqualFunc(made.Spec.Containers, p.Spec.Containers, func(got, sent corev1.Container) bool {
+			return !equality.Semantic.DeepEqual(got.Resources.Requests, sent.Resources.Requests)
+		}), nil
 	}
 }
 

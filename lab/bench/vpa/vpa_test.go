@@ -24,6 +24,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/nopsctl/nopsctl/lab/bench/here"
 	"github.com/nopsctl/nopsctl/lab/ca"
 )
 
@@ -441,6 +442,17 @@ func TestGoals(t *testing.T) {
 			t.Errorf("with a load average of %s: busy %v", tt.load, r.busy())
 		}
 	}
+	for want, a := range map[string]asking{
+		"takes the API server 0.50 ms more processor time for each pod that meets it, and 1.50 ms less for each that does not. By that it pays where more than 25 % of new pods do not meet it.": {Owned: 4e6, OwnedCondition: 45e5, Bare: 35e5, BareCondition: 2e6},
+		"0.50 ms more processor time for each pod that meets it, and -0.10 ms less for each that does not. By that it never pays.":                                                               {Owned: 4e6, OwnedCondition: 45e5, Bare: 35e5, BareCondition: 36e5},
+		"That it takes more could not be seen.": {Owned: 4e6, OwnedCondition: 39e5, Bare: 35e5, BareCondition: 2e6},
+	} {
+		dear := example(p)
+		dear.duelled(ours).Admission.Asking = a
+		if text := (report{profiles: []cells{dear}}).markdown(); !strings.Contains(text, want) {
+			t.Errorf("%q is not in the page of a condition:\n%s", want, text)
+		}
+	}
 	missed := example(p)
 	missed.of(ours)[0].Recommender.Restart.Took = time.Minute
 	if text := (report{profiles: []cells{missed}}).markdown(); !strings.Contains(text, "**Missed**") || !strings.Contains(text, "| **31.00 s** |") {
@@ -476,6 +488,30 @@ func TestCells(t *testing.T) {
 	}
 	if got, err := recall(dir, "now", c.Profile, upstream, 1); err != nil || got != nil {
 		t.Errorf("half a file: %v, %v", got, err)
+	}
+}
+
+// TestOurWebhook: what the API server is told is what the chart says, for pods of our side alone.
+func TestOurWebhook(t *testing.T) {
+	repo, err := here.Checkout()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{bench: &bench{repo: repo}}
+	mine := w.stack(ours)
+	mine.namespace = "elsewhere"
+	for render, conditions := range map[string]int{golden: 0, goldenSettings: 1} {
+		got, err := w.ourWebhook(mine, render)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pods := got.Webhooks[0]
+		if len(got.Webhooks) != 2 || len(pods.MatchConditions) != conditions || pods.NamespaceSelector.MatchLabels[sideLabel] != ours || len(pods.NamespaceSelector.MatchExpressions) != 1 || *pods.TimeoutSeconds != 5 || pods.ClientConfig.Service.Namespace != "elsewhere" {
+			t.Errorf("%s: %+v", render, got.Webhooks)
+		}
+	}
+	if _, err := w.ourWebhook(w.stack(upstream), golden); err == nil {
+		t.Error("the chart has upstream's webhook")
 	}
 }
 

@@ -170,8 +170,20 @@ func address() (string, error) {
 	return "", errors.New("this machine has no IPv4 address besides its loopback: webhooks would be at none that an API server takes")
 }
 
-// golden is the render of our chart that has every component.
-const golden = "embedded-chart/testdata/golden/all-default.yaml"
+// Renders of our chart: as it comes, and with settings of its own for everything.
+const (
+	golden         = "embedded-chart/testdata/golden/all-default.yaml"
+	goldenSettings = "embedded-chart/testdata/golden/all-own-settings.yaml"
+)
+
+// documents are those of a render.
+func documents(repo, render string) ([]string, error) {
+	text, err := os.ReadFile(filepath.Join(repo, render))
+	if err != nil {
+		return nil, fmt.Errorf("our chart's render: %w", err)
+	}
+	return strings.Split("\n"+string(text), "\n---\n"), nil
+}
 
 // definitions makes both groups, as each side ships them, and the namespaces of the two.
 func (w *world) definitions(ctx context.Context) error {
@@ -179,14 +191,14 @@ func (w *world) definitions(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("definitions of upstream: %w", err)
 	}
-	rendered, err := os.ReadFile(filepath.Join(w.repo, golden))
+	rendered, err := documents(w.repo, golden)
 	if err != nil {
-		return fmt.Errorf("our chart's render: %w", err)
+		return err
 	}
 	var all []kube.Object
 	names := []string{}
-	for _, text := range []string{string(theirs), string(rendered)} {
-		for doc := range strings.SplitSeq("\n"+text, "\n---\n") {
+	for _, some := range [][]string{strings.Split("\n"+string(theirs), "\n---\n"), rendered} {
+		for _, doc := range some {
 			var o map[string]any
 			if err := yaml.Unmarshal([]byte(doc), &o); err != nil {
 				return fmt.Errorf("definitions: %w", err)

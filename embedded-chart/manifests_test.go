@@ -3,6 +3,8 @@ package embeddedchart_test
 import (
 	"fmt"
 	"maps"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -371,6 +373,33 @@ func TestMatchConditionsByVersion(t *testing.T) {
 				t.Errorf("1.%d, %v: %v", minor, fine, err)
 			}
 		}
+	}
+}
+
+// TestDocumentedConditions: the values that docs/vpa.md has are ones that the chart takes, and the webhook gets them.
+func TestDocumentedConditions(t *testing.T) {
+	data, err := os.ReadFile("../docs/vpa.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := regexp.MustCompile("(?s)```yaml\n(containerRightsizing:\n.*?)```").FindAllStringSubmatch(string(data), -1)
+	if len(found) != 1 {
+		t.Fatalf("docs/vpa.md has %d blocks of values", len(found))
+	}
+	values := base()
+	var documented object
+	if err := yaml.Unmarshal([]byte(found[0][1]), &documented); err != nil {
+		t.Fatal(err)
+	}
+	maps.Copy(values, documented)
+	manifests, _, err := render(t, values)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hooks, _ := find(t, manifests, "MutatingWebhookConfiguration/nops-vpa")["webhooks"].([]any)
+	pods, _ := hooks[0].(object)
+	if diff := cmp.Diff(get(documented, "containerRightsizing", "admissionController", "matchConditions"), pods["matchConditions"]); diff != "" {
+		t.Error(diff)
 	}
 }
 

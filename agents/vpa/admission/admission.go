@@ -199,7 +199,7 @@ func (c *Controller) safely(server *logic.AdmissionServer) http.Handler {
 func (c *Controller) logic(ctx context.Context) (*logic.AdmissionServer, error) {
 	stop := ctx.Done()
 	config := agent.KubeConfig(c.deps.Kube, c.deps.UserAgent)
-	factory := informers.NewSharedInformerFactoryWithOptions(c.kube, resync, informers.WithTransform(slim))
+	factory := informers.NewSharedInformerFactoryWithOptions(c.kube, resync, informers.WithTransform(rules.Slim))
 	selectors := retarget.Selectors(target.NewVpaTargetSelectorFetcher(config, c.kube, factory, stop), retarget.Owned)
 	// Looked at anew is only what is still asked for when the rest is forgotten.
 	controllers := controllerfetcher.NewControllerFetcher(config, c.kube, factory, 2*c.deps.Remember, c.deps.Remember, 1, stop)

@@ -16,8 +16,6 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	appsv1 "k8s.io/api/apps/v1"
-	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -344,38 +342,11 @@ func slim(obj any) (any, error) {
 	return obj, err
 }
 
-// bare leaves out of a workload what its containers are made of: they are seen in its pods, and what is asked of it here is its selector, its
-// owner and its marks. With thousands of workloads the rest would be a sixth of this process.
-func bare(obj any) (any, error) {
-	obj, err := client.StripManagedFields(obj)
-	var template *corev1.PodTemplateSpec
-	switch w := obj.(type) {
-	case *appsv1.Deployment:
-		template = &w.Spec.Template
-	case *appsv1.ReplicaSet:
-		template = &w.Spec.Template
-	case *appsv1.StatefulSet:
-		template = &w.Spec.Template
-	case *appsv1.DaemonSet:
-		template = &w.Spec.Template
-	case *batchv1.Job:
-		template = &w.Spec.Template
-	case *batchv1.CronJob:
-		template = &w.Spec.JobTemplate.Spec.Template
-	case *corev1.ReplicationController:
-		template = w.Spec.Template
-	}
-	if template != nil {
-		template.Spec = corev1.PodSpec{}
-	}
-	return obj, err
-}
-
 // assemble puts upstream's parts together and waits until they know the cluster.
 func (l *leader) assemble(ctx context.Context) error {
 	stop := ctx.Done()
 	observer := feed.NewObserver()
-	factory := informers.NewSharedInformerFactoryWithOptions(l.kube, resync, informers.WithTransform(bare))
+	factory := informers.NewSharedInformerFactoryWithOptions(l.kube, resync, informers.WithTransform(rules.Slim))
 	selectors := owners.NewSelectors(target.NewVpaTargetSelectorFetcher(l.config, l.kube, factory, stop), rules.WellKnown)
 	scales := controllerfetcher.NewControllerFetcher(l.config, l.kube, factory, min(l.opts.Interval, scaleFresh), scaleLifetime, scaleJitter, stop)
 	fetcher := owners.NewFetcher(scales, rules.ControllersOf(factory), l.deps.Log)

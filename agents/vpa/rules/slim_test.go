@@ -1,4 +1,4 @@
-package admission
+package rules_test
 
 import (
 	"testing"
@@ -11,6 +11,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/nopsctl/nopsctl/agents/vpa/rules"
 )
 
 // TestSlim: of each kind that is watched, nothing stays of what it runs, and all that upstream and the matcher ask for.
@@ -50,14 +52,15 @@ func TestSlim(t *testing.T) {
 			&corev1.ReplicationController{ObjectMeta: left, Spec: corev1.ReplicationControllerSpec{Selector: labels, Template: &none}},
 		},
 		{&corev1.ReplicationController{ObjectMeta: whole()}, &corev1.ReplicationController{ObjectMeta: left}},
+		{&corev1.Pod{ObjectMeta: whole(), Spec: runs.Spec}, &corev1.Pod{ObjectMeta: left, Spec: runs.Spec}},
 		{&corev1.LimitRange{ObjectMeta: whole(), Spec: bounds}, &corev1.LimitRange{ObjectMeta: left, Spec: bounds}},
 	} {
-		got, err := slim(c.given.DeepCopyObject())
+		got, err := rules.Slim(c.given.DeepCopyObject())
 		if diff := cmp.Diff(c.want, got); diff != "" || err != nil {
 			t.Errorf("%T: %v\n%s", c.given, err, diff)
 		}
 	}
-	if got, err := slim(cache.DeletedFinalStateUnknown{Key: "shop/web"}); err != nil || got == nil {
+	if got, err := rules.Slim(cache.DeletedFinalStateUnknown{Key: "shop/web"}); err != nil || got == nil {
 		t.Errorf("what is no object: %v, %v", got, err)
 	}
 }

@@ -1,4 +1,4 @@
-package admission
+package rules
 
 import (
 	appsv1 "k8s.io/api/apps/v1"
@@ -9,9 +9,9 @@ import (
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/client"
 )
 
-// slim is what remains of an object in memory: of a workload, who owns it, which pods it selects, and how it is marked. What it would run is most
-// of what it weighs, and nobody here asks for it; a collection of garbage goes through all of it while pods wait.
-func slim(obj any) (any, error) {
+// Slim is a transform of informers of workloads: of one of upstream's well-known kinds it keeps who owns it, which pods it selects, and how it is
+// marked, for who asks no more. What a workload would run is most of what it weighs, and a collection of garbage goes through all of it.
+func Slim(obj any) (any, error) {
 	var template *corev1.PodTemplateSpec
 	switch o := obj.(type) {
 	case *appsv1.Deployment:

@@ -453,6 +453,13 @@ func TestGoals(t *testing.T) {
 			t.Errorf("%q is not in the page of a condition:\n%s", want, text)
 		}
 	}
+	idle := example(p)
+	for _, c := range idle.of(ours) {
+		c.Recommender.Steps["MaintainCheckpoints"] = 0
+	}
+	if text := (report{profiles: []cells{idle}}).markdown(); !strings.Contains(text, "| 90 times |") {
+		t.Errorf("checkpoints that are due by their age are written in no time:\n%s", text)
+	}
 	missed := example(p)
 	missed.of(ours)[0].Recommender.Restart.Took = time.Minute
 	if text := (report{profiles: []cells{missed}}).markdown(); !strings.Contains(text, "**Missed**") || !strings.Contains(text, "| **31.00 s** |") {

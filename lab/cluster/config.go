@@ -270,6 +270,8 @@ rules:
 - {level: Metadata, users: [lab-admin], verbs: [create, update, patch, delete, deletecollection]}
 - {level: Metadata, userGroups: ["system:serviceaccounts:nops"], resources: &autoscalers [{group: autoscaling.k8s.io}, {group: vpa.nops.io}]}
 - {level: Metadata, users: &upstream [upstream-vpa-recommender, upstream-vpa-updater, upstream-vpa-admission-controller], resources: *autoscalers}
+- {level: Metadata, userGroups: ["system:serviceaccounts:nops"], resources: &own [{group: coordination.k8s.io, resources: [leases]}, {group: "", resources: [secrets]}, {group: admissionregistration.k8s.io, resources: [mutatingwebhookconfigurations]}]}
+- {level: Metadata, users: *upstream, resources: *own}
 - {level: Metadata, userGroups: ["system:serviceaccounts:nops"], verbs: &changes [create, update, patch, delete], resources: &pods [{group: "", resources: [pods, pods/eviction, pods/resize]}]}
 - {level: Metadata, users: *upstream, verbs: *changes, resources: *pods}
 - {level: Metadata, userGroups: ["system:serviceaccounts:kube-system"], verbs: [create], resources: [{group: "", resources: [pods]}]}

@@ -69,6 +69,8 @@ func (w *world) commands() map[string]command {
 		"upstream-vpa":        w.upstreamVPA,
 		"asked":               w.asked,
 		"mutated":             w.mutated,
+		"failed-open":         w.failedOpen,
+		"took":                w.took,
 		"churn":               w.churn,
 	}
 }

@@ -55,5 +55,8 @@
 //	asked SINCE USER REQUEST N              by the API server's log, users that match made so many requests that match, as
 //	                          "VERB GROUP/RESOURCE[/SUBRESOURCE] NAMESPACE/NAME"; negated: none
 //	mutated SINCE WEBHOOK NAMESPACE N|all   so many of the pods created there were changed by that webhook; negated: none
+//	failed-open SINCE WEBHOOK NAMESPACE N|all      so many were created without that webhook, by the name that it has in its configuration,
+//	                          for it did not answer; negated: none
+//	took SINCE NAMESPACE LEAST MOST         the API server took between these to create each pod there
 //	churn NAMESPACE SELECTOR TIME           deletes the pods twice a second, so that others come
 package e2e

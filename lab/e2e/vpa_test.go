@@ -190,7 +190,7 @@ func (w *world) asked(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	var found []string
 	for _, r := range w.audited(ts, args[0]) {
-		what := fmt.Sprintf("%s %s/%s %s/%s", r.Verb, r.Group, r.Resource, r.Namespace, r.Name)
+		what := r.String()
 		if user.MatchString(r.User) && request.MatchString(what) {
 			found = append(found, fmt.Sprintf("%s: %s: %d", r.User, what, r.Code))
 		}
@@ -206,39 +206,65 @@ func (w *world) asked(ts *testscript.TestScript, neg bool, args []string) {
 
 // mutated holds which pods a webhook changed when they were created, by the API server's log.
 func (w *world) mutated(ts *testscript.TestScript, neg bool, args []string) {
+	w.ofCreated(ts, neg, args, "mutated", "changed", vpa.Request.Mutated)
+}
+
+// failedOpen holds which pods were created without a webhook's answer.
+func (w *world) failedOpen(ts *testscript.TestScript, neg bool, args []string) {
+	w.ofCreated(ts, neg, args, "failed-open", "did not answer about", vpa.Request.FailedOpen)
+}
+
+// ofCreated counts the pods created in a namespace of which something is true with regard to a webhook.
+func (w *world) ofCreated(ts *testscript.TestScript, neg bool, args []string, command, did string, is func(r vpa.Request, webhook string) bool) {
 	if len(args) != 4 {
-		ts.Fatalf("usage: mutated SINCE WEBHOOK NAMESPACE LEAST|all | ! mutated SINCE WEBHOOK NAMESPACE 1")
+		ts.Fatalf("usage: %[1]s SINCE WEBHOOK NAMESPACE LEAST|all | ! %[1]s SINCE WEBHOOK NAMESPACE 1", command)
 	}
-	n, created := 0, 0
+	created := w.created(ts, args[0], args[2])
+	n := 0
 	var not []string
-	for _, r := range w.audited(ts, args[0]) {
-		if r.Verb != "create" || r.Resource != "pods" || r.Namespace != args[2] {
-			continue
-		}
-		created++
-		if r.Mutated(args[1]) {
+	for _, r := range created {
+		if is(r, args[1]) {
 			n++
 		} else {
-			why := "unchanged"
-			if r.Annotations["failed-open.mutation.webhook.admission.k8s.io/round_0_index_0"] != "" {
-				why = "the webhook did not answer"
-			}
-			not = append(not, r.At.Format("15:04:05.000 ")+why)
+			not = append(not, fmt.Sprintf("%s after %s: %v", r.At.Format("15:04:05.000"), r.Took.Round(time.Millisecond), r.Annotations))
 		}
 	}
-	if created == 0 {
-		ts.Fatalf("no pod was created in %s since then: that shows nothing", args[2])
-	}
-	least := created
+	least := len(created)
 	if args[3] != "all" {
 		var err error
 		least, err = strconv.Atoi(args[3])
 		ts.Check(err)
 	}
 	if neg && n > 0 || !neg && n < least {
-		ts.Fatalf("%s changed %d of %d pods created in %s; not those of\n  %s", args[1], n, created, args[2], strings.Join(not, "\n  "))
+		ts.Fatalf("%s %s %d of %d pods created in %s; not those of\n  %s", args[1], did, n, len(created), args[2], strings.Join(not, "\n  "))
 	}
-	ts.Logf("%s changed %d of %d pods created in %s", args[1], n, created, args[2])
+	ts.Logf("%s %s %d of %d pods created in %s", args[1], did, n, len(created), args[2])
+}
+
+// created are the requests that made pods in a namespace since a moment; there is one at least.
+func (w *world) created(ts *testscript.TestScript, since, namespace string) []vpa.Request {
+	created := vpa.Created(w.audited(ts, since), namespace)
+	if len(created) == 0 {
+		ts.Fatalf("no pod was created in %s since then: that shows nothing", namespace)
+	}
+	return created
+}
+
+// took holds how long the API server took to create each pod.
+func (w *world) took(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 4 {
+		ts.Fatalf("usage: took SINCE NAMESPACE LEAST MOST")
+	}
+	least, err := time.ParseDuration(args[2])
+	ts.Check(err)
+	most, err := time.ParseDuration(args[3])
+	ts.Check(err)
+	for _, r := range w.created(ts, args[0], args[1]) {
+		if r.Took < least || r.Took > most {
+			ts.Fatalf("the pod of %s in %s was created after %s, which is not between %s and %s", r.At.Format("15:04:05.000"), args[1], r.Took, least, most)
+		}
+		ts.Logf("the pod of %s in %s was created after %s", r.At.Format("15:04:05.000"), args[1], r.Took.Round(time.Millisecond))
+	}
 }
 
 // churn deletes the pods of a workload again and again, so that pods are created all the time.

@@ -221,7 +221,8 @@ spec:
 
 // Request is one that was made of the API server, by a VPA, or that made a pod.
 type Request struct {
-	At          time.Time
+	At          time.Time     // of its answer
+	Took        time.Duration // from when it came to that
 	User        string
 	Verb        string
 	Group       string
@@ -238,6 +239,7 @@ func Requests(log []byte, since time.Time) ([]Request, error) {
 	for line := range bytes.Lines(log) {
 		var e struct {
 			Verb           string            `json:"verb"`
+			Received       time.Time         `json:"requestReceivedTimestamp"`
 			StageTimestamp time.Time         `json:"stageTimestamp"`
 			Annotations    map[string]string `json:"annotations"`
 			User           struct {
@@ -254,13 +256,18 @@ func Requests(log []byte, since time.Time) ([]Request, error) {
 		if e.StageTimestamp.Before(since) || e.User.Username == "lab-admin" {
 			continue
 		}
-		r := Request{At: e.StageTimestamp, User: e.User.Username, Verb: e.Verb, Group: e.ObjectRef.APIGroup, Resource: e.ObjectRef.Resource, Namespace: e.ObjectRef.Namespace, Name: e.ObjectRef.Name, Code: e.ResponseStatus.Code, Annotations: e.Annotations}
+		r := Request{At: e.StageTimestamp, Took: e.StageTimestamp.Sub(e.Received), User: e.User.Username, Verb: e.Verb, Group: e.ObjectRef.APIGroup, Resource: e.ObjectRef.Resource, Namespace: e.ObjectRef.Namespace, Name: e.ObjectRef.Name, Code: e.ResponseStatus.Code, Annotations: e.Annotations}
 		if e.ObjectRef.Subresource != "" {
 			r.Resource += "/" + e.ObjectRef.Subresource
 		}
 		all = append(all, r)
 	}
 	return all, nil
+}
+
+// String is "VERB GROUP/RESOURCE[/SUBRESOURCE] NAMESPACE/NAME"; what a request does not name is empty.
+func (r Request) String() string {
+	return fmt.Sprintf("%s %s/%s %s/%s", r.Verb, r.Group, r.Resource, r.Namespace, r.Name)
 }
 
 // Mutated says whether a webhook changed the object of a request, by the name of its configuration.
@@ -275,4 +282,25 @@ func (r Request) Mutated(configuration string) bool {
 		}
 	}
 	return false
+}
+
+// FailedOpen says whether a webhook did not answer and the request was let through without it, by the webhook's own name.
+func (r Request) FailedOpen(webhook string) bool {
+	for name, of := range r.Annotations {
+		if strings.HasPrefix(name, "failed-open.mutation.webhook.admission.k8s.io/") && of == webhook {
+			return true
+		}
+	}
+	return false
+}
+
+// Created are those that made pods in a namespace.
+func Created(all []Request, namespace string) []Request {
+	var created []Request
+	for _, r := range all {
+		if r.Verb == "create" && r.Resource == "pods" && r.Namespace == namespace {
+			created = append(created, r)
+		}
+	}
+	return created
 }

@@ -4,6 +4,7 @@
 //	load set cpu=50 memory=128            tells the one that runs in the same container
 //	load limits                           says what the container's cgroup gives it: cpu=MILLICORES memory=BYTES
 //	load silent :8000                     takes connections and says nothing, as a server does that hangs
+//	load late :8000 web.shop.svc:80 500ms  passes connections on, and each answer of that server so much later than it came
 //
 // Memory is held outside of the heap, and every page of it is written to, so that the kernel counts it, and kills for it.
 package main
@@ -50,6 +51,12 @@ func run(ctx context.Context, args []string) error {
 		return limits()
 	case len(args) == 2 && args[0] == "silent":
 		return silent(ctx, args[1])
+	case len(args) == 4 && args[0] == "late":
+		by, err := time.ParseDuration(args[3])
+		if err != nil {
+			return fmt.Errorf("read the arguments: %w", err)
+		}
+		return late(ctx, args[1], args[2], by)
 	}
 	flags := flag.NewFlagSet("load", flag.ContinueOnError)
 	cpu, memory := flags.Int64("cpu", 0, "millicores to burn"), flags.Int("memory", 0, "MiB to hold")
@@ -200,6 +207,35 @@ func limits() error {
 
 // silent never answers.
 func silent(ctx context.Context, at string) error {
+	return accept(ctx, at, func(net.Conn) {})
+}
+
+// late passes connections on to a server, and holds back all that the server says.
+func late(ctx context.Context, at, server string, by time.Duration) error {
+	return accept(ctx, at, func(conn net.Conn) {
+		defer conn.Close()
+		behind, err := new(net.Dialer).DialContext(ctx, "tcp", server)
+		if err != nil {
+			fmt.Println("pass on:", err)
+			return
+		}
+		defer behind.Close()
+		go func() {
+			_, _ = io.Copy(behind, conn)
+			_ = behind.Close() // the client is gone: nobody waits for more
+		}()
+		for part := make([]byte, 64<<10); ; {
+			n, err := behind.Read(part)
+			time.Sleep(by)
+			if _, gone := conn.Write(part[:n]); err != nil || gone != nil {
+				return
+			}
+		}
+	})
+}
+
+// accept takes connections until the context ends, and closes them then.
+func accept(ctx context.Context, at string, serve func(net.Conn)) error {
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", at)
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
@@ -214,5 +250,6 @@ func silent(ctx context.Context, at string) error {
 			return fmt.Errorf("listen: %w", err)
 		}
 		context.AfterFunc(ctx, func() { _ = conn.Close() })
+		go serve(conn)
 	}
 }

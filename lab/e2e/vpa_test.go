@@ -19,7 +19,7 @@ import (
 )
 
 // TestVPA plays the stories of containers that are rightsized: apart, for they measure what real containers use, which takes time.
-func TestVPA(t *testing.T) { run(t, "vpa", 1) }
+func TestVPA(t *testing.T) { run(t, "vpa", 5) }
 
 // storyPod is a pod and what must not change when it is resized in place.
 type storyPod struct {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"helm.sh/helm/v3/pkg/chartutil"
+	"helm.sh/helm/v3/pkg/strvals"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
@@ -136,6 +137,7 @@ func podRefs(t *testing.T, values object, there map[string]object, o object) {
 	if affinity := fmt.Sprint(pod["affinity"]); every && (!strings.Contains(affinity, "fargate") || !strings.Contains(affinity, "linux")) {
 		t.Errorf("%s: affinity %s", name(o), affinity)
 	}
+	ofStore := text(values, "containerRightsizing", "recommender", "store", "secretName")
 	volumes := map[string]bool{}
 	for _, v := range list(pod, "volumes") {
 		volumes[text(v, "name")] = true
@@ -147,6 +149,9 @@ func podRefs(t *testing.T, values object, there map[string]object, o object) {
 		}
 		if get(v, "emptyDir") != nil && get(v, "emptyDir", "sizeLimit") == nil {
 			t.Errorf("%s: volume %v may fill the node", name(o), v)
+		}
+		if secret := text(v, "secret", "secretName"); secret != "<nil>" && secret != ofStore {
+			t.Errorf("%s: Secret %s is mounted", name(o), secret)
 		}
 	}
 	elsewhere := get(values, "customerManagedSecrets", "enabled") == true || get(values, "externalSecrets", "enabled") == true
@@ -162,7 +167,7 @@ func podRefs(t *testing.T, values object, there map[string]object, o object) {
 				continue
 			}
 			own := there["Secret/"+secret]
-			if own == nil != (elsewhere && secret != "nops-inline-credentials") {
+			if own == nil != (elsewhere && secret != "nops-inline-credentials" || secret == ofStore) {
 				t.Errorf("%s: %s comes from Secret %s, provided by the user: %v", name(o), text(e, "name"), secret, elsewhere)
 			} else if own != nil && get(own, "data", text(e, "valueFrom", "secretKeyRef", "key")) == nil {
 				t.Errorf("%s: %s: key %s is not in it", name(o), text(e, "name"), text(e, "valueFrom", "secretKeyRef", "key"))
@@ -331,6 +336,8 @@ func TestNotes(t *testing.T) {
 		{"references and keys", []string{"customerManagedSecrets.enabled=true", "customerManagedSecrets.apiSecretName=s", "customerManagedSecrets.apiSecretKey=k", "customerManagedSecrets.ampAccessName=s", "customerManagedSecrets.ampAccessKey=k", "customerManagedSecrets.ampSecretName=s", "customerManagedSecrets.ampSecretKey=k"}, []string{"The references win"}, []string{"stay readable"}},
 		{"role and keys", []string{`victoriaMetrics.serviceAccount.annotations.eks\.amazonaws\.com/role-arn=arn:aws:iam::1:role/x`}, []string{"The role is used"}, nil},
 		{"unverified kubelets", []string{"victoriaMetrics.kubeletInsecureSkipVerify=true"}, []string{"kubeletInsecureSkipVerify=true"}, nil},
+		{"an unverified store", []string{"containerRightsizing.recommender.store.url=https://x", "containerRightsizing.recommender.store.insecureSkipVerify=true"}, []string{"recommender.store.insecureSkipVerify=true"}, nil},
+		{"no store to verify", []string{"containerRightsizing.recommender.store.insecureSkipVerify=true"}, nil, []string{"insecureSkipVerify"}},
 		{"a bucket", []string{"containerInsights.env_variables.APP_AWS_S3_BUCKET=b", "containerInsights.debug=true"}, []string{"APP_AWS_S3_BUCKET is unused", "containerInsights.debug is unused"}, nil},
 		{"a credential among variables", []string{"containerInsights.env_variables.AWS_SECRET_ACCESS_KEY=x"}, []string{"AWS_SECRET_ACCESS_KEY looks like a credential"}, nil},
 		{"Helm's own", []string{"global.nodeSelector.a=b"}, []string{"global.* is Helm's own"}, nil},
@@ -353,6 +360,72 @@ func TestNotes(t *testing.T) {
 			}
 			if strings.Contains(notes, "canary") {
 				t.Errorf("a credential in:\n%s", notes)
+			}
+		})
+	}
+}
+
+// TestStoreCredentials: who asks the store comes from the Secret that is named, as variables or as a file, to the recommender alone; and nothing
+// changes where none is named.
+func TestStoreCredentials(t *testing.T) {
+	const at = "containerRightsizing.recommender.store."
+	from := func(key string) string { return fmt.Sprintf("map[secretKeyRef:map[key:%s name:reader]]", key) }
+	for _, tt := range []struct {
+		name  string
+		set   []string
+		env   map[string]string // the value, or where it comes from
+		token string            // the key that is mounted as the file
+	}{
+		{"none", nil, map[string]string{}, ""},
+		{"user and password", []string{"secretName=reader"}, map[string]string{"USERNAME": from("username"), "PASSWORD": from("password")}, ""},
+		{"keys of other names", []string{"secretName=reader", "usernameKey=user", "passwordKey=pass.word"}, map[string]string{"USERNAME": from("user"), "PASSWORD": from("pass.word")}, ""},
+		{"a token", []string{"secretName=reader", "tokenKey=bearer"}, map[string]string{"TOKEN_FILE": "/etc/nops-store/token"}, "bearer"},
+		{"any certificate", []string{"insecureSkipVerify=true"}, map[string]string{"INSECURE": "true"}, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			values := base(at+"url=https://x", "nops.global.caBundle=x")
+			for _, s := range tt.set {
+				if err := strvals.ParseInto(at+s, values); err != nil {
+					t.Fatal(err)
+				}
+			}
+			manifests, _, err := render(t, values)
+			if err != nil {
+				t.Fatal(err)
+			}
+			hangTogether(t, values, manifests)
+			for _, o := range manifests {
+				if !workload(o) {
+					continue
+				}
+				container, env, file := list(template(o), "spec", "containers")[0], map[string]string{}, ""
+				for _, e := range list(container, "env") {
+					if which, is := strings.CutPrefix(text(e, "name"), "NOPS_VPA_STORE_"); is {
+						env[which] = strings.TrimSuffix(text(e, "value"), "<nil>") + strings.TrimSuffix(text(e, "valueFrom"), "<nil>")
+					}
+				}
+				for _, v := range list(template(o), "spec", "volumes") {
+					if get(v, "secret") == nil {
+						continue
+					}
+					for _, m := range list(container, "volumeMounts") {
+						// Of a subPath the kubelet renews nothing.
+						if text(m, "name") == text(v, "name") && text(m, "readOnly") == "true" && get(m, "subPath") == nil && len(list(v, "secret", "items")) == 1 {
+							item := list(v, "secret", "items")[0]
+							file = fmt.Sprint(text(item, "key"), " at ", text(m, "mountPath"), "/", text(item, "path"))
+						}
+					}
+				}
+				want, token := tt.env, tt.token
+				if name(o) != "Deployment/nops-vpa-recommender" {
+					want, token = map[string]string{}, ""
+				}
+				if token != "" {
+					token += " at " + want["TOKEN_FILE"]
+				}
+				if diff := cmp.Diff(want, env); diff != "" || file != token {
+					t.Errorf("%s: mounts %q, want %q; variables:\n%s", name(o), file, token, diff)
+				}
 			}
 		})
 	}

@@ -124,8 +124,8 @@ securityContext:
 {{- end -}}
 
 {{/*
-The pod of one of our agents. Besides the above: image, args, resources, token; env, the name of a template that gives more
-variables; ports, more ports; daemon, whether it listens for probes (a CronJob's pod does not).
+The pod of one of our agents. Besides the above: image, args, resources, token; env, volumes and mounts, the names of templates that
+give more of them; ports, more ports; daemon, whether it listens for probes (a CronJob's pod does not).
 */}}
 {{- define "nops.agentPod" -}}
 {{ include "nops.podSpec" . }}
@@ -156,11 +156,13 @@ containers:
       {{- toYaml .resources | nindent 6 }}
     securityContext:
       {{- include "nops.containerSecurity" .root | nindent 6 }}
-    {{- with include "nops.caMount" .root }}
+    {{- $mounts := include "nops.caMount" .root }}{{ with .mounts }}{{ $mounts = printf "%s\n%s" $mounts (include . $.root) }}{{ end }}
+    {{- with trim $mounts }}
     volumeMounts:
       {{- . | nindent 6 }}
     {{- end }}
-{{- with include "nops.caVolume" .root }}
+{{- $volumes := include "nops.caVolume" .root }}{{ with .volumes }}{{ $volumes = printf "%s\n%s" $volumes (include . $.root) }}{{ end }}
+{{- with trim $volumes }}
 volumes:
   {{- . | nindent 2 }}
 {{- end }}

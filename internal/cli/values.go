@@ -51,13 +51,14 @@ func (v *valueFlags) parse(ctx context.Context, f *Factory) (map[string]any, err
 // hideCredentials makes known what looks like a credential among the values, so that no message repeats it.
 func hideCredentials(r *iostreams.Redactor, path string, values map[string]any) {
 	for name, v := range values {
-		at := path + "." + name
+		at := strings.TrimPrefix(path+"."+name, ".")
 		switch v := v.(type) {
 		case map[string]any:
-			if name != "customerManagedSecrets" { // holds names
-				hideCredentials(r, at, v)
-			}
+			hideCredentials(r, at, v)
 		case string:
+			if install.NamesSecret(at) { // what it holds may be a word of every second sentence
+				continue
+			}
 			lower := strings.ToLower(name)
 			for _, word := range []string{"apikey", "secret", "accesskey", "password", "token"} {
 				if strings.Contains(lower, word) {

@@ -546,13 +546,22 @@ func valueChanges(before, after map[string]any) []ValueChange {
 		if bytes.Equal(canonical(normal(oldValue)), canonical(normal(newValue))) {
 			continue
 		}
-		// customerManagedSecrets names keys of a Secret; those names are no secrets.
-		if secretName.MatchString(path) && !strings.HasPrefix(path, "customerManagedSecrets.") {
+		if secretName.MatchString(path) && !NamesSecret(path) {
 			oldValue, newValue = hide(oldValue), hide(newValue)
 		}
 		changes = append(changes, ValueChange{Path: path, Old: oldValue, New: newValue})
 	}
 	return changes
+}
+
+// NamesSecret says whether the chart's value at a path is the name of a Secret or of a key in one. Such a name is no credential, though the path looks
+// like that of one.
+func NamesSecret(path string) bool {
+	switch path {
+	case "containerRightsizing.recommender.store.secretName", "containerRightsizing.recommender.store.usernameKey", "containerRightsizing.recommender.store.passwordKey", "containerRightsizing.recommender.store.tokenKey":
+		return true
+	}
+	return strings.HasPrefix(path, "customerManagedSecrets.")
 }
 
 func hide(v any) any {

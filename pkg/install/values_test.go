@@ -230,6 +230,11 @@ func TestCredentialsLeaveTheValues(t *testing.T) {
 	if strings.Contains(changes, "secret-") || !strings.Contains(changes, "API_KEY") {
 		t.Errorf("changes: %s", changes)
 	}
+	store := m{"secretName": "reader", "usernameKey": "USER", "passwordKey": "PASS", "tokenKey": "TOKEN", "password": "secret-5"}
+	changes = fmt.Sprint(valueChanges(nil, m{"containerRightsizing": m{"recommender": m{"store": store}}}))
+	if strings.Contains(changes, "secret-") || !strings.Contains(changes, "PASS") {
+		t.Errorf("changes: %s", changes)
+	}
 }
 
 // TestRole: the chart's own rule, so that a role is believed exactly when the chart believes it.

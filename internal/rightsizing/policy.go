@@ -113,19 +113,26 @@ const (
 	IgnoreJVM Guard = "Ignore"
 )
 
+// The largest numbers of settings, in percent. The policy's definition and whoever reads AnnotationSettings have the same: what one takes and the other
+// does not would be a policy that holds nowhere, or a setting that no policy can have.
+const (
+	MaxHeadroom = 10000 // of LimitRule.Headroom
+	MaxStepDown = 100   // of Step.Down: all of it, so that 100 bounds nothing. More cannot be taken.
+)
+
 // LimitsRule is what becomes of limits.
 type LimitsRule struct {
 	CPU    LimitRule `json:"cpu,omitzero"`
 	Memory LimitRule `json:"memory,omitzero"`
 }
 
-// LimitRule is that of one resource. Headroom is in percent of the request.
+// LimitRule is that of one resource. Headroom is in percent of the request, at most MaxHeadroom.
 type LimitRule struct {
 	Mode     LimitsMode `json:"mode,omitempty"`
 	Headroom int32      `json:"headroom,omitempty"`
 }
 
-// Step bounds a change, in percent; 0 does not.
+// Step bounds a change, in percent; 0 does not. Down is at most MaxStepDown.
 type Step struct {
 	Up   int32 `json:"up,omitempty"`
 	Down int32 `json:"down,omitempty"`

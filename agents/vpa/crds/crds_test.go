@@ -3,6 +3,7 @@ package crds
 import (
 	"bytes"
 	"flag"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,8 +16,10 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
 	"sigs.k8s.io/yaml"
 
+	"github.com/nopsctl/nopsctl/agents/vpa/rules"
 	"github.com/nopsctl/nopsctl/internal/rightsizing"
 )
 
@@ -219,6 +222,49 @@ func TestPolicyHasItsFields(t *testing.T) {
 	}
 	if fields < 40 {
 		t.Errorf("only %d fields were compared", fields)
+	}
+}
+
+// TestNumbersOfAPolicy: the definition lets in what the parts read, and refuses what they refuse. A policy that is stored and that nobody can read
+// changes nothing; a setting that is read and that no policy can have is nobody's.
+func TestNumbersOfAPolicy(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(dir, "rightsizingpolicies.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var spec object
+	if err := yaml.UnmarshalStrict(text, &spec); err != nil {
+		t.Fatal(err)
+	}
+	versions, _ := spec["versions"].([]any)
+	fields := at(versions[0].(object), "schema", "openAPIV3Schema", "properties", "spec", "properties")
+	for _, c := range []struct {
+		path     string
+		settings string // with a number
+		most     float64
+		further  bool // settings that a person wrote may be larger, for they always could
+	}{
+		{"limits.cpu.headroom", `{"policy":"p","limits":{"cpu":{"mode":"Headroom","headroom":%d}}}`, rightsizing.MaxHeadroom, false},
+		{"limits.memory.headroom", `{"policy":"p","limits":{"memory":{"mode":"Headroom","headroom":%d}}}`, rightsizing.MaxHeadroom, false},
+		{"maxStep.down", `{"policy":"p","maxStep":{"down":%d}}`, rightsizing.MaxStepDown, false},
+		{"maxStep.up", `{"policy":"p","maxStep":{"up":%d}}`, 10000, true},
+	} {
+		schema := object{"properties": fields}
+		for _, name := range strings.Split(c.path, ".") {
+			schema = at(schema, "properties", name)
+		}
+		least, _ := schema["minimum"].(float64)
+		most, _ := schema["maximum"].(float64)
+		if schema["minimum"] == nil || least != 0 || most != c.most {
+			t.Errorf("%s: the definition has %v to %v, want 0 to %v", c.path, schema["minimum"], schema["maximum"], c.most)
+		}
+		for number, want := range map[int]bool{-1: false, 0: true, int(most): true, int(most) + 1: c.further} {
+			settings := fmt.Sprintf(c.settings, number)
+			_, err := rules.Effective(&vpav1.VerticalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{rightsizing.AnnotationSettings: settings}}})
+			if (err == nil) != want {
+				t.Errorf("%s: %v, is to be read: %t", settings, err, want)
+			}
+		}
 	}
 }
 

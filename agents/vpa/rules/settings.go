@@ -76,8 +76,8 @@ func (s *Settings) fill() error {
 	if s.Level != "" && !slices.Contains(rightsizing.Levels(), s.Level) {
 		say("level %q is none of %v", s.Level, rightsizing.Levels())
 	}
-	if s.MaxStep.Up < 0 || s.MaxStep.Down < 0 || s.MaxStep.Down > 100 {
-		say("maxStep: up %d is below 0, or down %d is not between 0 and 100 percent", s.MaxStep.Up, s.MaxStep.Down)
+	if s.MaxStep.Up < 0 || s.MaxStep.Down < 0 || s.MaxStep.Down > rightsizing.MaxStepDown {
+		say("maxStep: up %d is below 0, or down %d is not between 0 and %d percent", s.MaxStep.Up, s.MaxStep.Down, rightsizing.MaxStepDown)
 	}
 	s.Floors = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("10m"), corev1.ResourceMemory: resource.MustParse("32Mi")}
 	for name, q := range s.Effective.Floors {
@@ -128,8 +128,8 @@ func (s *Settings) words(errs *[]error) {
 			rule = s.Limits.Memory
 		}
 		word(errs, name+".mode", rule.Mode, rightsizing.LimitsRatio, rightsizing.LimitsHeadroom, rightsizing.LimitsKeep, rightsizing.LimitsNone)
-		if rule.Headroom < 0 || rule.Headroom > 10000 {
-			*errs = append(*errs, fmt.Errorf("%s.headroom: %d is not between 0 and 10000 percent", name, rule.Headroom))
+		if rule.Headroom < 0 || rule.Headroom > rightsizing.MaxHeadroom {
+			*errs = append(*errs, fmt.Errorf("%s.headroom: %d is not between 0 and %d percent", name, rule.Headroom, rightsizing.MaxHeadroom))
 		}
 	}
 }

@@ -110,13 +110,14 @@ func (o *Options) BindFlags(fs *pflag.FlagSet, env agent.Getenv) {
 	if err != nil {
 		o.errs = append(o.errs, fmt.Errorf("%s: %q is no number", EnvWorkers, env(EnvWorkers)))
 	}
-	o.StorePassword = env(EnvStorePassword)
+	// A Secret that was made of a file ends with the line's end of that file. No password does.
+	o.StorePassword = strings.TrimRight(env(EnvStorePassword), "\r\n")
 	fs.DurationVar(&o.Interval, "interval", span(EnvInterval, "1m"), "how often to recommend ("+EnvInterval+")")
 	fs.StringVar(&o.Source, "source", agent.Or(env(EnvSource), SourceKubelet), "where usage comes from: kubelet, metrics-server, store ("+EnvSource+")")
 	fs.BoolVar(&o.KubeletInsecure, "kubelet-insecure", yes(EnvKubeletInsecure), "do not check the certificates of kubelets ("+EnvKubeletInsecure+")")
 	fs.StringVar(&o.Store, "store", env(EnvStore), "address of Prometheus, VictoriaMetrics or an AMP workspace, as it comes before /api/v1 ("+EnvStore+")")
 	fs.StringToStringVar(&o.StoreLabels, "store-labels", labels, "labels of this cluster's series there, name=value ("+EnvStoreLabels+")")
-	fs.StringVar(&o.StoreUsername, "store-username", env(EnvStoreUsername), "basic authentication; the password comes from "+EnvStorePassword+" ("+EnvStoreUsername+")")
+	fs.StringVar(&o.StoreUsername, "store-username", strings.TrimRight(env(EnvStoreUsername), "\r\n"), "basic authentication; the password comes from "+EnvStorePassword+" ("+EnvStoreUsername+")")
 	fs.StringVar(&o.StoreTokenFile, "store-token-file", env(EnvStoreTokenFile), "file of a bearer token ("+EnvStoreTokenFile+")")
 	fs.StringVar(&o.StoreRegion, "store-aws-region", env(EnvStoreRegion), "sign requests for AMP in this region ("+EnvStoreRegion+")")
 	fs.BoolVar(&o.StoreInsecure, "store-insecure", yes(EnvStoreInsecure), "do not check the store's certificate ("+EnvStoreInsecure+")")
@@ -166,6 +167,9 @@ func (o *Options) Validate() error {
 		if is {
 			ways++
 		}
+	}
+	if o.StorePassword != "" && o.StoreUsername == "" {
+		errs = append(errs, fmt.Errorf("--store-username (%s) is empty, and there is a password: nothing would be sent", EnvStoreUsername))
 	}
 	if ways > 1 {
 		errs = append(errs, errors.New("--store-username, --store-token-file and --store-aws-region exclude each other"))

@@ -26,6 +26,10 @@ func TestOptions(t *testing.T) {
 		{"a store", "", map[string]string{EnvSource: SourceStore, EnvStore: "http://prometheus:9090", EnvStoreLabels: "cluster=arn:aws:eks:x, env=prod", EnvStoreUsername: "u", EnvStorePassword: "p"}, nil, nil, func(o *Options) bool {
 			return o.StoreLabels["cluster"] == "arn:aws:eks:x" && o.StoreLabels["env"] == "prod" && o.StorePassword == "p"
 		}},
+		{"credentials of files", "their last line ends", map[string]string{EnvStore: "http://prometheus:9090", EnvStoreUsername: "u\n", EnvStorePassword: " p \r\n"}, nil, nil, func(o *Options) bool {
+			return o.StoreUsername == "u" && o.StorePassword == " p "
+		}},
+		{"a password of nobody", "it would not be sent", map[string]string{EnvStore: "http://prometheus:9090", EnvStorePassword: "canary"}, nil, []string{EnvStoreUsername}, nil},
 		{"flags win", "", map[string]string{EnvInterval: "2m"}, []string{"--interval=30s", "--source=metrics-server"}, nil, func(o *Options) bool { return o.Interval == 30*time.Second && o.Source == SourceMetricsServer }},
 		{"a key", "then the platform's options count", map[string]string{agent.EnvAPIKey: "4242.c0ffee00c0ffee00c0ffee00c0ffee00"}, nil, []string{"--cluster-arn"}, nil},
 		{"many mistakes", "all are said", map[string]string{

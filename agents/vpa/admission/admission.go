@@ -220,7 +220,7 @@ func (c *Controller) logic(ctx context.Context) (*logic.AdmissionServer, error) 
 		}
 	}
 	controllers.Start(ctx, c.deps.Remember)
-	calculators := append(provider.Calculators(patch.Pod), patch.NewObservedContainersCalculator())
+	calculators := append(provider.Calculators(patch.Pod), rules.NewObserver())
 	for i := range calculators {
 		calculators[i] = loud{calculators[i], c.deps.Log}
 	}

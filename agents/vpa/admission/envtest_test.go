@@ -498,12 +498,14 @@ func TestAgainstKubernetes(t *testing.T) {
 			vpatest.Eventually(t, "a pod of the "+c.kind+" is sized by the recommendation, and by the policy's floor", 20*time.Second, func() bool {
 				made, err := f.create(owner, func(p *corev1.Pod) {
 					p.Labels, p.OwnerReferences, p.Spec.RestartPolicy = map[string]string{"app": c.name}, []metav1.OwnerReference{c.owner}, c.restart
+					sidecar := corev1.ContainerRestartPolicyAlways
+					p.Spec.InitContainers = []corev1.Container{{Name: "log", Image: "i", RestartPolicy: &sidecar}}
 				})
 				if err != nil {
 					t.Fatal(err)
 				}
 				r := made.Spec.Containers[0].Resources.Requests
-				return r.Cpu().String() == "300m" && r.Memory().String() == "700Mi" && made.Annotations["vpaObservedContainers"] == "web" && strings.Contains(made.Annotations["vpaUpdates"], of.GetName())
+				return r.Cpu().String() == "300m" && r.Memory().String() == "700Mi" && made.Annotations["vpaObservedContainers"] == "web, log" && strings.Contains(made.Annotations["vpaUpdates"], of.GetName())
 			})
 		}
 	})

@@ -175,6 +175,35 @@ func Asleep(pod *corev1.Pod, s Sizing) string {
 	return ""
 }
 
+// Underway says that a container, other than those named, asks for something else than its node gave it: a resize that is not done is of it, too.
+func Underway(pod *corev1.Pod, except []string) bool {
+	lacks := func(c *corev1.Container, statuses []corev1.ContainerStatus) bool {
+		at := slices.IndexFunc(statuses, func(s corev1.ContainerStatus) bool { return s.Name == c.Name })
+		if at < 0 || slices.Contains(except, c.Name) {
+			return false
+		}
+		given, has := statuses[at].AllocatedResources, statuses[at].Resources
+		for _, r := range resources() {
+			request, limit := c.Resources.Requests[r], c.Resources.Limits[r]
+			if q, is := given[r]; is && q.Cmp(request) != 0 || has != nil && (request.Cmp(has.Requests[r]) != 0 || limit.Cmp(has.Limits[r]) != 0) {
+				return true
+			}
+		}
+		return false
+	}
+	for i := range pod.Spec.Containers {
+		if lacks(&pod.Spec.Containers[i], pod.Status.ContainerStatuses) {
+			return true
+		}
+	}
+	for i := range pod.Spec.InitContainers {
+		if c := &pod.Spec.InitContainers[i]; isSidecar(c) && lacks(c, pod.Status.InitContainerStatuses) {
+			return true
+		}
+	}
+	return false
+}
+
 // limitedAsWhole says whether each container has a limit of a resource.
 func limitedAsWhole(pod *corev1.Pod, r corev1.ResourceName) bool {
 	for _, containers := range [][]corev1.Container{pod.Spec.Containers, pod.Spec.InitContainers} {

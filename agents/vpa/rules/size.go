@@ -27,6 +27,8 @@ type Sizing struct {
 	Refused string
 	// Quota says which ResourceQuota leaves no room for it, or which LimitRange does not allow it. New pods could not be created with it, and get nothing.
 	Quota string
+	// Added names the containers of a pod that runs which the webhook did not see, whether they are sized or not: see added.
+	Added []string
 }
 
 // Sized is what one container should get.
@@ -49,6 +51,15 @@ type Sized struct {
 
 // Changed says whether anything is to be changed.
 func (s Sizing) Changed() bool { return slices.ContainsFunc(s.Containers, Sized.Changed) }
+
+// Seen is the sizing without the containers that the webhook does not see: what an eviction can change. A pod that comes instead has the others as they
+// are.
+func (s Sizing) Seen() Sizing {
+	if len(s.Added) > 0 {
+		s.Containers = slices.DeleteFunc(slices.Clone(s.Containers), func(c Sized) bool { return slices.Contains(s.Added, c.Name) })
+	}
+	return s
+}
 
 // Restarts says whether a container would be restarted by the change.
 func (s Sizing) Restarts() bool {
@@ -119,7 +130,7 @@ type Input struct {
 
 // Size says what a pod's containers should get.
 func Size(in Input) Sizing {
-	var s Sizing
+	s := Sizing{Added: in.added()}
 	creating := Creating(in.Pod)
 	if in.Pod.Spec.Resources != nil && (len(in.Pod.Spec.Resources.Requests) > 0 || len(in.Pod.Spec.Resources.Limits) > 0) {
 		s.Refused = "the pod has resources of its own, which those of its containers have to fit"

@@ -14,7 +14,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	resourceadmission "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/admission-controller/resource"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/admission-controller/resource/pod/patch"
+	vpav1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/annotations"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
@@ -130,6 +132,57 @@ func namedIn(pod *corev1.Pod, note string, at []int) string {
 		return pod.Spec.Containers[i].Name
 	}
 	return ""
+}
+
+// observer notes on a new pod which containers the webhook sees. Upstream's notes those of the pod alone: native sidecars, of which it knows nothing, come
+// after them, so that the place of a container among those noted stays what it is in the pod.
+type observer struct{}
+
+// NewObserver makes the calculator of the annotation vpaObservedContainers.
+func NewObserver() patch.Calculator { return observer{} }
+
+// PatchResourceTarget implements patch.Calculator.
+func (observer) PatchResourceTarget() patch.PatchResourceTarget { return patch.Pod }
+
+// CalculatePatches implements patch.Calculator.
+func (observer) CalculatePatches(pod *corev1.Pod, _ *vpav1.VerticalPodAutoscaler) ([]resourceadmission.PatchRecord, error) {
+	return []resourceadmission.PatchRecord{patch.GetAddAnnotationPatch(annotations.VpaObservedContainersLabel, annotations.GetVpaObservedContainersValue(asContainers(pod)))}, nil
+}
+
+// added names the containers of a pod that runs which the webhook did not see, for somebody's webhook that is asked later added them: the note tells.
+// Without one, or with one that cannot be read, all count as seen, as upstream has it: the pod was made while nobody was asked. Of a native sidecar
+// the note of upstream's webhook says nothing; one of the template is seen.
+func (in Input) added() []string {
+	note, is := in.Pod.Annotations[annotations.VpaObservedContainersLabel]
+	if !is || Creating(in.Pod) {
+		return nil
+	}
+	seen, err := annotations.ParseVpaObservedContainersValue(note)
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for i := range in.Pod.Spec.Containers {
+		if name := in.Pod.Spec.Containers[i].Name; !slices.Contains(seen, name) {
+			names = append(names, name)
+		}
+	}
+	for i := range in.Pod.Spec.InitContainers {
+		c := &in.Pod.Spec.InitContainers[i]
+		if _, made := in.Template[c.Name]; isSidecar(c) && !made && !slices.Contains(seen, c.Name) {
+			names = append(names, c.Name)
+		}
+	}
+	return names
+}
+
+// Without is a pod without some of its containers, as the webhook sees what comes instead of it. Its class of service is of those that are left.
+func Without(pod *corev1.Pod, names []string) *corev1.Pod {
+	is := func(c corev1.Container) bool { return slices.Contains(names, c.Name) }
+	to := *pod
+	to.Spec.Containers, to.Spec.InitContainers = slices.DeleteFunc(slices.Clone(pod.Spec.Containers), is), slices.DeleteFunc(slices.Clone(pod.Spec.InitContainers), is)
+	to.Status.QOSClass = ""
+	return &to
 }
 
 // TemplatesOf finds what pods are made from, by their controllers, as a factory's informers know them; nil where that is not known. It registers those: call it before the

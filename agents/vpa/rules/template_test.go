@@ -205,7 +205,11 @@ func TestGave(t *testing.T) {
 	}
 	made := func(recommended map[string]string) *corev1.Pod {
 		pod := sidecar(fresh(container("web", "1,1Gi", "2,2Gi"), container("cache", "1,1Gi", "")), "proxy")
-		pod.Annotations = map[string]string{annotations.VpaObservedContainersLabel: annotations.GetVpaObservedContainersValue(pod)}
+		seen, err := rules.NewObserver().CalculatePatches(pod, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pod.Annotations = map[string]string{annotations.VpaObservedContainersLabel: fmt.Sprint(seen[0].Value)}
 		patches, err := rules.NewProvider(rules.Options{Now: func() time.Time { return now }}).Calculators(patch.Pod)[0].CalculatePatches(pod, autoscaler("", recommended))
 		if err != nil {
 			t.Fatal(err)

@@ -335,7 +335,7 @@ func (u *Updater) resize(ctx context.Context, c *candidate, g *group, r *round) 
 		u.outcome(c, r.now, "refused", c.why)
 		u.log.LogAttrs(ctx, slog.LevelInfo, "a resize is refused", slog.String("namespace", pod.Namespace), slog.String("pod", pod.Name), slog.Any("error", err))
 		if !c.evict {
-			c.tally.impossible = append(c.tally.impossible, "not in place: "+c.why)
+			c.tally.impossible = append(c.tally.impossible, c.but("not in place: "+c.why))
 		}
 		return false
 	case apierrors.IsNotFound(err), apierrors.IsConflict(err):
@@ -500,8 +500,11 @@ func (u *Updater) did(c *candidate, now time.Time, kind string) {
 		spell.InPlace++
 	}
 	u.memory.written[c.UID] = a
-	why := "the recommendation"
-	if c.oom {
+	why, oom := "the recommendation", c.oom
+	if evicted {
+		oom = c.instead.oom
+	}
+	if oom {
 		why = "it was killed for want of memory"
 	}
 	u.outcome(c, now, kind, why)
@@ -593,7 +596,7 @@ func (u *Updater) instead(p *plan, c change, taken map[types.UID]bool) (*corev1.
 		return found, true
 	}
 	sizing, err := u.provider.Size(found, &p.VerticalPodAutoscaler)
-	return found, err == nil && !sizing.Changed()
+	return found, err == nil && !sizing.Seen().Changed() // what was added after the webhook saw it says nothing about the webhook
 }
 
 // forget drops what is about pods and autoscalers that are gone.

@@ -77,17 +77,26 @@ func (t *tally) wait(why string, until time.Time) {
 type candidate struct {
 	*plan
 
-	pod      *corev1.Pod
-	sizing   rules.Sizing
-	resize   rules.Resize
-	oom      bool
-	priority priority.PodPriority
-	// worthwhile says that it is far enough off.
-	worthwhile bool
+	pod    *corev1.Pod
+	sizing rules.Sizing
+	resize rules.Resize
+	need
+	// instead is the need for another pod: of the containers that the webhook sees. That of the others ends with no eviction.
+	instead need
+	// kept says why it is not evicted though the mode evicts; empty is that it may be.
+	kept string
 	// inPlace and evict are how, in this order. Why says what a resize cannot do, where it is not in place.
 	inPlace, evict bool
 	why            string
 	done           bool
+}
+
+// need is why a pod is to be changed, and how urgent that is.
+type need struct {
+	oom      bool
+	priority priority.PodPriority
+	// worthwhile says that it is far enough off.
+	worthwhile bool
 }
 
 // look finds out about every autoscaler.
@@ -259,13 +268,24 @@ func (u *Updater) consider(p *plan, pod *corev1.Pod, now time.Time) *candidate {
 		p.tally.impossible = append(p.tally.impossible, err.Error())
 		return nil
 	}
-	changed := u.changedAt(p, pod)
-	c := &candidate{plan: p, pod: pod, sizing: sizing, resize: rules.ResizeOf(pod), oom: rules.OutOfMemory(pod, sizing, changed, now)}
-	c.priority = priorityOf(sizing)
+	c := &candidate{plan: p, pod: pod, sizing: sizing, resize: rules.ResizeOf(pod), need: u.needOf(p, pod, sizing, now)}
 	resizes := p.mode == vpav1.UpdateModeInPlace || p.mode == vpav1.UpdateModeInPlaceOrRecreate
-	c.worthwhile = u.worthwhile(c, now)
-	if stuck := resizes && c.resize.State != utils.ResizeStatusNone; !stuck && !c.worthwhile {
+	stuck := resizes && c.resize.State != utils.ResizeStatusNone
+	if !stuck && !c.worthwhile {
 		return nil
+	}
+	if c.instead, err = u.needForAnother(c, now); err != nil {
+		p.tally.impossible = append(p.tally.impossible, err.Error())
+		return nil
+	}
+	if len(sizing.Added) > 0 && !c.instead.worthwhile && !(stuck && rules.Underway(pod, sizing.Added)) {
+		if c.kept = unseen(sizing); !resizes {
+			p.tally.impossible = append(p.tally.impossible, c.kept)
+			return nil
+		}
+	}
+	if !resizes {
+		c.need = c.instead
 	}
 	if p.mode == vpav1.UpdateModeInitial {
 		p.tally.wait("running pods stay as they are; new ones are sized when they are created", time.Time{})
@@ -275,9 +295,12 @@ func (u *Updater) consider(p *plan, pod *corev1.Pod, now time.Time) *candidate {
 		p.tally.impossible = append(p.tally.impossible, sizing.Quota) // neither in place nor by an eviction: what comes instead could not be created with it
 		return nil
 	}
-	if !wanted(c) {
-		p.tally.wait("its evictionRequirements do not want a change in this direction", time.Time{})
-		return nil
+	if what := sizing.Seen(); !wanted(c, what) {
+		if !resizes || !wanted(c, sizing) {
+			p.tally.wait(unwanted, time.Time{})
+			return nil
+		}
+		c.kept = cmp.Or(c.kept, unwanted)
 	}
 	if !u.means(c, now) {
 		return nil
@@ -294,9 +317,13 @@ func (u *Updater) consider(p *plan, pod *corev1.Pod, now time.Time) *candidate {
 		p.tally.wait("its window is closed", opens)
 		return nil
 	}
-	if until := rules.Cooling(p.settings, u.changedBefore(p, pod), c.oom, now); !until.IsZero() {
+	before := u.changedBefore(p, pod)
+	if until := rules.Cooling(p.settings, before, c.oom, now); !until.IsZero() {
 		p.tally.wait("it was changed lately and cools down", until)
 		return nil
+	}
+	if !rules.Cooling(p.settings, before, c.instead.oom, now).IsZero() {
+		c.evict = false // a kill in a container that the webhook does not see hurries the resize alone
 	}
 	return c
 }
@@ -325,21 +352,61 @@ func (u *Updater) changedBefore(p *plan, pod *corev1.Pod) time.Time {
 	return w.last
 }
 
+// needOf is what a sizing of a pod is needed for.
+func (u *Updater) needOf(p *plan, pod *corev1.Pod, s rules.Sizing, now time.Time) need {
+	n := need{oom: rules.OutOfMemory(pod, s, u.changedAt(p, pod), now), priority: priorityOf(s)}
+	n.worthwhile = u.worthwhile(p, pod, s, n, now)
+	return n
+}
+
+// needForAnother is what a pod is needed for that comes instead. The webhook sees it without the containers that are added later, which may make another
+// sizing of the rest, as where a LimitRange of pods is shared out: both have to ask for it, or it would be asked for again of what comes.
+func (u *Updater) needForAnother(c *candidate, now time.Time) (need, error) {
+	if len(c.sizing.Added) == 0 {
+		return c.need, nil
+	}
+	n := u.needOf(c.plan, c.pod, c.sizing.Seen(), now)
+	if !n.worthwhile {
+		return n, nil
+	}
+	without := rules.Without(c.pod, c.sizing.Added)
+	s, err := u.provider.SizeBy(without, &c.VerticalPodAutoscaler, c.settings)
+	n.worthwhile = u.needOf(c.plan, without, s, now).worthwhile
+	return n, err //nolint:wrapcheck // says which pod it is about
+}
+
 // worthwhile says whether a pod is far enough off.
-func (u *Updater) worthwhile(c *candidate, now time.Time) bool {
-	if !c.sizing.Changed() {
+func (u *Updater) worthwhile(p *plan, pod *corev1.Pod, s rules.Sizing, n need, now time.Time) bool {
+	if !s.Changed() {
 		return false
 	}
-	if c.priority.OutsideRecommendedRange || c.oom {
+	if n.priority.OutsideRecommendedRange || n.oom {
 		return true
 	}
-	if c.priority.ResourceDiff < u.MinChange {
+	if n.priority.ResourceDiff < u.MinChange {
 		return false
 	}
-	if c.settings.Owned && (c.mode == vpav1.UpdateModeInPlace || c.mode == vpav1.UpdateModeInPlaceOrRecreate) && c.sizing.Refused == "" && !c.sizing.Restarts() {
+	if p.settings.Owned && (p.mode == vpav1.UpdateModeInPlace || p.mode == vpav1.UpdateModeInPlaceOrRecreate) && s.Refused == "" && !s.Restarts() {
 		return true // it disturbs nobody
 	}
-	return c.pod.Status.StartTime != nil && now.Sub(c.pod.Status.StartTime.Time) >= u.Lifetime
+	return pod.Status.StartTime != nil && now.Sub(pod.Status.StartTime.Time) >= u.Lifetime
+}
+
+// unseen says why a pod is not evicted for the sake of containers that were added to it after the webhook saw it: those that would get something else,
+// or all of them, where none would, as while a resize of them is under way.
+func unseen(s rules.Sizing) string {
+	names := slices.DeleteFunc(slices.Clone(s.Added), func(name string) bool {
+		return !slices.ContainsFunc(s.Containers, func(c rules.Sized) bool { return c.Name == name && c.Changed() })
+	})
+	if len(names) == 0 {
+		names = slices.Clone(s.Added)
+	}
+	slices.Sort(names)
+	what := "container " + names[0] + " was"
+	if len(names) > 1 {
+		what = "containers " + strings.Join(names, ", ") + " were"
+	}
+	return what + " added to the pod after the webhook saw it, and another pod would come with what it has: it is not evicted for that"
 }
 
 // priorityOf is upstream's measure of a pod, of everything that is sized: native sidecars and limits too.
@@ -377,10 +444,15 @@ func priorityOf(s rules.Sizing) priority.PodPriority {
 	return p
 }
 
+const unwanted = "its evictionRequirements do not want a change in this direction"
+
 // wanted says whether an autoscaler's evictionRequirements want this change. Upstream asks them about resizes, too.
-func wanted(c *candidate) bool {
+func wanted(c *candidate, what rules.Sizing) bool {
+	if policy := c.Spec.UpdatePolicy; policy == nil || len(policy.EvictionRequirements) == 0 {
+		return true
+	}
 	var targets vpav1.RecommendedPodResources
-	for _, s := range c.sizing.Containers {
+	for _, s := range what.Containers {
 		targets.ContainerRecommendations = append(targets.ContainerRecommendations, vpav1.RecommendedContainerResources{ContainerName: s.Name, Target: s.Target.Requests})
 	}
 	requirements := priority.NewScalingDirectionPodEvictionAdmission()
@@ -393,6 +465,10 @@ func (u *Updater) means(c *candidate, now time.Time) bool {
 	p := c.plan
 	evicts := p.mode == vpav1.UpdateModeInPlaceOrRecreate || p.mode == vpav1.UpdateModeRecreate || p.mode == vpav1.UpdateModeAuto //nolint:staticcheck // people still have it
 	resizes := p.mode == vpav1.UpdateModeInPlace || p.mode == vpav1.UpdateModeInPlaceOrRecreate
+	if !evicts {
+		c.kept = ""
+	}
+	evicts = evicts && c.kept == ""
 	alone := p.settings.Owned && p.alone[c.pod.UID]
 	impossible := func(format string, args ...any) bool {
 		p.tally.impossible = append(p.tally.impossible, fmt.Sprintf(format, args...))
@@ -416,6 +492,9 @@ func (u *Updater) means(c *candidate, now time.Time) bool {
 	if !c.inPlace && !c.evict {
 		return impossible("not in place: %s", c.why)
 	}
+	if !c.inPlace {
+		c.need = c.instead
+	}
 	return true
 }
 
@@ -424,15 +503,15 @@ func (u *Updater) meansInPlace(c *candidate, evicts, alone bool, now time.Time) 
 	p := c.plan
 	// One that starts is resized when it runs: an eviction would have it start again, and disturb what a resize does not. One that ran out of memory
 	// before, in a sidecar, never runs unless another comes instead.
-	if c.pod.Status.Phase != corev1.PodRunning && (!evicts || !c.oom) {
-		p.tally.pending = append(p.tally.pending, "it does not run yet")
+	if c.pod.Status.Phase != corev1.PodRunning && (!evicts || !c.instead.oom) {
+		p.tally.pending = append(p.tally.pending, c.but("it does not run yet"))
 		return false
 	}
 	c.inPlace, c.why = u.canResize(c)
 	switch c.resize.State {
 	case utils.ResizeStatusDeferred:
 		if !c.inPlace && (!evicts || now.Sub(c.resize.Since) < deferredFor) {
-			p.tally.wait("its node has no room for it now: "+c.resize.Why, time.Time{})
+			p.tally.wait(c.but("its node has no room for it now: "+c.resize.Why), time.Time{})
 			return false
 		}
 	case utils.ResizeStatusInProgress:
@@ -443,7 +522,7 @@ func (u *Updater) meansInPlace(c *candidate, evicts, alone bool, now time.Time) 
 		c.inPlace, c.why = false, "its node has been at it for too long"
 	case utils.ResizeStatusError, utils.ResizeStatusUnknown:
 		if !evicts {
-			p.tally.pending = append(p.tally.pending, "its node tries it again: "+c.resize.Why)
+			p.tally.pending = append(p.tally.pending, c.but("its node tries it again: "+c.resize.Why))
 			return false
 		}
 		c.inPlace, c.why = false, "its node could not resize it: "+c.resize.Why
@@ -453,10 +532,18 @@ func (u *Updater) meansInPlace(c *candidate, evicts, alone bool, now time.Time) 
 		c.inPlace, c.why = false, "its only pod would restart, by the resizePolicy of a container"
 	}
 	if !c.inPlace && !evicts {
-		p.tally.impossible = append(p.tally.impossible, "not in place: "+c.why)
+		p.tally.impossible = append(p.tally.impossible, c.but("not in place: "+c.why))
 		return false
 	}
 	return true
+}
+
+// but adds to what keeps a pod from being changed in place what keeps it from being evicted.
+func (c *candidate) but(why string) string {
+	if c.kept == "" {
+		return why
+	}
+	return why + "; " + c.kept
 }
 
 // canResize says whether a resize can be tried, or why not.

@@ -234,7 +234,10 @@ func (p *place) pod(name, requests, limits string, edit func(*corev1.Pod)) *core
 		status := func(c corev1.Container) corev1.ContainerStatus {
 			return corev1.ContainerStatus{Name: c.Name, Image: "i", ImageID: "i", Ready: true, Resources: c.Resources.DeepCopy(), State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: start}}}
 		}
-		s.ContainerStatuses, s.InitContainerStatuses = []corev1.ContainerStatus{status(made.Spec.Containers[0])}, nil
+		s.ContainerStatuses, s.InitContainerStatuses = nil, nil
+		for _, c := range made.Spec.Containers {
+			s.ContainerStatuses = append(s.ContainerStatuses, status(c))
+		}
 		for _, c := range made.Spec.InitContainers {
 			s.InitContainerStatuses = append(s.InitContainerStatuses, status(c))
 		}

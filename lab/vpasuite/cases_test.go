@@ -601,7 +601,20 @@ func actuation() []behaviour {
 		a("a container's minimum in a LimitRange is no reason for an eviction", ranged(limited(1), one("10m"), corev1.LimitTypeContainer, "20m 0", "")),
 		a("a pod's maximum in a LimitRange is no reason for an eviction", ranged(limited(2), each("40m", "40m"), corev1.LimitTypePod, "", "120m 2T")),
 		a("a pod's minimum in a LimitRange is no reason for an eviction", ranged(limited(2), each("10m", "10m"), corev1.LimitTypePod, "40m 0", "")),
-		{suite: "actuation", what: "containers that another webhook adds are left alone", not: "it takes a webhook that adds containers after the VPA's, of which the lab has none; both link the same code for the annotation that it is about"},
+		a("containers that another webhook adds are left alone", func(r *run) {
+			r.inject(container{name: "injected", requests: "10m 10Mi"})
+			recommend := func(target amounts) []recommended {
+				return []recommended{{container: "hamster", target: target}, {container: "injected", target: "40m 40Mi"}}
+			}
+			r.autoscale(autoscaler{mode: "Recreate", status: recommend(plain)})
+			before := r.start("Deployment", 2, hamsters(1, plain, "")...)
+			if wrong := have(before, plain, "10m 10Mi"); wrong != "" {
+				r.Fatal(wrong)
+			}
+			r.stays(before)
+			r.recommend(recommend("50m 200Mi")...)
+			r.evicted(before, soon)
+		}),
 	}
 }
 

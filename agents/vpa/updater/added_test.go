@@ -2,6 +2,7 @@ package updater_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -155,6 +156,36 @@ func TestAddedLater(t *testing.T) {
 		if a := p.application(); a.Evicted != 0 {
 			t.Errorf("only what was added goes up: %+v", a)
 		}
+	})
+
+	t.Run("a kill hurries no eviction where the webhook does not see the container", func(t *testing.T) {
+		w.answers(true)
+		defer w.answers(false)
+		p := w.place(t, 2)
+		for i := range 2 {
+			p.pod(fmt.Sprint("killed", i), off, "", with("c", is))
+		}
+		p.autoscaler(inPlace, strings.Replace(settings(""), `"cooldown":"0s"`, `"cooldown":"1h"`, 1), target)
+		p.becomes(rightsizing.StateApplied, "close enough")
+		if _, err := p.Dynamic.Resource(rightsizing.Autoscalers()).Namespace(p.ns).Patch(t.Context(), "web", types.MergePatchType, []byte(`{"spec":{"updatePolicy":{"updateMode":"Recreate"}}}`), metav1.PatchOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		p.recommend("500m,1Gi")
+		p.becomes(rightsizing.StateWaiting, "cools down")
+		kill := func(container int) {
+			for i := range 2 {
+				p.report(fmt.Sprint("killed", i), func(s *corev1.PodStatus) {
+					s.ContainerStatuses[container].LastTerminationState.Terminated = &corev1.ContainerStateTerminated{Reason: "OOMKilled", ExitCode: 137, FinishedAt: metav1.NewTime(time.Now().Add(2 * time.Second))}
+				})
+			}
+		}
+		kill(1)
+		time.Sleep(time.Second) // five loops
+		if a := p.becomes(rightsizing.StateWaiting, "cools down"); a.Evicted != 0 {
+			t.Errorf("another pod would be killed as well: %+v", a)
+		}
+		kill(0)
+		vpatest.Eventually(t, "one is evicted", soon, func() bool { return p.application().Evicted == 1 })
 	})
 
 	// A LimitRange of pods is shared out among all containers of a pod that runs; the webhook shares it out among those that it sees.

@@ -129,6 +129,13 @@ const freshKill = time.Hour
 
 // OutOfMemory says that a container that is sized was killed for want of memory lately, after the pod was changed last, and would get more.
 func OutOfMemory(pod *corev1.Pod, s Sizing, changed, now time.Time) bool {
+	killed, at := Killed(pod, s, changed)
+	return killed != "" && now.Sub(at) < freshKill
+}
+
+// Killed names a container that is sized, was killed for want of memory after the pod was changed last, however long ago, and would get more; and says
+// when. Of several it is the last. Empty is that there is none.
+func Killed(pod *corev1.Pod, s Sizing, changed time.Time) (container string, at time.Time) {
 	for _, c := range s.Containers {
 		target, is := c.Target.Requests[corev1.ResourceMemory]
 		limit, limited := c.Target.Limits[corev1.ResourceMemory]
@@ -140,17 +147,34 @@ func OutOfMemory(pod *corev1.Pod, s Sizing, changed, now time.Time) bool {
 			statuses = pod.Status.InitContainerStatuses
 		}
 		for i := range statuses {
-			if statuses[i].Name != c.Name {
-				continue
+			if t := kill(&statuses[i]); statuses[i].Name == c.Name && t.After(changed) && t.After(at) {
+				container, at = c.Name, t
 			}
-			for _, state := range []corev1.ContainerState{statuses[i].LastTerminationState, statuses[i].State} {
-				if t := state.Terminated; t != nil && t.Reason == "OOMKilled" && t.FinishedAt.After(changed) && now.Sub(t.FinishedAt.Time) < freshKill {
-					return true
-				}
+		}
+	}
+	return container, at
+}
+
+// WasKilled says whether a container of a pod ended last for want of memory, whatever it is to get. To ask costs less than to size the pod.
+func WasKilled(pod *corev1.Pod) bool {
+	for _, list := range [][]corev1.ContainerStatus{pod.Status.ContainerStatuses, pod.Status.InitContainerStatuses} {
+		for i := range list {
+			if !kill(&list[i]).IsZero() {
+				return true
 			}
 		}
 	}
 	return false
+}
+
+// kill is when a container ended for want of memory the last time that is known; zero is that it did not.
+func kill(s *corev1.ContainerStatus) time.Time {
+	for _, state := range []corev1.ContainerState{s.State, s.LastTerminationState} {
+		if t := state.Terminated; t != nil && t.Reason == "OOMKilled" {
+			return t.FinishedAt.Time
+		}
+	}
+	return time.Time{}
 }
 
 // Asleep names a container that does not run and would get a higher limit, in a pod that is limited as a whole; empty is that there is none.

@@ -288,13 +288,13 @@ func TestOutOfMemory(t *testing.T) {
 		name, target string
 		pod          *corev1.Pod
 		changed      time.Time
-		want         bool
+		want, waits  bool
 	}{
-		{"killed, gets more", "1,2Gi", killed(now.Add(-time.Minute), "OOMKilled"), time.Time{}, true},
-		{"killed, gets no more", "1,1Gi", killed(now.Add(-time.Minute), "OOMKilled"), time.Time{}, false},
-		{"ended otherwise", "1,2Gi", killed(now.Add(-time.Minute), "Error"), time.Time{}, false},
-		{"was raised since", "1,2Gi", killed(now.Add(-time.Minute), "OOMKilled"), now.Add(-time.Second), false},
-		{"long ago", "1,2Gi", killed(now.Add(-2*time.Hour), "OOMKilled"), time.Time{}, false},
+		{"killed, gets more", "1,2Gi", killed(now.Add(-time.Minute), "OOMKilled"), time.Time{}, true, true},
+		{"killed, gets no more", "1,1Gi", killed(now.Add(-time.Minute), "OOMKilled"), time.Time{}, false, false},
+		{"ended otherwise", "1,2Gi", killed(now.Add(-time.Minute), "Error"), time.Time{}, false, false},
+		{"was raised since", "1,2Gi", killed(now.Add(-time.Minute), "OOMKilled"), now.Add(-time.Second), false, false},
+		{"long ago", "1,2Gi", killed(now.Add(-2*time.Hour), "OOMKilled"), time.Time{}, false, true},
 	} {
 		s, err := rules.NewProvider(rules.Options{}).Size(c.pod, autoscaler("", map[string]string{"c": c.target}))
 		if err != nil {
@@ -302,6 +302,9 @@ func TestOutOfMemory(t *testing.T) {
 		}
 		if got := rules.OutOfMemory(c.pod, s, c.changed, now); got != c.want {
 			t.Errorf("%s: %t", c.name, got)
+		}
+		if name, _ := rules.Killed(c.pod, s, c.changed); name != map[bool]string{true: "c"}[c.waits] {
+			t.Errorf("%s: %q was killed and waits", c.name, name)
 		}
 	}
 }

@@ -279,12 +279,12 @@ func (o *one) size() {
 	if most, is := o.most(); is && o.want.Cmp(most) > 0 {
 		o.step("limitRange", most, "the namespace's LimitRange allows %s at most", most.String())
 	}
-	s.Target.Requests[r] = o.want
-	moved := o.want.Cmp(c.Resources.Requests[r]) != 0
+	moved := false
 	if limited {
 		if most, is := o.most(); is && to.Cmp(most) > 0 {
 			to = most
 		}
+		o.guardShare(to)
 		if o.guaranteed {
 			o.step("class", to, "request and limit stay equal, so that the class of service stays Guaranteed")
 		}
@@ -294,9 +294,11 @@ func (o *one) size() {
 				o.step("limitRange", least, "the namespace's LimitRange allows a limit, here %s, of at most %s times the request", to.String(), most.String())
 			}
 		}
-		s.Target.Requests[r], s.Target.Limits[r] = o.want, to
-		moved = moved || o.want.Cmp(c.Resources.Requests[r]) != 0 || to.Cmp(o.limit) != 0
+		s.Target.Limits[r] = to
+		moved = to.Cmp(o.limit) != 0
 	}
+	s.Target.Requests[r] = o.want
+	moved = moved || o.want.Cmp(c.Resources.Requests[r]) != 0
 	s.Restarts = s.Restarts || moved && restarts(c, r)
 }
 
@@ -306,37 +308,66 @@ func (o *one) floor() {
 	if !is || o.want.Cmp(floor) >= 0 {
 		return
 	}
-	if o.bounds != nil {
-		if most, bounded := o.bounds.MaxAllowed[o.r]; bounded && !most.IsZero() {
-			floor = smaller(floor, most)
-		}
-	}
+	floor = o.allowed(floor)
 	if o.along {
 		floor = smaller(floor, o.request)
 	}
 	o.step("floor", larger(o.want, floor), "it never goes below the floor of %s", floor.String())
 }
 
-// guardJava keeps memory above what the heap needs, and CPU while Java starts. It raises nothing.
+// allowed is as much of a quantity as the autoscaler's bounds allow.
+func (o *one) allowed(q resource.Quantity) resource.Quantity {
+	if o.bounds != nil {
+		if most, bounded := o.bounds.MaxAllowed[o.r]; bounded && !most.IsZero() {
+			return smaller(q, most)
+		}
+	}
+	return q
+}
+
+// guardJava keeps memory above what the heap needs, and CPU while Java starts. It raises nothing. What a heap needs that is a share of the limit is
+// known once the limit is.
 func (o *one) guardJava() {
-	needs := o.java.Needs()
 	switch {
 	case !o.java.Is:
 		return
 	case o.r == corev1.ResourceMemory:
-		o.guarded = smaller(o.request, needs)
+		if !o.java.OfLimit || o.limit.IsZero() {
+			o.guardHeap(resource.Quantity{})
+		}
+		return
 	case o.isStarting():
 		o.guarded = o.request
 	}
 	if o.want.Cmp(o.guarded) >= 0 {
 		return
 	}
-	if o.r == corev1.ResourceMemory {
-		o.step("jvm", o.guarded, "Java's heap is up to %s, and needs %s with what is around it", resource.NewQuantity(o.java.Heap, resource.BinarySI), needs.String())
-		return
-	}
 	o.starting = true
 	o.step("jvm", o.guarded, "Java starts, and is not given less CPU within its first %s", Startup)
+}
+
+// guardShare keeps memory above what a heap needs that is a share of the limit, by the limit that its container gets: Java goes by that one from its
+// next start on. It is no less than the one before, see keepLimit, by which Java that runs goes.
+func (o *one) guardShare(limit resource.Quantity) {
+	if o.r == corev1.ResourceMemory && o.java.OfLimit && !o.back {
+		o.guardHeap(limit)
+	}
+}
+
+func (o *one) guardHeap(limit resource.Quantity) {
+	needs := o.java.Needs(limit)
+	o.guarded = o.allowed(smaller(o.request, needs))
+	if !limit.IsZero() {
+		o.guarded = smaller(o.guarded, limit) // a LimitRange may have it be less than what is requested now
+	}
+	if o.want.Cmp(o.guarded) >= 0 {
+		return
+	}
+	heap, share := resource.NewQuantity(o.java.heapOf(limit.Value()), resource.BinarySI), ""
+	if !limit.IsZero() {
+		share = fmt.Sprintf(" by its limit of %s", limit.String())
+	}
+	o.step("jvm", o.guarded, "Java's heap is up to %s%s, and needs %s with what is around it", heap, share, needs.String())
 }
 
 // oneStep goes one step at a time, from what the pod has, or from what its workload's pods have.
@@ -471,7 +502,7 @@ func (o *one) keepLimit(to resource.Quantity) resource.Quantity {
 	if peak, is := o.Known.Peaks[o.c.Name]; is {
 		to = larger(to, smaller(o.limit, percentOf(o.r, peak, 100+UsageMargin)))
 	}
-	return larger(to, smaller(o.limit, o.java.Needs()))
+	return larger(to, smaller(o.limit, o.java.Needs(o.limit)))
 }
 
 // restarts says whether a change of the resource restarts the container.

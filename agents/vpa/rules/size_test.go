@@ -161,7 +161,22 @@ func TestSizes(t *testing.T) {
 		{name: "heap", reason: "memory is not lowered below what -Xmx needs", pod: running(java("1,4Gi", "2,6Gi", "-Xmx2g", "-jar", "a.jar")), vpa: one(plain, "1,512Mi"), requests: "1,2560Mi", limits: "2,3840Mi", step: "jvm"},
 		{name: "heap above the request", reason: "the guard raises nothing", pod: running(java("1,1Gi", "", "-Xmx2g")), vpa: one(plain, "1,512Mi"), requests: "1,1Gi", step: "jvm"},
 		{name: "heap, off", reason: "it can be switched off", pod: running(java("1,4Gi", "", "-Xmx2g")), vpa: one(with(`"jvm":"Ignore"`), "1,512Mi"), requests: "1,512Mi"},
-		{name: "heap is a share of the limit", reason: "the limit that MaxRAMPercentage multiplies is not lowered", pod: running(java("1,4Gi", "2,4Gi", "-XX:MaxRAMPercentage=75")), vpa: one(plain, "1,2Gi"), requests: "1,2Gi", limits: "2,4Gi"},
+		{name: "heap, and a max", reason: "somebody allows no more", pod: running(java("1,4Gi", "2,6Gi", "-Xmx2g")), vpa: bounded(one(plain, "1,512Mi"), "", ",1Gi"), requests: "1,1Gi", limits: "2,2560Mi", step: "jvm"},
+		{name: "heap is a share of the limit", reason: "the limit that MaxRAMPercentage multiplies is not lowered, and the request not below what that heap needs", pod: running(java("1,4Gi", "2,4Gi", "-XX:MaxRAMPercentage=75")), vpa: one(plain, "1,2Gi"), requests: "1,3840Mi", limits: "2,4Gi", step: "jvm"},
+		{name: "heap is Java's own share", reason: "a quarter, where nothing is said", pod: running(java("1,4Gi", "2,4Gi", "-jar", "a.jar")), vpa: one(plain, "1,512Mi"), requests: "1,1280Mi", limits: "2,4Gi", step: "jvm"},
+		{name: "heap begins as a share", reason: "it grows no larger for that", pod: running(java("1,4Gi", "2,4Gi", "-XX:InitialRAMPercentage=50")), vpa: one(plain, "1,512Mi"), requests: "1,1280Mi", limits: "2,4Gi", step: "jvm"},
+		{name: "heap is nearly all of the limit", reason: "with what is around it, it needs more than there is", pod: running(java("1,4Gi", "2,4Gi", "-XX:MaxRAMPercentage=90")), vpa: one(plain, "1,2Gi"), requests: "1,4Gi", limits: "2,4Gi", step: "jvm"},
+		{name: "heap is a share, above the request", reason: "the guard raises nothing", pod: running(java("1,1Gi", "2,4Gi", "-XX:MaxRAMPercentage=75")), vpa: one(plain, "1,512Mi"), requests: "1,1Gi", limits: "2,4Gi", step: "jvm"},
+		{name: "heap is a share, more memory", reason: "the guard raises nothing", pod: running(java("1,1Gi", "2,4Gi", "-XX:MaxRAMPercentage=75")), vpa: one(plain, "1,2Gi"), requests: "1,2Gi", limits: "2,8Gi"},
+		{name: "heap is a share of no limit", reason: "it is one of the node's memory, which is not known", pod: running(java("1,4Gi", "", "-XX:MaxRAMPercentage=75")), vpa: one(plain, "1,2Gi"), requests: "1,2Gi"},
+		{name: "heap is a share of no limit, and begins with an amount", reason: "it is as large as that at least", pod: running(java("1,4Gi", "", "-Xms2g")), vpa: one(plain, "1,1Gi"), requests: "1,2560Mi", step: "jvm"},
+		{name: "heap is a share, and a max", reason: "somebody allows no more", pod: running(java("1,4Gi", "2,4Gi", "-XX:MaxRAMPercentage=75")), vpa: bounded(one(plain, "1,2Gi"), "", ",3Gi"), requests: "1,3Gi", limits: "2,4Gi", step: "jvm"},
+		{name: "heap is a share, off", reason: "it can be switched off", pod: running(java("1,4Gi", "2,4Gi", "-XX:MaxRAMPercentage=75")), vpa: one(with(`"jvm":"Ignore"`), "1,2Gi"), requests: "1,2Gi", limits: "2,2Gi"},
+		{name: "heap is a share, Guaranteed", reason: "request and limit stay equal", pod: running(java("1,4Gi", "1,4Gi", "-XX:MaxRAMPercentage=75")), vpa: one(plain, "1,2Gi"), requests: "1,4Gi", limits: "1,4Gi", step: "class"},
+		{name: "heap is a share of a limit that is kept", reason: "", pod: running(java("1,4Gi", "2,5Gi", "-XX:MaxRAMPercentage=40")), vpa: one(with(`"limits":{"memory":{"mode":"Keep"}}`), "1,1Gi"), requests: "1,2560Mi", limits: "2,5Gi", step: "jvm"},
+		{name: "heap is a share of a limit that grows", reason: "Java goes by that one when it starts again", pod: running(java("1,4Gi", "2,4Gi", "-XX:MaxRAMPercentage=50")), vpa: one(with(`"limits":{"memory":{"mode":"Headroom","headroom":100}}`), "1,3Gi"), requests: "1,3840Mi", limits: "2,6Gi", step: "jvm"},
+		{name: "heap is a share, step by step down", reason: "a step goes no further", pod: running(java("1,4Gi", "2,4Gi", "-XX:MaxRAMPercentage=75")), vpa: one(with(`"maxStep":{"down":30}`), "1,1Gi"), requests: "1,3840Mi", limits: "2,4Gi", step: "jvm"},
+		{name: "new Java, a share of its limit", reason: "steps are from another one's memory, which is less than it needs", pod: fresh(java("1,4Gi", "2,4Gi", "-XX:MaxRAMPercentage=75")), vpa: one(with(`"maxStep":{"up":100}`), "1,1Gi"), known: rules.Known{Sized: map[string]corev1.ResourceList{"c": list("1,1Gi")}}, requests: "1,3840Mi", limits: "2,4Gi", step: "jvm"},
 		{name: "Java starts", reason: "CPU is not lowered in the first minutes", pod: young(running(java("1,1Gi", "2,2Gi", "-Xmx256m"))), vpa: one(plain, "200m,2Gi"), requests: "1,2Gi", limits: "2,4Gi", step: "jvm"},
 		{name: "Java runs", reason: "and is afterwards", pod: running(java("1,1Gi", "2,2Gi", "-Xmx256m")), vpa: one(plain, "200m,2Gi"), requests: "200m,2Gi", limits: "400m,4Gi"},
 		{name: "Java starts, more CPU", reason: "it may get more at any time", pod: young(running(java("1,1Gi", "", "-Xmx256m"))), vpa: one(plain, "2,1Gi"), requests: "2,1Gi"},
@@ -207,8 +222,8 @@ func TestSizes(t *testing.T) {
 			}
 		})
 	}
-	if len(cases) != 49 {
-		t.Errorf("%d cases, want 49", len(cases))
+	if len(cases) != 64 {
+		t.Errorf("%d cases, want 64", len(cases))
 	}
 }
 
@@ -247,7 +262,7 @@ func TestSizesHoldTogether(t *testing.T) {
 				}
 			}
 			if rapid.Bool().Draw(t, "java") {
-				c.Args = []string{rapid.SampledFrom([]string{"-Xmx512m", "-XX:MaxRAMPercentage=50", "java -jar a"}).Draw(t, "option")}
+				c.Args = []string{rapid.SampledFrom([]string{"-Xmx512m", "-XX:MaxRAMPercentage=50", "-XX:MaxRAMPercentage=90", "java -jar a"}).Draw(t, "option")}
 			}
 			containers = append(containers, c)
 			targets[name] = quantity("target", 0) + "," + quantity("targetMemory", 1)
@@ -301,6 +316,13 @@ func TestSizesHoldTogether(t *testing.T) {
 					t.Errorf("%s requests %s of %s, more than its limit %s", c.Name, request.String(), r, q.String())
 				}
 				limit := is.Limits[r]
+				if java := rules.DetectJVM(&pod.Spec.Containers[c.Index]); r == corev1.ResourceMemory && java.OfLimit {
+					// A request that equals its limit steps back by a byte, where the class of service asks for it.
+					request, was, needs := c.Target.Requests[r], is.Requests[r], java.Needs(q)
+					if q.Cmp(limit) < 0 || request.Value() < min(was.Value(), needs.Value(), q.Value())-1 {
+						t.Errorf("%s requests %s of memory, before %s, and has a limit of %s, before %s: Java needs %s", c.Name, request.String(), was.String(), q.String(), limit.String(), needs.String())
+					}
+				}
 				if peak := peaks[c.Name]; r == corev1.ResourceMemory && q.Cmp(limit) < 0 && q.Cmp(peak) < 0 {
 					t.Errorf("%s: memory limit %s, used were %s", c.Name, q.String(), peak.String())
 				}
@@ -430,32 +452,107 @@ func TestPatches(t *testing.T) {
 }
 
 func TestDetectJVM(t *testing.T) {
-	for _, c := range []struct {
+	command := func(options ...string) corev1.Container {
+		return corev1.Container{Command: append([]string{"java"}, options...)}
+	}
+	env := func(name, value string) corev1.Container {
+		return corev1.Container{Env: []corev1.EnvVar{{Name: name, Value: value}}}
+	}
+	cases := []struct {
 		name      string
 		container corev1.Container
-		is        bool
-		heap      int64
-		ofLimit   bool
+		want      rules.JVM
 	}{
-		{"no Java", corev1.Container{Command: []string{"nginx", "-g", "daemon off;"}}, false, 0, false},
-		{"javascript", corev1.Container{Command: []string{"node", "javascript.js"}, Args: []string{"--java"}}, false, 0, false},
-		{"command", corev1.Container{Command: []string{"/usr/bin/java", "-Xmx1g", "-jar", "a.jar"}}, true, 1 << 30, false},
-		{"shell", corev1.Container{Command: []string{"sh", "-c", "exec java -Xmx512M -jar a.jar"}}, true, 512 << 20, false},
-		{"nothing said", corev1.Container{Command: []string{"java", "-jar", "a.jar"}}, true, 0, true},
-		{"percentage", corev1.Container{Env: []corev1.EnvVar{{Name: "JAVA_TOOL_OPTIONS", Value: "-XX:MaxRAMPercentage=75.0"}}}, true, 0, true},
-		{"heap size", corev1.Container{Env: []corev1.EnvVar{{Name: "JDK_JAVA_OPTIONS", Value: "-XX:MaxHeapSize=256k"}}}, true, 256 << 10, false},
-		{"any variable", corev1.Container{Env: []corev1.EnvVar{{Name: "ES_HEAP", Value: "-Xms1g -Xmx1g"}}}, true, 1 << 30, false},
-		{"both", corev1.Container{Command: []string{"java", "-XX:MaxRAMPercentage=50", "-Xmx100m"}}, true, 100 << 20, false},
-		{"bytes", corev1.Container{Args: []string{"java", "-Xmx1073741824"}}, true, 1 << 30, false},
-		{"too large for a number", corev1.Container{Args: []string{"java", "-Xmx99999999999999999999g"}}, true, 0, true},
-		{"from elsewhere", corev1.Container{Env: []corev1.EnvVar{{Name: "JAVA_OPTS", ValueFrom: &corev1.EnvVarSource{}}}}, true, 0, true},
-	} {
+		{"no Java", corev1.Container{Command: []string{"nginx", "-g", "daemon off;"}}, rules.JVM{}},
+		{"javascript", corev1.Container{Command: []string{"node", "javascript.js"}, Args: []string{"--java"}}, rules.JVM{}},
+		{"command", corev1.Container{Command: []string{"/usr/bin/java", "-Xmx1g", "-jar", "a.jar"}}, rules.JVM{Is: true, Heap: 1 << 30}},
+		{"shell", corev1.Container{Command: []string{"sh", "-c", "exec java -Xmx512M -jar a.jar"}}, rules.JVM{Is: true, Heap: 512 << 20}},
+		{"nothing said", command("-jar", "a.jar"), rules.JVM{Is: true, OfLimit: true, Percent: 25}},
+		{"percentage", env("JAVA_TOOL_OPTIONS", "-XX:MaxRAMPercentage=75.0"), rules.JVM{Is: true, OfLimit: true, Percent: 75}},
+		{"percentage, of any variable", env("APP_OPTS", "-XX:MaxRAMPercentage=62.5"), rules.JVM{Is: true, OfLimit: true, Percent: 62.5}},
+		{"percentage, quoted", corev1.Container{Args: []string{"sh", "-c", `java -XX:MaxRAMPercentage="60" -jar a.jar`}}, rules.JVM{Is: true, OfLimit: true, Percent: 60}},
+		{"percentages", command("-XX:MaxRAMPercentage=50", "-XX:MaxRAMPercentage=70"), rules.JVM{Is: true, OfLimit: true, Percent: 70}},
+		{"percentage of more than there is", command("-XX:MaxRAMPercentage=400"), rules.JVM{Is: true, OfLimit: true, Percent: 100}},
+		{"percentage from elsewhere", command("-XX:MaxRAMPercentage=$(SHARE)"), rules.JVM{Is: true, OfLimit: true, Percent: 25}},
+		{"less than Java's own", command("-XX:MaxRAMPercentage=10"), rules.JVM{Is: true, OfLimit: true, Percent: 10}},
+		{"fraction", command("-XX:MaxRAMFraction=2"), rules.JVM{Is: true, OfLimit: true, Percent: 50}},
+		{"fraction of nothing", command("-XX:MaxRAMFraction=0"), rules.JVM{Is: true, OfLimit: true, Percent: 25}},
+		{"initial percentage", env("APP_OPTS", "-XX:InitialRAMPercentage=50"), rules.JVM{Is: true, OfLimit: true, Percent: 25}},
+		{"initial size", command("-Xms2g"), rules.JVM{Is: true, OfLimit: true, Percent: 25, Least: 2 << 30}},
+		{"initial size, long", command("-XX:InitialHeapSize=64m"), rules.JVM{Is: true, OfLimit: true, Percent: 25, Least: 64 << 20}},
+		{"heap size", env("JDK_JAVA_OPTIONS", "-XX:MaxHeapSize=256k"), rules.JVM{Is: true, Heap: 256 << 10}},
+		{"any variable", env("ES_HEAP", "-Xms1g -Xmx1g"), rules.JVM{Is: true, Heap: 1 << 30, Least: 1 << 30}},
+		{"both", command("-XX:MaxRAMPercentage=50", "-Xmx100m"), rules.JVM{Is: true, Heap: 100 << 20}},
+		{"bytes", corev1.Container{Args: []string{"java", "-Xmx1073741824"}}, rules.JVM{Is: true, Heap: 1 << 30}},
+		{"too large for a number", corev1.Container{Args: []string{"java", "-Xmx99999999999999999999g"}}, rules.JVM{Is: true, OfLimit: true, Percent: 25}},
+		{"from elsewhere", corev1.Container{Env: []corev1.EnvVar{{Name: "JAVA_OPTS", ValueFrom: &corev1.EnvVarSource{}}}}, rules.JVM{Is: true, OfLimit: true, Percent: 25}},
+	}
+	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			got := rules.DetectJVM(&c.container)
-			if got != (rules.JVM{Is: c.is, Heap: c.heap, OfLimit: c.ofLimit}) {
-				t.Errorf("%+v", got)
+			if got := rules.DetectJVM(&c.container); got != c.want {
+				t.Errorf("%+v, want %+v", got, c.want)
 			}
 		})
+	}
+	if len(cases) != 23 {
+		t.Errorf("%d cases, want 23", len(cases))
+	}
+}
+
+// What Java takes for its heap is as OpenJDK 17 says of itself with -XX:MaxRAM and -XX:+PrintFlagsFinal; what is around it is ours.
+func TestNeeds(t *testing.T) {
+	for _, c := range []struct {
+		name, reason string
+		jvm          rules.JVM
+		limit, needs string
+	}{
+		{"no Java", "", rules.JVM{}, "4Gi", "0"},
+		{"heap", "whatever the limit", rules.JVM{Heap: 2 << 30}, "1Gi", "2560Mi"},
+		{"a small heap", "what is around it does not get smaller", rules.JVM{Heap: 64 << 20}, "", "192Mi"},
+		{"a large heap", "what is around it does not grow for ever", rules.JVM{Heap: 16 << 30}, "", "17Gi"},
+		{"a share", "", rules.JVM{OfLimit: true, Percent: 75}, "4Gi", "3840Mi"},
+		{"a share of no limit", "the node's memory is not known", rules.JVM{OfLimit: true, Percent: 75}, "", "0"},
+		{"a share of little", "it is half of that, whatever the share", rules.JVM{OfLimit: true, Percent: 25}, "200Mi", "228Mi"},
+		{"a share that is little", "it is 125Mi then", rules.JVM{OfLimit: true, Percent: 10}, "300Mi", "253Mi"},
+		{"a share below what it begins with", "it is what it begins with", rules.JVM{OfLimit: true, Percent: 25, Least: 2 << 30}, "4Gi", "2560Mi"},
+		{"what it begins with, without a limit", "", rules.JVM{OfLimit: true, Percent: 25, Least: 2 << 30}, "", "2560Mi"},
+		{"all there is", "", rules.JVM{OfLimit: true, Percent: 100}, "8Ei", "8Ei"},
+	} {
+		var limit resource.Quantity
+		if c.limit != "" {
+			limit = resource.MustParse(c.limit)
+		}
+		if got := c.jvm.Needs(limit); got.Cmp(resource.MustParse(c.needs)) != 0 {
+			t.Errorf("%s: %s, want %s; %s", c.name, got.String(), c.needs, c.reason)
+		}
+	}
+}
+
+// A LimitRange may have a limit be less than its pod has: the heap is a share of that one then, and no request is larger than its limit.
+func TestHeapUnderALimitRange(t *testing.T) {
+	for percent, want := range map[string]string{"75": "1,1920Mi", "100": "1,2Gi"} {
+		c := container("c", "1,4Gi", "2,4Gi")
+		c.Command = []string{"java", "-XX:MaxRAMPercentage=" + percent}
+		p := rules.NewProvider(rules.Options{Now: func() time.Time { return now }, LimitRanges: fixed{&corev1.LimitRangeItem{Type: corev1.LimitTypeContainer, Max: list("8,2Gi")}}})
+		s, err := p.Size(running(c), autoscaler(`{"policy":"p","level":"MaximumSavings"}`, map[string]string{"c": "1,1Gi"}))
+		if err != nil || len(s.Containers) != 1 {
+			t.Fatalf("%+v, %v", s, err)
+		}
+		if got := s.Containers[0].Target; show(got.Requests) != want || show(got.Limits) != "2,2Gi" {
+			t.Errorf("%s%%: %s, limits %s; want %s, 2,2Gi", percent, show(got.Requests), show(got.Limits), want)
+		}
+	}
+}
+
+// What a container's resizePolicy restarts it for is what changes in the end: memory that Java keeps does not.
+func TestHeapThatIsKeptRestartsNothing(t *testing.T) {
+	c := container("c", "1,3Gi", "2,4Gi")
+	c.Command = []string{"java", "-XX:MaxRAMPercentage=75"}
+	c.ResizePolicy = []corev1.ContainerResizePolicy{{ResourceName: corev1.ResourceMemory, RestartPolicy: corev1.RestartContainer}}
+	p := rules.NewProvider(rules.Options{Now: func() time.Time { return now }})
+	s, err := p.Size(running(c), autoscaler(`{"policy":"p","level":"MaximumSavings"}`, map[string]string{"c": "500m,1Gi"}))
+	if err != nil || len(s.Containers) != 1 || show(s.Containers[0].Target.Requests) != "500m,3Gi" || s.Restarts() {
+		t.Errorf("%+v, %v", s, err)
 	}
 }
 

@@ -47,7 +47,7 @@ func TestProportionsAreTheTemplates(t *testing.T) {
 			{"1,1Gi", "1,1Gi", "2,2200Mi"}, {"1,2Gi", "1,2Gi", "2,2200Mi"},
 		}},
 		{"Java's limit", "its heap is a share of it", java("1,2Gi", "2,4Gi"), java("1,2Gi", "2,4Gi"), false, "", nil, []round{
-			{"1,1Gi", "1,1Gi", "2,4Gi"}, {"1,2Gi", "1,2Gi", "2,4Gi"},
+			{"1,1Gi", "1,1280Mi", "2,4Gi"}, {"1,2Gi", "1,2Gi", "2,4Gi"},
 		}},
 		{"cut off", "a limit that a LimitRange cut off is not the proportion", container("c", "100m,1Gi", "400m,1Gi"), container("c", "500m,1Gi", "500m,1Gi"), false, "", []*corev1.LimitRange{
 			limitRange("a", corev1.LimitRangeItem{Type: corev1.LimitTypeContainer, Max: list("500m"), Default: list("500m")}),
@@ -125,6 +125,8 @@ func TestYieldedGoesBack(t *testing.T) {
 		p.ManagedFields = append(p.ManagedFields, metav1.ManagedFieldsEntry{Manager: manager, Operation: metav1.ManagedFieldsOperationUpdate, Subresource: subresource, FieldsV1: metav1.NewFieldsV1(fields)})
 		return p
 	}
+	java := container("c", "300m,1Gi", "600m,2Gi")
+	java.Command = []string{"java", "-XX:MaxRAMPercentage=75"}
 	resized := func(p *corev1.Pod) *corev1.Pod { return by(rules.Resizer, "resize", "containers", p, "cpu", "memory") }
 	const plain = `{"policy":"p","level":"MaximumSavings","maxStep":{"up":10}}`
 	cases := []struct {
@@ -153,6 +155,7 @@ func TestYieldedGoesBack(t *testing.T) {
 		{"a limit of somebody else", "it is no less than the request", "1,1Gi/", resized(running(container("c", "200m,512Mi", "400m,1Gi"))), plain, true, false, "cpu", "1,512Mi", "1,1Gi"},
 		{"memory down", "Kubernetes 1.33 lowers no limit", "1,256Mi/2,512Mi", resized(running(container("c", "300m,512Mi", "600m,1Gi"))), plain, true, true, "memory", "300m,256Mi", "600m,1Gi"},
 		{"Guaranteed", "", "1,512Mi/1,512Mi", resized(running(container("c", "200m,512Mi", "200m,512Mi"))), plain, true, false, "cpu", "1,512Mi", "1,512Mi"},
+		{"Java, below what its heap needs", "a request that goes back is not held; a limit is not lowered either way", "1,256Mi/2,512Mi", resized(running(java)), plain, true, false, "memory", "300m,256Mi", "600m,2Gi"},
 		{"back already", "", "1,1Gi/2,2Gi", resized(running(container("c", "1,512Mi", "2,1Gi"))), plain, true, false, "cpu", "1,512Mi", "2,1Gi"},
 	}
 	for _, c := range cases {
@@ -189,8 +192,8 @@ func TestYieldedGoesBack(t *testing.T) {
 			t.Errorf("%s: says so: %t, %v", c.name, says, got.Steps)
 		}
 	}
-	if len(cases) != 18 {
-		t.Errorf("%d cases, want 18", len(cases))
+	if len(cases) != 19 {
+		t.Errorf("%d cases, want 19", len(cases))
 	}
 }
 

@@ -66,7 +66,11 @@ type tally struct {
 	// stopped and impossible are why.
 	stopped    []rules.Hold
 	impossible []string
-	done       bool
+	// killed are what pods wait for of which a container was killed for want of memory: whoever is woken by that looks for nothing else.
+	killed []rules.Hold
+	// guarded are what Java keeps of what was recommended to be less.
+	guarded []string
+	done    bool
 }
 
 func (t *tally) wait(why string, until time.Time) {
@@ -230,6 +234,7 @@ func (u *Updater) decide(p *plan, now time.Time) {
 	vpa := &p.VerticalPodAutoscaler
 	settings := p.settings
 	if p.hold.Is() {
+		u.tellKill(p)
 		return
 	}
 	for r, why := range u.known(vpa).Yield {
@@ -261,12 +266,62 @@ func (u *Updater) decide(p *plan, now time.Time) {
 	}
 }
 
+// tellKill tells of a kill for want of memory that has to wait until its workload was watched for long enough, or until somebody ends a pause. Neither
+// gives way to it: both are what somebody was promised.
+func (u *Updater) tellKill(p *plan) {
+	if p.hold.State != rightsizing.StateWaiting && p.hold.State != rightsizing.StateStopped {
+		return
+	}
+	for _, pod := range p.pods {
+		if !rules.WasKilled(pod) {
+			continue
+		}
+		sizing, err := u.provider.SizeBy(pod, &p.VerticalPodAutoscaler, p.settings)
+		if err != nil {
+			continue
+		}
+		if name, _ := rules.Killed(pod, sizing, u.changedAt(p, pod)); name != "" {
+			p.hold.Why = killed(name) + p.hold.Why + "; until then new pods are not sized either"
+			return
+		}
+	}
+}
+
+// killed begins a reason why a container that was killed for want of memory does not have more yet.
+func killed(name string) string {
+	return "container " + name + " was killed for want of memory, and has to wait: "
+}
+
+// opening says that a window is closed, and until when; zero is that it does not open any more.
+func opening(opens time.Time) string {
+	if opens.IsZero() {
+		return "its window is closed"
+	}
+	return "its window is closed until " + opens.UTC().Format("2006-01-02 15:04 MST")
+}
+
+// guarded says what Java keeps of the memory that a pod would have less of; empty is nothing.
+func guarded(s rules.Sizing) string {
+	var all []string
+	for _, c := range s.Containers {
+		for _, step := range c.Steps {
+			if why, memory := strings.CutPrefix(step.Why, string(corev1.ResourceMemory)+": "); memory && step.Rule == "jvm" {
+				all = append(all, fmt.Sprintf("jvm keeps the memory of container %s at %s: %s", c.Name, step.To.String(), why))
+			}
+		}
+	}
+	return strings.Join(all, "; ")
+}
+
 // consider decides about one pod: nil is that nothing is done, and the tally says why.
 func (u *Updater) consider(p *plan, pod *corev1.Pod, now time.Time) *candidate {
 	sizing, err := u.provider.SizeBy(pod, &p.VerticalPodAutoscaler, p.settings)
 	if err != nil {
 		p.tally.impossible = append(p.tally.impossible, err.Error())
 		return nil
+	}
+	if why := guarded(sizing); why != "" {
+		p.tally.guarded = append(p.tally.guarded, why)
 	}
 	c := &candidate{plan: p, pod: pod, sizing: sizing, resize: rules.ResizeOf(pod), need: u.needOf(p, pod, sizing, now)}
 	resizes := p.mode == vpav1.UpdateModeInPlace || p.mode == vpav1.UpdateModeInPlaceOrRecreate
@@ -314,6 +369,10 @@ func (u *Updater) consider(p *plan, pod *corev1.Pod, now time.Time) *candidate {
 		return nil
 	}
 	if opens, closed := rules.Closed(p.settings.Windows, now); closed {
+		if name, _ := rules.Killed(pod, sizing, changed); name != "" {
+			p.tally.killed = append(p.tally.killed, rules.Hold{State: rightsizing.StateWaiting, Why: killed(name) + opening(opens) + "; new pods are sized at once", Until: opens})
+			return nil
+		}
 		p.tally.wait("its window is closed", opens)
 		return nil
 	}

@@ -784,6 +784,67 @@ func TestLessMemoryByEvictions(t *testing.T) {
 	}
 }
 
+// TestKillsThatWait: windows, observation and a pause hold for memory that ran out, too; whoever looks why there is no more yet is told so.
+func TestKillsThatWait(t *testing.T) {
+	const rule = `{"policy":"p","cooldown":"0s",`
+	const window = rule + `"observation":"0s","windows":[{"schedule":"0 22 * * *","duration":"2h"}]}`
+	cases := []struct {
+		name, settings string
+		since          time.Duration // the kill
+		has            string        // memory as it is; 512Mi is recommended
+		reason         string
+		state, says    string
+		until          time.Duration
+	}{
+		{"window", window, time.Minute, "256Mi", "OOMKilled", rightsizing.StateWaiting, "container c was killed for want of memory, and has to wait: its window is closed until 2026-11-28 22:00 UTC; new pods are sized at once", 10 * time.Hour},
+		{"window, since the evening", window, 9 * time.Hour, "256Mi", "OOMKilled", rightsizing.StateWaiting, "container c was killed for want of memory, and has to wait: its window is closed until 2026-11-28 22:00 UTC; new pods are sized at once", 10 * time.Hour},
+		{"window, of something else", window, time.Minute, "256Mi", "Error", rightsizing.StateWaiting, "its window is closed", 10 * time.Hour},
+		{"window, and it gets no more", window, time.Minute, "1Gi", "OOMKilled", rightsizing.StateWaiting, "its window is closed", 10 * time.Hour},
+		{"observation", rule + `"observation":"72h"}`, time.Minute, "256Mi", "OOMKilled", rightsizing.StateWaiting, "container c was killed for want of memory, and has to wait: it is watched for 72h0m0s before it is changed for the first time; until then new pods are not sized either", 24 * time.Hour},
+		{"observation, of something else", rule + `"observation":"72h"}`, time.Minute, "256Mi", "Error", rightsizing.StateWaiting, "it is watched for 72h0m0s before it is changed for the first time", 24 * time.Hour},
+		{"pause", rule + `"paused":true}`, time.Minute, "256Mi", "OOMKilled", rightsizing.StateStopped, "container c was killed for want of memory, and has to wait: policy p is paused; until then new pods are not sized either", 0},
+	}
+	for _, c := range cases {
+		s := newStage(t, Options{})
+		pods := int32(0)
+		s.pods(3, func(pod *corev1.Pod) {
+			is, status := amounts("1", c.has), &pod.Status.ContainerStatuses[0]
+			pod.Spec.Containers[0].Resources.Requests, status.Resources.Requests = is, is
+			if pods++; pods == 2 { // the others merely wait
+				status.LastTerminationState.Terminated = &corev1.ContainerStateTerminated{Reason: c.reason, FinishedAt: metav1.NewTime(s.at.Add(-c.since))}
+			}
+		})
+		s.autoscaler(vpav1.UpdateModeInPlace, c.settings)
+		s.once(t.Context())
+		a := s.recorded()
+		if a.State != c.state || a.Message != c.says {
+			t.Errorf("%s: %s, %q, want %s, %q", c.name, a.State, a.Message, c.state, c.says)
+		}
+		if until := s.at.Add(c.until); a.NotBefore.IsZero() != (c.until == 0) || c.until > 0 && !a.NotBefore.Equal(until) {
+			t.Errorf("%s: not before %s, want %s", c.name, a.NotBefore, until)
+		}
+	}
+	if len(cases) != 7 {
+		t.Errorf("%d cases, want 7", len(cases))
+	}
+}
+
+// TestGuarded: what Java keeps is told by the name of the setting, for nothing else says why a pod has more than is recommended.
+func TestGuarded(t *testing.T) {
+	s := newStage(t, Options{})
+	s.pods(3, func(pod *corev1.Pod) {
+		c := &pod.Spec.Containers[0]
+		c.Command, c.Resources.Limits = []string{"java", "-XX:MaxRAMPercentage=50"}, amounts("2", "1Gi")
+		c.Resources.Requests = amounts("500m", "640Mi")
+	})
+	s.autoscaler(vpav1.UpdateModeInPlace, carefree)
+	s.once(t.Context())
+	const want = "every pod has what is recommended, or is close enough; jvm keeps the memory of container c at 640Mi: Java's heap is up to 512Mi by its limit of 1Gi, and needs 640Mi with what is around it"
+	if a := s.recorded(); a.State != rightsizing.StateApplied || a.Message != want {
+		t.Errorf("%s, %q, want %q", a.State, a.Message, want)
+	}
+}
+
 // TestUnsupported: that nothing can be recommended for a workload is told as long as it is so.
 func TestUnsupported(t *testing.T) {
 	s := newStage(t, Options{})

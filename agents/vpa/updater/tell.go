@@ -41,6 +41,9 @@ func (p *plan) state() (state, message string, until time.Time) {
 	case len(t.stopped) > 0:
 		h := earliest(t.stopped)
 		state, message, until = h.State, h.Why, h.Until
+	case len(t.killed) > 0:
+		h := earliest(t.killed)
+		state, message, until = h.State, h.Why, h.Until
 	case len(t.pending) > 0:
 		state, message = rightsizing.StatePending, most(t.pending)
 	case len(t.waiting) > 0:
@@ -50,6 +53,9 @@ func (p *plan) state() (state, message string, until time.Time) {
 		state, message = rightsizing.StateImpossible, most(t.impossible)
 	default:
 		state, message = rightsizing.StateApplied, "every pod has what is recommended, or is close enough"
+	}
+	if len(t.guarded) > 0 {
+		message += "; " + most(t.guarded)
 	}
 	if len(p.left) > 0 {
 		message += "; " + strings.Join(p.left, ", ")

@@ -68,7 +68,10 @@ type Settings struct {
 	// WholeCPUs rounds up the CPU of a container of a Guaranteed pod that requests whole CPUs: the kubelet's static CPU manager gives it CPUs of its
 	// own only then.
 	WholeCPUs bool `json:"wholeCPUs,omitempty"`
-	// JVM guards Java: memory is not lowered below what -Xmx or MaxRAMPercentage needs, CPU not while it starts. Not with Ignore.
+	// JVM guards Java that a container's own command, arguments and variables tell of; options from a ConfigMap, a Secret, the image or a file are not
+	// seen. Guard (default) does not lower a memory request below what the largest heap needs, by -Xmx, or by the share of the memory limit that
+	// MaxRAMPercentage says, or 25 % where nothing is said; nor a limit below what -Xmx needs, nor one that the heap is a share of. Without a limit a
+	// share is not known, and nothing is held. The max of a container wins. CPU is not lowered while Java starts. Ignore does none of this.
 	JVM Guard `json:"jvm,omitempty"`
 }
 

@@ -34,7 +34,8 @@ type Explanation struct {
 	Result resource.Quantity `json:"result"`
 }
 
-// Adjustment is one thing that changed a recommendation.
+// Adjustment is one thing that changed a recommendation, or what a pod gets of it: what keeps to the pod, as "jvm", is not in the recommendation's
+// explanation, but in the message of its Application.
 type Adjustment struct {
 	Rule string            `json:"rule"` // "floor", "restart", "platform", "oom", "max", "min", "jvm", "node", "limitRange"
 	Why  string            `json:"why"`  // for people

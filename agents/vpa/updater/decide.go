@@ -306,7 +306,8 @@ func guarded(s rules.Sizing) string {
 	for _, c := range s.Containers {
 		for _, step := range c.Steps {
 			if why, memory := strings.CutPrefix(step.Why, string(corev1.ResourceMemory)+": "); memory && step.Rule == "jvm" {
-				all = append(all, fmt.Sprintf("jvm keeps the memory of container %s at %s: %s", c.Name, step.To.String(), why))
+				has := c.Target.Requests[corev1.ResourceMemory] // the class of service may ask for more
+				all = append(all, fmt.Sprintf("jvm keeps the memory of container %s at %s: %s", c.Name, has.String(), why))
 			}
 		}
 	}

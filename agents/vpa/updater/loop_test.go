@@ -831,17 +831,22 @@ func TestKillsThatWait(t *testing.T) {
 
 // TestGuarded: what Java keeps is told by the name of the setting, for nothing else says why a pod has more than is recommended.
 func TestGuarded(t *testing.T) {
-	s := newStage(t, Options{})
-	s.pods(3, func(pod *corev1.Pod) {
-		c := &pod.Spec.Containers[0]
-		c.Command, c.Resources.Limits = []string{"java", "-XX:MaxRAMPercentage=50"}, amounts("2", "1Gi")
-		c.Resources.Requests = amounts("500m", "640Mi")
-	})
-	s.autoscaler(vpav1.UpdateModeInPlace, carefree)
-	s.once(t.Context())
-	const want = "every pod has what is recommended, or is close enough; jvm keeps the memory of container c at 640Mi: Java's heap is up to 512Mi by its limit of 1Gi, and needs 640Mi with what is around it"
-	if a := s.recorded(); a.State != rightsizing.StateApplied || a.Message != want {
-		t.Errorf("%s, %q, want %q", a.State, a.Message, want)
+	for name, c := range map[string]struct{ requests, limits corev1.ResourceList }{
+		"640Mi": {amounts("500m", "640Mi"), amounts("2", "1Gi")},
+		"1Gi":   {amounts("500m", "1Gi"), amounts("500m", "1Gi")}, // Guaranteed: it is the limit that is kept
+	} {
+		s := newStage(t, Options{})
+		s.pods(3, func(pod *corev1.Pod) {
+			one := &pod.Spec.Containers[0]
+			one.Command, one.Resources = []string{"java", "-XX:MaxRAMPercentage=50"}, corev1.ResourceRequirements{Requests: c.requests, Limits: c.limits}
+		})
+		s.autoscaler(vpav1.UpdateModeInPlace, carefree)
+		s.once(t.Context())
+		want := "every pod has what is recommended, or is close enough; jvm keeps the memory of container c at " + name +
+			": Java's heap is up to 512Mi by its limit of 1Gi, and needs 640Mi with what is around it"
+		if a := s.recorded(); a.State != rightsizing.StateApplied || a.Message != want {
+			t.Errorf("%s, %q, want %q", a.State, a.Message, want)
+		}
 	}
 }
 

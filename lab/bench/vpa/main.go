@@ -173,7 +173,7 @@ func choose(names string) ([]profile, error) {
 
 // prepare builds what runs.
 func (b *bench) prepare(ctx context.Context) (err error) {
-	if b.assets, err = here.Programs(ctx, b.repo, b.say, "kubernetes", vpa.Recommender, vpa.Admission); err != nil {
+	if b.assets, err = here.Programs(ctx, b.repo, b.say, "kubernetes", vpa.Recommender, vpa.Updater, vpa.Admission); err != nil {
 		return err
 	}
 	b.say("building the nOps VPA")
@@ -184,12 +184,12 @@ func (b *bench) prepare(ctx context.Context) (err error) {
 		return fmt.Errorf("build the nOps VPA: %w", err)
 	}
 	b.pinned = pins()
-	b.fingerprint, err = fingerprint(b.program, filepath.Join(b.assets, vpa.Recommender), filepath.Join(b.assets, vpa.Admission))
+	b.fingerprint, err = fingerprint(b.program, filepath.Join(b.assets, vpa.Recommender), filepath.Join(b.assets, vpa.Updater), filepath.Join(b.assets, vpa.Admission))
 	return err
 }
 
 // method is part of a cell's fingerprint: raise it when what is measured changes.
-const method = "4"
+const method = "5"
 
 // fingerprint tells cells of other programs, or of another benchmark, from those of this run.
 func fingerprint(programs ...string) (string, error) {
@@ -221,6 +221,7 @@ type cell struct {
 	Took        time.Duration
 
 	Recommender recommending
+	Updater     updating
 	Admission   admitting
 }
 
@@ -392,8 +393,13 @@ func (w *world) measure(ctx context.Context, c *cell) (err error) {
 	if err := w.autoscalers(ctx, s); err != nil {
 		return err
 	}
-	c.Recommender, err = w.recommender(ctx, s)
-	return err
+	if c.Recommender, err = w.recommender(ctx, s); err != nil {
+		return err
+	}
+	if c.Updater, err = w.updater(ctx, s); err != nil {
+		return fmt.Errorf("updater: %w", err)
+	}
+	return nil
 }
 
 func (b *bench) say(format string, args ...any) {

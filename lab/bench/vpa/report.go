@@ -127,8 +127,8 @@ func durations(all []time.Duration) float64 {
 	return middle(some)
 }
 
-// measures are the rows of a profile's table.
-func measures(p profile) []measure {
+// measures are the rows of a profile's table: of updaters, too, or not.
+func measures(p profile, updaters bool) []measure {
 	of := func(name string, value func(*cell) time.Duration, times bool) measure {
 		return measure{name: name, show: seconds, times: times, value: func(c *cell) (float64, bool) { return value(c).Seconds(), false }}
 	}
@@ -157,6 +157,12 @@ func measures(p profile) []measure {
 		number("live heap, second half of the churn to the first", plain, false, (*cell).growth),
 		number("resident memory after the churn", mebibytes, true, func(c *cell) float64 { return float64(c.Recommender.ChurnRSS) }),
 	)
+	if updaters {
+		all = append(all,
+			of("updater: processor time of a loop", func(c *cell) time.Duration { return c.Updater.CPU }, true),
+			number("updater: resident memory at most", mebibytes, true, func(c *cell) float64 { return float64(c.Updater.RSS) }),
+		)
+	}
 	latency := func(name string, bursts func(*cell) []time.Duration) measure {
 		return measure{name: name, show: seconds, duel: true, bursts: bursts, value: func(c *cell) (float64, bool) { return durations(bursts(c)), false }}
 	}
@@ -175,6 +181,16 @@ func measures(p profile) []measure {
 		all = append(all, m)
 	}
 	return all
+}
+
+// measures are those of what was measured.
+func (c cells) measures() []measure {
+	return measures(c.profile, c.updaters())
+}
+
+// updaters says whether they were measured.
+func (c cells) updaters() bool {
+	return slices.ContainsFunc(c.all, func(one *cell) bool { return one != nil && one.Updater.Loops > 0 })
 }
 
 func perLoop(c *cell, resource string) float64 {
@@ -373,7 +389,7 @@ func (r report) check() error {
 // list prints what was measured of one program.
 func (r report) list(out io.Writer) error {
 	for _, c := range r.profiles {
-		for _, m := range measures(c.profile) {
+		for _, m := range c.measures() {
 			for _, program := range []string{ours, upstream} {
 				if all := m.cells(c, program); len(all) > 0 {
 					text, _, _ := m.text(all)
@@ -453,7 +469,7 @@ func (r report) markdown() string {
 		fmt.Fprintf(&text, "\n## %s\n\n%d pods and %d containers in %d namespaces; an interval of %s. %d and %d steady loops of ours were counted, %d and %d of upstream's. Load average before each round, and before the admission: %s.\n\n",
 			p.title(), p.pods(), c.all[0].Recommender.Metrics, p.Namespaces, p.Interval, c.of(ours)[0].Recommender.Loops, c.of(ours)[1].Recommender.Loops, c.of(upstream)[0].Recommender.Loops, c.of(upstream)[1].Recommender.Loops, strings.Join(loads, ", "))
 		text.WriteString("| | nOps VPA | VPA of Kubernetes | times |\n|---|--:|--:|--:|\n")
-		for _, m := range measures(p) {
+		for _, m := range c.measures() {
 			text.WriteString(m.row(c))
 		}
 		if why := c.of(upstream)[0].Recommender.NoChurn; why != "" {
@@ -463,7 +479,7 @@ func (r report) markdown() string {
 		same := c.compare()
 		fmt.Fprintf(&text, "\nOf %d containers, in three comparisons with the first round, %d targets differ; bounds differ by at most %.4f %%, for they follow from the age of the history, to the second.\n", same.containers, same.targets, 100*same.bounds)
 	}
-	text.WriteString("\n" + howItIsMeasured)
+	text.WriteString("\n" + howItIsMeasured + without(r.profiles[0].updaters()))
 	return text.String()
 }
 
@@ -539,5 +555,15 @@ programs. Values are the middle of two rounds, with both in brackets; latencies 
   the processor time of the API server is looked at, 8 times 600 pods each, 100 a second: with an owner and without, and both where it looks at a condition (` + "`matchConditions`" + `) before it asks ours; of the 8, a quarter took that or less, which leaves out those in which it collected its garbage. Times are from the moment at which a request was due. Every answer has to size the pod, and each has to have counted as many
   admissions as were meant for it. The slowest hundredth of a burst differs from burst to burst several times over, of one and the same program, so the goal counts as missed where the middle of all bursts is more than a tenth above
   upstream's, and a rank test (Mann–Whitney, one-sided) of all bursts of both gives chance less than 1 %.
-- What a large cluster has besides is not here: no nodes that report, no garbage collector, no other controllers, one API server that has nothing else to do. Nor are the updater and the policy controller.
 `
+
+// without is the end of it: what was not measured.
+func without(updaters bool) string {
+	text, nor := "", "are the updater and the policy controller"
+	if updaters {
+		text, nor = `- **The updater** comes after the recommender, in the same round and alone. Each autoscaler recommends what its pods have, in the mode `+"`InPlaceOrRecreate`"+`, so that it finds nothing to do: loops are counted from the first in which it looked
+  at all pods, by its own word. How fast it changes pods is not measured: of both that is what their clients' limits let through.
+`, "is the policy controller"
+	}
+	return text + "- What a large cluster has besides is not here: no nodes that report, no garbage collector, no other controllers, one API server that has nothing else to do. Nor " + nor + ".\n"
+}

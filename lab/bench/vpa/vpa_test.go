@@ -35,7 +35,8 @@ func TestPage(t *testing.T) {
 		t.Fatal(err)
 	}
 	page := string(text)
-	wants := []string{howItIsMeasured}
+	updaters := strings.Contains(page, "\n| updater: ")
+	wants := []string{howItIsMeasured + without(updaters)}
 	has := func(p profile) bool { return strings.Contains(page, "\n## "+p.title()+"\n") }
 	if names := missing(has); len(names) > 0 {
 		t.Errorf("%s is not about %s: measure with make bench BENCH=-write", pageFile, strings.Join(names, ", "))
@@ -45,7 +46,7 @@ func TestPage(t *testing.T) {
 			continue
 		}
 		wants = append(wants, fmt.Sprintf("%d pods and ", p.pods()), fmt.Sprintf("in %d namespaces; an interval of %s.", p.Namespaces, p.Interval))
-		for _, m := range measures(p) {
+		for _, m := range measures(p, updaters) {
 			wants = append(wants, "\n| "+m.name+" | ")
 		}
 		for _, g := range example(p).goals() {
@@ -451,6 +452,27 @@ func TestGoals(t *testing.T) {
 		dear.duelled(ours).Admission.Asking = a
 		if text := (report{profiles: []cells{dear}}).markdown(); !strings.Contains(text, want) {
 			t.Errorf("%q is not in the page of a condition:\n%s", want, text)
+		}
+	}
+	for _, tt := range []struct {
+		loops int
+		want  []string
+	}{{0, []string{"Nor are the updater and the policy controller."}}, {3, []string{"| updater: processor time of a loop | 200 ms (200 ms, 200 ms) | 300 ms (300 ms, 300 ms) | 1.5 |", "| updater: resident memory at most | 100.0 MiB", "- **The updater**", "Nor is the policy controller."}}} {
+		c := example(p)
+		for _, one := range c.all {
+			one.Updater = updating{Loops: tt.loops, CPU: 200 * time.Millisecond, RSS: 100 << 20}
+			if one.Program == upstream {
+				one.Updater.CPU = 300 * time.Millisecond
+			}
+		}
+		text := report{profiles: []cells{c}}.markdown()
+		for _, want := range tt.want {
+			if !strings.Contains(text, want) {
+				t.Errorf("with %d loops of updaters, %q is not in the page:\n%s", tt.loops, want, text)
+			}
+		}
+		if tt.loops == 0 && strings.Contains(text, "| updater: ") {
+			t.Errorf("updaters that were not measured have rows:\n%s", text)
 		}
 	}
 	idle := example(p)

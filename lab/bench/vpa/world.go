@@ -484,9 +484,9 @@ func (w *world) forget(ctx context.Context) error {
 }
 
 // autoscaler is one for a workload.
-func (s stack) autoscaler(workload int) map[string]any {
+func (s stack) autoscaler(workload int, mode string) map[string]any {
 	return map[string]any{"apiVersion": s.group + "/v1", "kind": "VerticalPodAutoscaler", "metadata": map[string]any{"name": workloadName(workload)}, "spec": map[string]any{
-		"targetRef": map[string]any{"apiVersion": "apps/v1", "kind": "Deployment", "name": workloadName(workload)}, "updatePolicy": map[string]any{"updateMode": "Initial"}}}
+		"targetRef": map[string]any{"apiVersion": "apps/v1", "kind": "Deployment", "name": workloadName(workload)}, "updatePolicy": map[string]any{"updateMode": mode}}}
 }
 
 const (
@@ -513,7 +513,7 @@ func (w *world) sides(ctx context.Context) error {
 			s = w.stack(upstream)
 			all = append(all, w.newWorkload(i)...)
 		}
-		one := s.autoscaler(i)
+		one := s.autoscaler(i, "Initial")
 		var recommended []map[string]any
 		for _, c := range containers(i) {
 			of := func(times float64) map[string]any {
@@ -540,7 +540,7 @@ func (w *world) autoscalers(ctx context.Context, s stack) error {
 	var all []kube.Object
 	for i := range w.Autoscalers {
 		ns := w.namespace(i)
-		all = append(all, kube.Object{Collection: s.collection(ns, autoscalers), Body: s.autoscaler(i)})
+		all = append(all, kube.Object{Collection: s.collection(ns, autoscalers), Body: s.autoscaler(i, "Initial")})
 		for _, c := range containers(i) {
 			const perDay = 1440 // samples, each of which weighs a tenth
 			all = append(all, kube.Object{Collection: s.collection(ns, checkpoints), Body: map[string]any{"apiVersion": s.group + "/v1", "kind": "VerticalPodAutoscalerCheckpoint", "metadata": map[string]any{"name": workloadName(i) + "-" + c},

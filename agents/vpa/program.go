@@ -345,7 +345,7 @@ func runAdmission(ctx context.Context, c *agent.Call) error {
 		return err
 	}
 	controller, err := admission.New(admission.Deps{
-		Kube: kube, UserAgent: userAgent, Name: candidate(c, "admission"), Namespace: o.Namespace, Listener: listener, Log: p.log, Now: time.Now,
+		Kube: kube, UserAgent: userAgent, Name: candidate(c, "admission"), Labels: p.who.Labels(), Namespace: o.Namespace, Listener: listener, Log: p.log, Now: time.Now,
 		Known: func(vpa *vpav1.VerticalPodAutoscaler) rules.Known {
 			k := records.known(vpa)
 			if t := vpa.Spec.TargetRef; t != nil {

@@ -25,7 +25,6 @@ import (
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/target"
 	controllerfetcher "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/target/controller_fetcher"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/limitrange"
-	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/status"
 	vpautil "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/vpa"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -61,6 +60,7 @@ type Deps struct {
 	UserAgent string
 	// Name is this process's, in the Lease that tells the updater that somebody answers.
 	Name      string
+	Labels    map[string]string // of that Lease
 	Namespace string
 	Listener  net.Listener // of the webhook
 	Log       *slog.Logger
@@ -144,8 +144,6 @@ func (c *Controller) Serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// While this Lease is fresh, the updater may evict: whatever comes back is sized.
-	status.NewUpdater(c.kube, rightsizing.AdmissionService, c.deps.Namespace, leaseEvery, c.deps.Name).Run(ctx.Done())
 	mux := http.NewServeMux()
 	mux.Handle("POST "+Path, leaving(ctx, c.safely(server)))
 	https := &http.Server{
@@ -164,6 +162,8 @@ func (c *Controller) Serve(ctx context.Context) error {
 		_ = https.Shutdown(grace)
 	}()
 	c.answers.Store(true) // the listener takes connections already
+	// While its Lease is fresh, the updater may evict: whatever comes back is sized.
+	go c.renewing(ctx)
 	if err := https.ServeTLS(c.deps.Listener, "", ""); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve the webhook: %w", err)
 	}

@@ -21,6 +21,7 @@ import (
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -75,7 +76,7 @@ func (f *fixture) start(name string, listener net.Listener) (stop func()) {
 		config.Wrap(f.between)
 	}
 	c, err := admission.New(admission.Deps{
-		Kube: config, UserAgent: "test", Remember: f.remember, Name: name, Namespace: agenttest.Namespace, Listener: listener, Now: time.Now, Lifetimes: f.lifetimes,
+		Kube: config, UserAgent: "test", Remember: f.remember, Name: name, Labels: map[string]string{"app.kubernetes.io/instance": "a-release"}, Namespace: agenttest.Namespace, Listener: listener, Now: time.Now, Lifetimes: f.lifetimes,
 		Log: slog.New(slog.NewTextHandler(&f.log, &slog.HandlerOptions{Level: slog.LevelDebug})), Hosts: []string{"localhost"}, Every: 100 * time.Millisecond, Settle: time.Second,
 		Leave: func(_ context.Context, _ *corev1.Pod, _ *vpav1.VerticalPodAutoscaler, workload metav1.Object) string {
 			if why := f.leave.Load(); why != nil {
@@ -334,14 +335,20 @@ func TestAgainstKubernetes(t *testing.T) {
 		t.Errorf("with a webhook that does not answer: %s after %s", cpu, took)
 	}
 
+	leases := f.Client.CoordinationV1().Leases(agenttest.Namespace)
+	if _, err := leases.Create(ctx, &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: rightsizing.AdmissionService}}, metav1.CreateOptions{}); err != nil { // as upstream makes it
+		t.Fatal(err)
+	}
 	stop := f.start("one", listener)
 	vpatest.Eventually(t, "pods are sized", time.Minute, func() bool { cpu, _ := f.pod(owner, nil); return cpu == "300m" })
-	lease, err := f.Client.CoordinationV1().Leases(agenttest.Namespace).Get(ctx, rightsizing.AdmissionService, metav1.GetOptions{})
-	for deadline := time.Now().Add(time.Minute); err != nil && time.Now().Before(deadline); time.Sleep(time.Second) {
-		lease, err = f.Client.CoordinationV1().Leases(agenttest.Namespace).Get(ctx, rightsizing.AdmissionService, metav1.GetOptions{})
-	}
-	if err != nil || *lease.Spec.HolderIdentity != "one" {
-		t.Errorf("the Lease that tells the updater: %v, %v", lease, err)
+	for _, made := range []string{"one that is there", "one of its own"} {
+		vpatest.Eventually(t, "the Lease that tells the updater: "+made, time.Minute, func() bool {
+			lease, err := leases.Get(ctx, rightsizing.AdmissionService, metav1.GetOptions{})
+			return err == nil && lease.Spec.RenewTime != nil && *lease.Spec.HolderIdentity == "one" && lease.Labels["app.kubernetes.io/instance"] == "a-release"
+		})
+		if err := leases.Delete(ctx, rightsizing.AdmissionService, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
 	}
 
 	t.Run("pods without a controller, and of others, stay as they are", func(t *testing.T) {

@@ -327,19 +327,12 @@ func begin(ctx context.Context, informer cache.SharedIndexInformer, keep cache.T
 	return informer
 }
 
-// slim keeps of a pod what sizes it. At tens of thousands of pods the rest would be most of this process.
+// slim keeps of a pod what it is sized by: nobody here asks for its conditions, nor for who wrote what.
 func slim(obj any) (any, error) {
-	obj, err := client.StripManagedFields(obj)
 	if p, is := obj.(*corev1.Pod); is {
-		p.Spec.Volumes, p.Spec.Affinity, p.Spec.Tolerations, p.Spec.TopologySpreadConstraints, p.Status.Conditions = nil, nil, nil, nil, nil
-		for _, list := range [][]corev1.Container{p.Spec.Containers, p.Spec.InitContainers} {
-			for i := range list {
-				c := &list[i]
-				c.Command, c.Args, c.Env, c.EnvFrom, c.VolumeMounts, c.Ports, c.LivenessProbe, c.ReadinessProbe, c.StartupProbe, c.Lifecycle, c.SecurityContext = nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil
-			}
-		}
+		p.Status.Conditions, p.ManagedFields = nil, nil
 	}
-	return obj, err
+	return rules.SlimPod(obj) //nolint:wrapcheck // it has none
 }
 
 // assemble puts upstream's parts together and waits until they know the cluster.

@@ -64,3 +64,66 @@ func TestSlim(t *testing.T) {
 		t.Errorf("what is no object: %v, %v", got, err)
 	}
 }
+
+// TestSlimSizes: of pods, and of what workloads would run, stays what sizes them, and of Java what tells it.
+func TestSlimSizes(t *testing.T) {
+	probe := &corev1.Probe{PeriodSeconds: 10}
+	bulky := func(name string, words ...string) corev1.Container {
+		return corev1.Container{
+			Name: name, Command: words, Args: []string{"serve"}, Env: []corev1.EnvVar{{Name: "A", Value: "b"}}, EnvFrom: []corev1.EnvFromSource{{Prefix: "P"}}, VolumeMounts: []corev1.VolumeMount{{Name: "v"}},
+			VolumeDevices: []corev1.VolumeDevice{{Name: "d"}}, Ports: []corev1.ContainerPort{{ContainerPort: 80}}, LivenessProbe: probe, ReadinessProbe: probe, StartupProbe: probe, Lifecycle: &corev1.Lifecycle{},
+			SecurityContext: &corev1.SecurityContext{}, Image: "web:1", Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{"cpu": resource.MustParse("1")}},
+			ResizePolicy: []corev1.ContainerResizePolicy{{ResourceName: "memory", RestartPolicy: corev1.RestartContainer}},
+		}
+	}
+	bare := func(name string) corev1.Container {
+		c := bulky(name)
+		return corev1.Container{Name: name, Image: c.Image, Resources: c.Resources, ResizePolicy: c.ResizePolicy}
+	}
+	java := func(c corev1.Container) corev1.Container {
+		c.Command, c.Args, c.Env = []string{"java"}, []string{"serve"}, []corev1.EnvVar{{Name: "A", Value: "b"}}
+		return c
+	}
+	always, deadline := corev1.ContainerRestartPolicyAlways, int64(60)
+	sidecar := func(c corev1.Container) corev1.Container {
+		c.RestartPolicy = &always
+		return c
+	}
+	rest := corev1.PodSpec{NodeName: "n", NodeSelector: map[string]string{"a": "b"}, PriorityClassName: "high", ActiveDeadlineSeconds: &deadline, Overhead: corev1.ResourceList{"cpu": resource.MustParse("1m")}}
+	given, want := *rest.DeepCopy(), *rest.DeepCopy()
+	given.Volumes, given.Affinity, given.Tolerations = []corev1.Volume{{Name: "v"}}, &corev1.Affinity{}, []corev1.Toleration{{Key: "k"}}
+	given.TopologySpreadConstraints, given.EphemeralContainers = []corev1.TopologySpreadConstraint{{TopologyKey: "zone"}}, []corev1.EphemeralContainer{{}}
+	given.Containers, given.InitContainers = []corev1.Container{bulky("web"), bulky("jvm", "java")}, []corev1.Container{sidecar(bulky("proxy"))}
+	want.Containers, want.InitContainers = []corev1.Container{bare("web"), java(bare("jvm"))}, []corev1.Container{sidecar(bare("proxy"))}
+
+	status := corev1.PodStatus{QOSClass: corev1.PodQOSBurstable, Conditions: []corev1.PodCondition{{Type: corev1.PodResizePending}}, ContainerStatuses: []corev1.ContainerStatus{{Name: "web", RestartCount: 1}}}
+	pod, err := rules.SlimPod(&corev1.Pod{Spec: *given.DeepCopy(), Status: status})
+	if diff := cmp.Diff(&corev1.Pod{Spec: want, Status: status}, pod); diff != "" || err != nil {
+		t.Errorf("a pod: %v\n%s", err, diff)
+	}
+	labels := metav1.ObjectMeta{Labels: map[string]string{"app": "web"}, Annotations: map[string]string{"a": "b"}}
+	set, err := rules.SlimSizes(&appsv1.StatefulSet{Spec: appsv1.StatefulSetSpec{Template: corev1.PodTemplateSpec{ObjectMeta: labels, Spec: given}, VolumeClaimTemplates: []corev1.PersistentVolumeClaim{{}}}, Status: appsv1.StatefulSetStatus{UpdateRevision: "1"}})
+	if diff := cmp.Diff(&appsv1.StatefulSet{Spec: appsv1.StatefulSetSpec{Template: corev1.PodTemplateSpec{ObjectMeta: labels, Spec: want}}, Status: appsv1.StatefulSetStatus{UpdateRevision: "1"}}, set); diff != "" || err != nil {
+		t.Errorf("a StatefulSet: %v\n%s", err, diff)
+	}
+}
+
+// Who wrote what of a pod is most of it, and is not kept, but for what tells that it was resized.
+func TestSlimPodResizes(t *testing.T) {
+	entry := func(manager, subresource string) metav1.ManagedFieldsEntry {
+		return metav1.ManagedFieldsEntry{Manager: manager, Subresource: subresource, FieldsV1: metav1.NewFieldsV1("{}")}
+	}
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{ManagedFields: []metav1.ManagedFieldsEntry{entry("kube-controller-manager", ""), entry("kubelet", "status"), entry(rules.Resizer, "resize"), entry("kubectl", "resize"), entry(rules.Resizer, ""), {Manager: rules.Resizer, Subresource: "resize"}}}}
+	for range 2 { // informers may ask twice
+		if o, err := rules.SlimPod(pod); o != pod || err != nil || len(pod.ManagedFields) != 1 || pod.ManagedFields[0].Manager != rules.Resizer {
+			t.Fatalf("%v, %v", pod.ManagedFields, err)
+		}
+	}
+	pod.ManagedFields = []metav1.ManagedFieldsEntry{entry("kubelet", "status")}
+	if _, err := rules.SlimPod(pod); err != nil || pod.ManagedFields != nil {
+		t.Errorf("%v, %v", pod.ManagedFields, err)
+	}
+	if o, err := rules.SlimPod("else"); o != "else" || err != nil {
+		t.Errorf("%v, %v", o, err)
+	}
+}

@@ -29,22 +29,6 @@ func isResize(m *metav1.ManagedFieldsEntry) bool {
 	return m.Subresource == "resize" && m.Manager == Resizer && m.FieldsV1 != nil
 }
 
-// KeepResizes is a transform of informers of pods: of who wrote what, which is most of a pod, it keeps what WasSized reads.
-func KeepResizes(o any) (any, error) {
-	pod, is := o.(*corev1.Pod)
-	if !is {
-		return o, nil
-	}
-	var kept []metav1.ManagedFieldsEntry
-	for i := range pod.ManagedFields {
-		if m := &pod.ManagedFields[i]; isResize(m) {
-			kept = append(kept, *m)
-		}
-	}
-	pod.ManagedFields = kept
-	return pod, nil
-}
-
 // WasSized says whether what a container requests of a resource may be of a sizing.
 func WasSized(pod *corev1.Pod, container string, r corev1.ResourceName) bool {
 	return Gave(pod, container, "requests", r)

@@ -173,7 +173,7 @@ func TestYieldedGoesBack(t *testing.T) {
 				return &corev1.PodSpec{Containers: []corev1.Container{container("c", requests, limits)}}
 			},
 		})
-		kept, err := rules.KeepResizes(c.pod.DeepCopy()) // as an informer has it
+		kept, err := rules.SlimPod(c.pod.DeepCopy()) // as an informer has it
 		pod, is := kept.(*corev1.Pod)
 		if err != nil || !is {
 			t.Fatal(kept, err)
@@ -269,26 +269,6 @@ func TestGave(t *testing.T) {
 	}
 	if len(cases) != 9 {
 		t.Errorf("%d cases, want 9", len(cases))
-	}
-}
-
-// Who wrote what of a pod is most of it, and is not kept, but for what tells that it was resized.
-func TestKeepResizes(t *testing.T) {
-	entry := func(manager, subresource string) metav1.ManagedFieldsEntry {
-		return metav1.ManagedFieldsEntry{Manager: manager, Subresource: subresource, FieldsV1: metav1.NewFieldsV1("{}")}
-	}
-	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{ManagedFields: []metav1.ManagedFieldsEntry{entry("kube-controller-manager", ""), entry("kubelet", "status"), entry(rules.Resizer, "resize"), entry("kubectl", "resize"), entry(rules.Resizer, ""), {Manager: rules.Resizer, Subresource: "resize"}}}}
-	for range 2 { // informers may ask twice
-		if o, err := rules.KeepResizes(pod); o != pod || err != nil || len(pod.ManagedFields) != 1 || pod.ManagedFields[0].Manager != rules.Resizer {
-			t.Fatalf("%v, %v", pod.ManagedFields, err)
-		}
-	}
-	pod.ManagedFields = []metav1.ManagedFieldsEntry{entry("kubelet", "status")}
-	if _, err := rules.KeepResizes(pod); err != nil || pod.ManagedFields != nil {
-		t.Errorf("%v, %v", pod.ManagedFields, err)
-	}
-	if o, err := rules.KeepResizes("else"); o != "else" || err != nil {
-		t.Errorf("%v, %v", o, err)
 	}
 }
 

@@ -21,7 +21,6 @@ import (
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/target"
 	controllerfetcher "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/target/controller_fetcher"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/updater/restriction"
-	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/client"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/limitrange"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/status"
 	"k8s.io/client-go/dynamic"
@@ -233,8 +232,8 @@ func New(o Options, deps Deps) (*Updater, error) {
 
 // watch makes the informers; Run starts them.
 func (u *Updater) watch() error {
-	u.kubeFactory = informers.NewSharedInformerFactoryWithOptions(u.kube, resync, informers.WithTransform(client.StripManagedFields))
-	u.podFactory = informers.NewSharedInformerFactoryWithOptions(u.kube, resync, informers.WithTransform(rules.KeepResizes),
+	u.kubeFactory = informers.NewSharedInformerFactoryWithOptions(u.kube, resync, informers.WithTransform(rules.SlimSizes))
+	u.podFactory = informers.NewSharedInformerFactoryWithOptions(u.kube, resync, informers.WithTransform(rules.SlimPod),
 		informers.WithTweakListOptions(func(o *metav1.ListOptions) {
 			o.FieldSelector = "spec.nodeName!=,status.phase!=" + string(corev1.PodSucceeded) + ",status.phase!=" + string(corev1.PodFailed)
 		}))

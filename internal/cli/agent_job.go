@@ -47,7 +47,7 @@ type agentProgram struct {
 	component string // public name
 	// label is app.kubernetes.io/component of the Deployment whose identity, settings and placement the Job has, and of its account and permissions.
 	label  string
-	byHand string // what can be done without the program
+	byHand func(namespace string) string // what can be done without the program; the namespace is the stack's
 }
 
 func (p agentProgram) deployment() string { return "nops-" + p.label }
@@ -229,7 +229,7 @@ func (r *jobRun) component(ctx context.Context) (agentComponent, error) {
 		c.deployment = live
 		return c, nil
 	case errors.As(err, &absent):
-		return c, &failure{class: "preflight", err: err, advice: "its program comes with the stack: nopsctl install, then the same command again. By hand: " + r.program.byHand}
+		return c, &failure{class: "preflight", err: err, advice: "its program comes with the stack: nopsctl install, then the same command again. By hand: " + r.program.byHand(k.namespace)}
 	case err != nil:
 		return c, err
 	}

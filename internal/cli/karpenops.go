@@ -29,7 +29,9 @@ const karpenops = "karpenops"
 func karpenProgram() agentProgram {
 	return agentProgram{
 		name: karpenops, command: karpenops, component: karpenops, label: karpenops,
-		byHand: "set spec.limits.cpu of the NodePools labelled karpenops.nops.io/owned=true to 0, wait until they have no nodes, delete them",
+		byHand: func(string) string {
+			return "set spec.limits.cpu of the NodePools labelled karpenops.nops.io/owned=true to 0, wait until they have no nodes, delete them"
+		},
 	}
 }
 

@@ -31,8 +31,18 @@ const rightsizingComponent = "containerRightsizing"
 func vpaProgram() agentProgram {
 	return agentProgram{
 		name: "nops-vpa", command: "vpa", component: rightsizingComponent, label: "vpa-policy",
-		byHand: "kubectl delete mutatingwebhookconfiguration nops-vpa, then kubectl rollout restart of the workloads: new pods are as their templates say",
+		byHand: withoutPolicyController,
 	}
+}
+
+// withoutPolicyController is how pods get back what their templates say where no policy controller runs, as docs/vpa.md has it. Commands
+// have lines of their own, to be copied.
+func withoutPolicyController(namespace string) string {
+	return `the updater goes first, for it would resize new pods, too:
+    kubectl scale deployment -n ` + namespace + ` nops-vpa-updater nops-vpa-admission-controller --replicas=0
+    kubectl delete mutatingwebhookconfiguration nops-vpa
+    and once the pods of the two are gone, kubectl rollout restart of the workloads: new pods are as their templates say, and stay so.
+    HorizontalPodAutoscalers with the annotation ` + rightsizing.AnnotationTargets + `: set their targets to the percent in it, then remove it`
 }
 
 func newVPACommand(f *Factory) *cobra.Command {

@@ -4,6 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -194,12 +197,32 @@ func (v *vpaWorld) shownJob(j batchv1.Job) string {
 	return strings.ReplaceAll(text, j.Name, "nops-vpa-0a1b2c3d")
 }
 
-// TestVPARevertWithoutAStack says what can be done by hand.
+// TestVPARevertWithoutAStack says what can be done by hand, as docs/vpa.md has it: without the updater, which would resize new pods again.
 func TestVPARevertWithoutAStack(t *testing.T) {
 	v := newVPAWorld(t)
 	v.fill()
 	v.want(CodeCheckFailed, v.in("vpa", "revert", "--all", "--yes")...)
-	v.contains(v.errOut, "is not installed", "kubectl delete mutatingwebhookconfiguration nops-vpa")
+	v.contains(v.errOut, "is not installed", "\n    "+stopSizing(v.namespace)+"\n", rightsizing.AnnotationTargets)
+	data, err := os.ReadFile(filepath.Join("..", "..", "docs", "vpa.md"))
+	must(t, err)
+	_, doc, is := strings.Cut(strings.ReplaceAll(string(data), "`", ""), "\n### Without nopsctl\n")
+	if doc, _, _ = strings.Cut(doc, "\n## "); !is {
+		t.Fatal("docs/vpa.md does not say what to do without nopsctl")
+	}
+	doc = strings.Join(strings.Fields(doc), " ")
+	commands := regexp.MustCompile(`kubectl [^,;:\n]+`).FindAllString(vpaProgram().byHand(defaultNamespace), -1)
+	if len(commands) != 3 || commands[0] != stopSizing(defaultNamespace) {
+		t.Errorf("%d commands, want 3, and first that which stops the updater: %q", len(commands), commands)
+	}
+	for _, c := range commands {
+		if !strings.Contains(doc, c) {
+			t.Errorf("docs/vpa.md does not say without nopsctl: %s", c)
+		}
+	}
+}
+
+func stopSizing(namespace string) string {
+	return "kubectl scale deployment -n " + namespace + " nops-vpa-updater nops-vpa-admission-controller --replicas=0"
 }
 
 func TestVPAImport(t *testing.T) {

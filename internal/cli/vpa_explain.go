@@ -56,8 +56,9 @@ type vpaSchedule struct {
 	MaxStepUp     int32                `json:"max_step_up"` // in percent; 0: any
 	MaxStepDown   int32                `json:"max_step_down"`
 	SingleReplica string               `json:"single_replica"`
-	Yield         []string             `json:"yield"` // resources that a HorizontalPodAutoscaler scales on: only recommended
-	Align         []string             `json:"align"` // resources whose HorizontalPodAutoscaler follows
+	Yield         []string             `json:"yield"`               // resources that a HorizontalPodAutoscaler scales on: only recommended
+	YieldWhy      map[string]string    `json:"yield_why,omitempty"` // why of those its target does not follow, by resource, where that was recorded
+	Align         []string             `json:"align"`               // resources whose HorizontalPodAutoscaler follows
 }
 
 func newVPAExplainCommand(f *Factory, runF func(context.Context, *vpaExplainOptions) error) *cobra.Command {
@@ -165,6 +166,7 @@ func (o *vpaExplainOptions) find(ctx context.Context, a *vpaExplainAnswer) error
 	}
 	if effective != nil {
 		a.Schedule = scheduleOf(effective)
+		a.Schedule.YieldWhy = rightsizing.YieldsOf(it.Annotations)
 	}
 	a.Next = o.next(it, w)
 	return nil
@@ -426,8 +428,10 @@ func (s *vpaSchedule) print(t sheet) {
 	t.para(2, "a single pod", label, map[string]string{
 		string(rightsizing.SingleInPlace): "in place only", string(rightsizing.SingleNever): "is left alone", string(rightsizing.SingleEvict): "may be evicted",
 	}[s.SingleReplica])
-	if len(s.Yield) > 0 {
-		t.para(2, "left alone", label, strings.Join(s.Yield, ", ")+": a HorizontalPodAutoscaler scales on it, so it is only recommended")
+	head := "left alone"
+	for _, name := range s.Yield {
+		t.para(2, head, label, name+": "+first(s.YieldWhy[name], "a HorizontalPodAutoscaler scales on it")+", so it is only recommended")
+		head = ""
 	}
 	if len(s.Align) > 0 {
 		t.para(2, "aligned", label, strings.Join(s.Align, ", ")+": the HorizontalPodAutoscaler's target follows the requests")

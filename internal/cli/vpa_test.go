@@ -241,6 +241,15 @@ func (v *vpaWorld) turnOn(name string) {
 	must(v.t, err)
 }
 
+// yields notes why resources are left to a HorizontalPodAutoscaler, as the policy controller does.
+func (v *vpaWorld) yields(name, why string) {
+	v.t.Helper()
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]any{rightsizing.AnnotationYields: why}}})
+	must(v.t, err)
+	_, err = v.dynamic.Resource(rightsizing.Autoscalers()).Namespace(v.shop).Patch(v.t.Context(), name, types.MergePatchType, patch, metav1.PatchOptions{})
+	must(v.t, err)
+}
+
 func totalsOf(t *testing.T, a vpaStatusAnswer) string {
 	t.Helper()
 	text, err := json.Marshal(a.Totals)
@@ -491,6 +500,12 @@ func TestVPAExplain(t *testing.T) {
 	v.fits("vpa-explain")
 	golden(t, "vpa-explain.json", v.shown(v.out.String()))
 	whole := v.out.String()
+	v.yields("deployment-api", `{"cpu":"HorizontalPodAutoscaler api is written by helm, which would put its target back"}`)
+	v.want(CodeOK, v.in("vpa", "explain", v.shop+"/Deployment/api")...)
+	v.contains(v.out, "left alone    cpu: HorizontalPodAutoscaler api is written by helm, which would put its target back, so it is only")
+	v.want(CodeOK, v.in("vpa", "explain", v.shop+"/Deployment/api", "-o", "json")...)
+	v.fits("vpa-explain")
+	v.contains(v.out, `"cpu": "HorizontalPodAutoscaler api is written by helm, which would put its target back"`)
 	for _, alike := range [][]string{{"deploy/web", "-n", v.shop}, {"deployments/web", "-n", v.shop}, {v.shop + "/deployment/web"}} {
 		v.want(CodeOK, v.in(append([]string{"vpa", "explain", "-o", "json"}, alike...)...)...)
 		if v.out.String() != whole {

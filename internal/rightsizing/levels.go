@@ -69,3 +69,12 @@ func EffectiveOf(annotations map[string]string) (*Effective, error) {
 // OOMHold is for how long a container that ran out of memory keeps the memory it was given then, whatever its usage says since: the length
 // of the memory that upstream's model has.
 const OOMHold = 8 * 24 * time.Hour
+
+// YieldsOf says, by resource, why it is left to a HorizontalPodAutoscaler, as far as that is known: nil where it is not, or cannot be read.
+func YieldsOf(annotations map[string]string) map[string]string {
+	var why map[string]string
+	if json.Unmarshal([]byte(annotations[AnnotationYields]), &why) != nil {
+		return nil
+	}
+	return why
+}

@@ -78,3 +78,12 @@ func TestEffectiveOf(t *testing.T) {
 		})
 	}
 }
+
+// TestYieldsOf: what cannot be read says nothing, and is in nobody's way.
+func TestYieldsOf(t *testing.T) {
+	for text, want := range map[string]string{"": "", "because": "", `["cpu"]`: "", `{"cpu":"helm writes it"}`: "helm writes it"} {
+		if why := YieldsOf(map[string]string{AnnotationYields: text})["cpu"]; why != want {
+			t.Errorf("%s: %q, want %q", text, why, want)
+		}
+	}
+}

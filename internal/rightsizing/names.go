@@ -44,6 +44,9 @@ const (
 	LabelPolicy = "vpa.nops.io/policy"
 	// AnnotationSettings is a Settings in JSON. Without it upstream's defaults hold.
 	AnnotationSettings = "vpa.nops.io/settings"
+	// AnnotationYields says why resources are left to a HorizontalPodAutoscaler, in JSON by resource, for people: see YieldsOf. It is not among the
+	// settings, which a part of an older release does not read with a field that is new to it.
+	AnnotationYields = "vpa.nops.io/yields"
 	// AnnotationReverted, a time (RFC 3339), on an autoscaler whose workload was given back its template's requests: it is left alone until it
 	// is removed. On a workload it keeps every policy away from it.
 	AnnotationReverted = "vpa.nops.io/reverted"

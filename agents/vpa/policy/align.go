@@ -17,7 +17,7 @@ import (
 // look anew.
 const minAligned = 5
 
-// Alignment is what is to be done about one HorizontalPodAutoscaler.
+// Alignment is what is to be done about one HorizontalPodAutoscaler. Of a workload it says Align, Yield and Why alone.
 type Alignment struct {
 	// Align and Yield are the resources whose target follows, and those on which it scales and whose target cannot.
 	Align, Yield []string
@@ -54,12 +54,14 @@ func byContainer(h *autoscalingv2.HorizontalPodAutoscaler) map[corev1.ResourceNa
 // gitops are field managers that write what is in a repository, again and again: to change what they write is a fight.
 func gitops(h *autoscalingv2.HorizontalPodAutoscaler) string {
 	known := []string{"argocd", "argo-cd", "openshift-gitops", "kustomize-controller", "helm", "flux", "gotk", "terraform", "pulumi", "crossplane", "configsync", "fleet", "kapp"}
+	var found []string
 	for _, m := range h.ManagedFields {
-		for _, k := range known {
-			if strings.HasPrefix(strings.ToLower(m.Manager), k) {
-				return m.Manager
-			}
+		if slices.ContainsFunc(known, func(k string) bool { return strings.HasPrefix(strings.ToLower(m.Manager), k) }) {
+			found = append(found, m.Manager)
 		}
+	}
+	if len(found) > 0 {
+		return slices.Min(found) // they come in the order in which they wrote last
 	}
 	for _, o := range h.OwnerReferences {
 		if o.Controller != nil && *o.Controller {

@@ -339,9 +339,14 @@ func (c *Controller) apply(ctx context.Context, a Autoscaler, existing map[strin
 	return c.write(ctx, want)
 }
 
+// appliedAnnotations are the policy controller's of an autoscaler; the others are somebody else's.
+func appliedAnnotations() []string {
+	return []string{rightsizing.AnnotationSettings, rightsizing.AnnotationYields, rightsizing.AnnotationSized, rightsizing.AnnotationLeaving}
+}
+
 // annotated says whether the annotations of the policy controller's are alike.
 func annotated(a, b *unstructured.Unstructured) bool {
-	for _, name := range []string{rightsizing.AnnotationSettings, rightsizing.AnnotationSized, rightsizing.AnnotationLeaving} {
+	for _, name := range appliedAnnotations() {
 		if a.GetAnnotations()[name] != b.GetAnnotations()[name] {
 			return false
 		}
@@ -566,7 +571,7 @@ func (c *Controller) requests(namespace string, s shape) (template, live map[cor
 // align makes targets of HorizontalPodAutoscalers follow where a policy says so, lets those go back with their pods of which it no longer says
 // so, and notes which resources are left to them.
 func (c *Controller) align(ctx context.Context, v *view, out Outcome) []error {
-	v.Align, v.Yield = map[string][]string{}, map[string][]string{}
+	v.Horizontal = map[string]Alignment{}
 	reverted := map[string]bool{}
 	for _, e := range v.Existing {
 		if kind, name, _ := strings.Cut(e.Target, "/"); e.Policy != "" && e.Reverted {
@@ -591,7 +596,7 @@ func (c *Controller) align(ctx context.Context, v *view, out Outcome) []error {
 		wanted := !paused && v.elsewhere[key].ours(h) && (held != nil || p != nil && p.Spec.HPA == rightsizing.HPAAlign && !p.Spec.DryRun && p.Annotations[rightsizing.AnnotationReverted] == "" && !reverted[key])
 		template, live := c.requests(h.Namespace, s)
 		a := Align(h, wanted, template, live)
-		v.Align[key], v.Yield[key] = a.Align, a.Yield
+		v.Horizontal[key] = Alignment{Align: a.Align, Yield: a.Yield, Why: a.Why}
 		patch := a.patch(h)
 		if patch == nil {
 			continue

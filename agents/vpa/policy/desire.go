@@ -55,8 +55,8 @@ type Input struct {
 	Existing   []Existing
 	// Ignored namespaces have no policies.
 	Ignored []string
-	// Align and Yield say, by KIND/NAMESPACE/NAME of a workload, which resources a HorizontalPodAutoscaler follows, or cannot follow.
-	Align, Yield map[string][]string
+	// Horizontal says, by KIND/NAMESPACE/NAME of a workload, which resources a HorizontalPodAutoscaler follows, or cannot follow and why.
+	Horizontal map[string]Alignment
 }
 
 // Unread says why fields of a specification cannot be read: the definition of the kind does not tell all that may be wrong with them.
@@ -129,7 +129,7 @@ func Desire(in Input) Outcome {
 				break // what it made before stays, and nobody else takes over by its mistake
 			}
 			out.Of[w.key()] = &policies[i]
-			out.Autoscalers = append(out.Autoscalers, Autoscaler{Policy: &policies[i], Workload: w, Object: c.render(name, w, in.Align[w.key()], in.Yield[w.key()], t.reverted[name.String()], t.sized[name.String()])})
+			out.Autoscalers = append(out.Autoscalers, Autoscaler{Policy: &policies[i], Workload: w, Object: c.render(name, w, in.Horizontal[w.key()], t.reverted[name.String()], t.sized[name.String()])})
 			break
 		}
 	}
@@ -362,8 +362,8 @@ func (c *choice) mode(reverted bool) vpav1.UpdateMode {
 }
 
 // render is the autoscaler as it is applied.
-func (c *choice) render(name types.NamespacedName, w Workload, align, yield []string, reverted, sized bool) map[string]any {
-	settings := encoded(c.effective(align, yield))
+func (c *choice) render(name types.NamespacedName, w Workload, h Alignment, reverted, sized bool) map[string]any {
+	settings := encoded(c.effective(h.Align, h.Yield))
 	update := map[string]any{"updateMode": string(c.mode(reverted))}
 	if c.policy.Spec.SingleReplica == rightsizing.SingleEvict {
 		update["minReplicas"] = int64(1)
@@ -378,6 +378,9 @@ func (c *choice) render(name types.NamespacedName, w Workload, align, yield []st
 	annotations := map[string]any{rightsizing.AnnotationSettings: string(settings)}
 	if sized || c.mode(reverted) != vpav1.UpdateModeOff {
 		annotations[rightsizing.AnnotationSized] = "true"
+	}
+	if len(h.Why) > 0 {
+		annotations[rightsizing.AnnotationYields] = string(encoded(h.Why))
 	}
 	// It has no owner: with one it would be gone together with its policy, and nothing would say which pods were sized.
 	return map[string]any{

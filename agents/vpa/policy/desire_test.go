@@ -427,7 +427,7 @@ func TestEverythingReachesTheOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := workload("Deployment", "a", "web", nil)
-	u := unstructured.Unstructured{Object: c.render(types.NamespacedName{Namespace: "a", Name: "deployment-web"}, w, []string{"cpu"}, []string{"memory"}, false, false)}
+	u := unstructured.Unstructured{Object: c.render(types.NamespacedName{Namespace: "a", Name: "deployment-web"}, w, Alignment{Align: []string{"cpu"}, Yield: []string{"memory"}, Why: map[string]string{"memory": "it cannot"}}, false, false)}
 	got, err := rules.Effective(&vpav1.VerticalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{Annotations: u.GetAnnotations()}})
 	if err != nil {
 		t.Fatal(err)
@@ -435,6 +435,9 @@ func TestEverythingReachesTheOthers(t *testing.T) {
 	want := rightsizing.Effective{Policy: "p", Level: p.Spec.Level, Paused: true, Align: []string{"cpu"}, Yield: []string{"memory"}, Budget: p.Spec.Budget, Settings: p.Spec.Settings}
 	if diff := cmp.Diff(want, got.Effective); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if why := rightsizing.YieldsOf(u.GetAnnotations()); why["memory"] != "it cannot" {
+		t.Errorf("why a resource is left alone: %v", why)
 	}
 	// The rest of it says what the policy is for, and is in the autoscaler itself.
 	handled := []string{"Level", "Paused", "Budget", "Settings", "Priority", "DryRun", "NamespaceSelector", "Selector", "Kinds", "Containers"}

@@ -231,7 +231,7 @@ func leaving(have *unstructured.Unstructured, now time.Time) *unstructured.Unstr
 // stopped is an autoscaler that is switched off, and is otherwise as it was made.
 func stopped(have *unstructured.Unstructured) *unstructured.Unstructured {
 	annotations := map[string]any{}
-	for _, name := range []string{rightsizing.AnnotationSettings, rightsizing.AnnotationSized, rightsizing.AnnotationLeaving} {
+	for _, name := range appliedAnnotations() {
 		if value, is := have.GetAnnotations()[name]; is {
 			annotations[name] = value
 		}

@@ -477,3 +477,77 @@ func TestWhatCannotBeResizedIsKept(t *testing.T) {
 		})
 	}
 }
+
+// horizontal adds a HorizontalPodAutoscaler of the workload web of the namespace shop.
+func (s *stage) horizontal(name string, edit func(*autoscalingv2.HorizontalPodAutoscaler)) *autoscalingv2.HorizontalPodAutoscaler {
+	s.t.Helper()
+	h := hpa(80, func(h *autoscalingv2.HorizontalPodAutoscaler) {
+		h.Namespace, h.Name, h.UID, h.Spec.ScaleTargetRef = "shop", name, types.UID(name), autoscalingv2.CrossVersionObjectReference{Kind: "StatefulSet", Name: "web"}
+		if edit != nil {
+			edit(h)
+		}
+	})
+	s.add(s.factory.Autoscaling().V2().HorizontalPodAutoscalers().Informer().GetStore(), h)
+	if err := s.kube.Tracker().Add(h); err != nil {
+		s.t.Fatal(err)
+	}
+	return h
+}
+
+// aligns makes a policy that has targets follow.
+func (s *stage) aligns() {
+	s.t.Helper()
+	var u unstructured.Unstructured
+	if err := json.Unmarshal(encoded(policyOf("p", 0, func(s *rightsizing.PolicySpec) { s.HPA = rightsizing.HPAAlign })), &u.Object); err != nil {
+		s.t.Fatal(err)
+	}
+	s.add(s.policies.GetStore(), &u)
+}
+
+// sizing is the settings of the one autoscaler that is there, and why resources are left alone.
+func (s *stage) sizing() (*rightsizing.Effective, map[string]string) {
+	s.t.Helper()
+	all := s.autoscalers.GetStore().List()
+	if len(all) != 1 {
+		s.t.Fatalf("%d autoscalers", len(all))
+	}
+	u, is := all[0].(*unstructured.Unstructured)
+	if !is {
+		s.t.Fatalf("%T", all[0])
+	}
+	e, err := rightsizing.EffectiveOf(u.GetAnnotations())
+	if err != nil || e == nil {
+		s.t.Fatalf("%+v, %v", e, err)
+	}
+	return e, rightsizing.YieldsOf(u.GetAnnotations())
+}
+
+// Why a target does not follow is on the autoscaler, written once, for as long as it is so.
+func TestWhyATargetDoesNotFollow(t *testing.T) {
+	s := newStage(t)
+	s.sized("web", false)
+	s.aligns()
+	writers := []metav1.ManagedFieldsEntry{{Manager: "helm"}, {Manager: "kube-controller-manager"}, {Manager: "argocd-controller"}}
+	h := s.horizontal("web", func(h *autoscalingv2.HorizontalPodAutoscaler) { h.ManagedFields = writers })
+	for i := range 3 {
+		s.turn()
+		e, why := s.sizing()
+		if !slices.Equal(e.Yield, []string{"cpu"}) || len(why) != 1 || !strings.Contains(why["cpu"], "written by argocd-controller") {
+			t.Errorf("%v is left alone: %v", e.Yield, why)
+		}
+		if n := len(s.done); n != 1 {
+			t.Errorf("turn %d: %d writes, want the first one: %v", i, n, s.done)
+		}
+		again := h.DeepCopy()
+		again.ManagedFields = slices.Clone(writers)
+		slices.Reverse(again.ManagedFields) // who wrote last is the last of them
+		s.add(s.factory.Autoscaling().V2().HorizontalPodAutoscalers().Informer().GetStore(), again)
+	}
+	free := h.DeepCopy()
+	free.ManagedFields = nil
+	s.add(s.factory.Autoscaling().V2().HorizontalPodAutoscalers().Informer().GetStore(), free)
+	s.turn()
+	if e, why := s.sizing(); !slices.Equal(e.Align, []string{"cpu"}) || len(e.Yield) != 0 || why != nil || len(s.done) != 2 {
+		t.Errorf("nothing is in its way any more: %+v, %v, %v", e, why, s.done)
+	}
+}

@@ -237,13 +237,16 @@ func (u *Updater) decide(p *plan, now time.Time) {
 		u.tellKill(p)
 		return
 	}
+	yields := rightsizing.YieldsOf(vpa.Annotations)
 	for r, why := range u.known(vpa).Yield {
-		if !settings.Aligned(r) {
+		if !settings.Aligned(r) && yields[string(r)] == "" {
 			p.left = append(p.left, why)
 		}
 	}
 	for _, name := range settings.Yield {
-		if p.left == nil {
+		if why := yields[name]; why != "" {
+			p.left = append(p.left, name+" is left alone: "+why)
+		} else if p.left == nil {
 			p.left = append(p.left, "a HorizontalPodAutoscaler scales on "+name)
 		}
 	}

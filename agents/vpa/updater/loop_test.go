@@ -873,3 +873,44 @@ func TestUnsupported(t *testing.T) {
 		t.Errorf("it is sized, and told: %+v", a)
 	}
 }
+
+// TestYields: the state of a workload says why a resource is left to a HorizontalPodAutoscaler, where the policy controller noted it.
+func TestYields(t *testing.T) {
+	const helm, told = "HorizontalPodAutoscaler web is written by helm, which would put its target back", "HorizontalPodAutoscaler web scales on the utilization of "
+	for _, c := range []struct {
+		name, reason, settings, why, left string
+		scaled                            []corev1.ResourceName
+	}{
+		{"noted", "one reason is enough", `"yield":["cpu"]`, `{"cpu":"` + helm + `"}`, "cpu is left alone: " + helm, []corev1.ResourceName{"cpu"}},
+		{"noted of both", "each may have its own", `"yield":["cpu","memory"]`, `{"cpu":"` + helm + `","memory":"its template has none"}`, "cpu is left alone: " + helm + "; memory is left alone: its template has none", nil},
+		{"not noted", "as by a policy controller of before", `"yield":["cpu"]`, "", told + "cpu", []corev1.ResourceName{"cpu"}},
+		{"noted of another one", "of the rest it says what it sees", `"yield":["cpu"]`, `{"cpu":"` + helm + `"}`, told + "memory; cpu is left alone: " + helm, []corev1.ResourceName{"cpu", "memory"}},
+		{"not to be read", "the same as nothing", `"yield":["cpu"]`, "because", "a HorizontalPodAutoscaler scales on cpu", nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newStage(t, Options{})
+			s.others = scaled{by: map[corev1.ResourceName]string{}}
+			for _, r := range c.scaled {
+				s.others.(scaled).by[r] = told + string(r)
+			}
+			s.pods(2, nil)
+			a := s.autoscaler(vpav1.UpdateModeInPlace, strings.TrimSuffix(carefree, "}")+","+c.settings+"}")
+			if c.why != "" {
+				a.Annotations[rightsizing.AnnotationYields] = c.why
+			}
+			s.once(t.Context())
+			if a := s.recorded(); !strings.HasSuffix(a.Message, "; "+c.left) {
+				t.Errorf("%q does not end in %q; %s", a.Message, c.left, c.reason)
+			}
+		})
+	}
+}
+
+// scaled is nobody but a HorizontalPodAutoscaler.
+type scaled struct {
+	nobody
+
+	by map[corev1.ResourceName]string
+}
+
+func (s scaled) Scaled(foreign.Ref) map[corev1.ResourceName]string { return s.by }

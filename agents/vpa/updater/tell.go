@@ -58,7 +58,7 @@ func (p *plan) state() (state, message string, until time.Time) {
 		message += "; " + most(t.guarded)
 	}
 	if len(p.left) > 0 {
-		message += "; " + strings.Join(p.left, ", ")
+		message += "; " + strings.Join(p.left, "; ")
 	}
 	return state, message, until
 }

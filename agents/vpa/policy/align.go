@@ -140,6 +140,31 @@ func Align(h *autoscalingv2.HorizontalPodAutoscaler, wanted bool, template, live
 	return out
 }
 
+// together is the alignment of a workload that all of these scale. Where there are several, none of which follows, each resource that any of them
+// scales on is left alone.
+func together(all []*autoscalingv2.HorizontalPodAutoscaler, is []Alignment) Alignment {
+	var out Alignment
+	for _, a := range is {
+		out.Align, out.Yield = append(out.Align, a.Align...), append(out.Yield, a.Yield...)
+		if len(a.Why) > 0 {
+			out.Why = a.Why
+		}
+	}
+	if len(all) == 1 || len(out.Yield) == 0 {
+		return out
+	}
+	slices.Sort(out.Yield)
+	out.Yield, out.Why = slices.Compact(out.Yield), map[string]string{}
+	var names []string
+	for _, h := range all {
+		names = append(names, h.Name)
+	}
+	for _, name := range out.Yield {
+		out.Why[name] = fmt.Sprintf("several HorizontalPodAutoscalers (%s) scale its workload, and the target of none follows then", strings.Join(names, ", "))
+	}
+	return out
+}
+
 // moved is the target at which scaling begins at the same usage as at that percent of what the template requests; the one there is, where that is
 // near it.
 func moved(of, there int32, template, live int64) int32 {

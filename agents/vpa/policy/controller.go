@@ -400,9 +400,9 @@ type shape struct {
 type view struct {
 	Input
 
-	existing  map[string]*unstructured.Unstructured             // autoscalers, by NAMESPACE/NAME
-	hpas      map[string]*autoscalingv2.HorizontalPodAutoscaler // by their workload's key
-	elsewhere map[string]elsewhereOf                            // likewise
+	existing  map[string]*unstructured.Unstructured               // autoscalers, by NAMESPACE/NAME
+	hpas      map[string][]*autoscalingv2.HorizontalPodAutoscaler // by their workload's key, by name
+	elsewhere map[string]elsewhereOf                              // likewise
 }
 
 func (c *Controller) view() view {
@@ -441,11 +441,15 @@ func (c *Controller) view() view {
 		}
 		elsewhere[w.key()] = e
 	}
-	hpas := map[string]*autoscalingv2.HorizontalPodAutoscaler{}
+	hpas := map[string][]*autoscalingv2.HorizontalPodAutoscaler{}
 	for _, o := range c.factory.Autoscaling().V2().HorizontalPodAutoscalers().Informer().GetStore().List() {
 		if h, is := o.(*autoscalingv2.HorizontalPodAutoscaler); is {
-			hpas[h.Spec.ScaleTargetRef.Kind+"/"+h.Namespace+"/"+h.Spec.ScaleTargetRef.Name] = h
+			key := h.Spec.ScaleTargetRef.Kind + "/" + h.Namespace + "/" + h.Spec.ScaleTargetRef.Name
+			hpas[key] = append(hpas[key], h)
 		}
+	}
+	for _, several := range hpas {
+		slices.SortFunc(several, func(a, b *autoscalingv2.HorizontalPodAutoscaler) int { return strings.Compare(a.Name, b.Name) })
 	}
 	return view{Input: in, existing: existing, hpas: hpas, elsewhere: elsewhere}
 }
@@ -580,36 +584,42 @@ func (c *Controller) align(ctx context.Context, v *view, out Outcome) []error {
 	}
 	var errs []error
 	for _, key := range slices.Sorted(maps.Keys(v.hpas)) {
-		h, p, held := v.hpas[key], out.Of[key], out.Held[key]
-		s, known := c.shapeOf(h.Spec.ScaleTargetRef.Kind, h.Namespace, h.Spec.ScaleTargetRef.Name)
-		if !known || p == nil && h.Annotations[rightsizing.AnnotationTargets] == "" {
+		all, p, held := v.hpas[key], out.Of[key], out.Held[key]
+		s, known := c.shapeOf(all[0].Spec.ScaleTargetRef.Kind, all[0].Namespace, all[0].Spec.ScaleTargetRef.Name)
+		if !known {
 			continue
 		}
 		// Of a policy that is paused no target begins to follow. One that does goes on, for pods that are replaced meanwhile have what their template
 		// says: a target that stayed would scale them far too late.
 		paused := p != nil && p.Spec.Paused || held != nil && held.Spec.Paused
-		if paused && h.Annotations[rightsizing.AnnotationTargets] == "" {
-			continue
+		// What a policy that cannot be understood sized before is sized still. Of several none follows: which of them scales is nothing to rely on.
+		wants := !paused && len(all) == 1 && (held != nil || p != nil && p.Spec.HPA == rightsizing.HPAAlign && !p.Spec.DryRun && p.Annotations[rightsizing.AnnotationReverted] == "" && !reverted[key])
+		var is []Alignment
+		for _, h := range all {
+			if follows := h.Annotations[rightsizing.AnnotationTargets] != ""; !follows && (p == nil || paused) {
+				continue
+			}
+			// Nor does one begin to follow of a workload that somebody else sizes, and while that is not known yet, as after a start: what follows then goes
+			// on as it is.
+			template, live := c.requests(h.Namespace, s)
+			a := Align(h, wants && v.elsewhere[key].ours(h), template, live)
+			is = append(is, a)
+			errs = append(errs, c.move(ctx, h, a))
 		}
-		// Nor of a workload that somebody else sizes, and while that is not known yet, as after a start: what follows then goes on as it is.
-		// What a policy that cannot be understood sized before is sized still.
-		wanted := !paused && v.elsewhere[key].ours(h) && (held != nil || p != nil && p.Spec.HPA == rightsizing.HPAAlign && !p.Spec.DryRun && p.Annotations[rightsizing.AnnotationReverted] == "" && !reverted[key])
-		template, live := c.requests(h.Namespace, s)
-		a := Align(h, wanted, template, live)
-		v.Horizontal[key] = Alignment{Align: a.Align, Yield: a.Yield, Why: a.Why}
-		patch := a.patch(h)
-		if patch == nil {
-			continue
-		}
-		body, err := json.Marshal(patch)
-		if err != nil {
-			return append(errs, fmt.Errorf("encode a patch: %w", err))
-		}
-		_, err = c.kube.AutoscalingV2().HorizontalPodAutoscalers(h.Namespace).Patch(ctx, h.Name, types.JSONPatchType, body, metav1.PatchOptions{FieldManager: manager})
-		if err = c.count(err, "align HorizontalPodAutoscaler", h.Namespace+"/"+h.Name); err == nil && len(a.Set) > 0 {
-			c.deps.Log.LogAttrs(ctx, slog.LevelInfo, "a HorizontalPodAutoscaler's target follows its pods' requests", slog.String("namespace", h.Namespace), slog.String("name", h.Name), slog.Any("percent", a.Set))
-		}
-		errs = append(errs, err)
+		v.Horizontal[key] = together(all, is)
 	}
 	return errs
+}
+
+// move writes what is to be done about a HorizontalPodAutoscaler.
+func (c *Controller) move(ctx context.Context, h *autoscalingv2.HorizontalPodAutoscaler, a Alignment) error {
+	patch := a.patch(h)
+	if patch == nil {
+		return nil
+	}
+	_, err := c.kube.AutoscalingV2().HorizontalPodAutoscalers(h.Namespace).Patch(ctx, h.Name, types.JSONPatchType, encoded(patch), metav1.PatchOptions{FieldManager: manager})
+	if err = c.count(err, "align HorizontalPodAutoscaler", h.Namespace+"/"+h.Name); err == nil && len(a.Set) > 0 {
+		c.deps.Log.LogAttrs(ctx, slog.LevelInfo, "a HorizontalPodAutoscaler's target follows its pods' requests", slog.String("namespace", h.Namespace), slog.String("name", h.Name), slog.Any("percent", a.Set))
+	}
+	return err
 }

@@ -551,3 +551,57 @@ func TestWhyATargetDoesNotFollow(t *testing.T) {
 		t.Errorf("nothing is in its way any more: %+v, %v, %v", e, why, s.done)
 	}
 }
+
+// Of several HorizontalPodAutoscalers of one workload none counts more than another, whichever is found first: what any of them scales on is left
+// alone, and a target that followed before goes back with its pods.
+func TestSeveralHorizontalPodAutoscalers(t *testing.T) {
+	memory := func(h *autoscalingv2.HorizontalPodAutoscaler) { h.Spec.Metrics[1].Resource.Name = "memory" }
+	other := func(h *autoscalingv2.HorizontalPodAutoscaler) { h.Spec.Metrics = h.Spec.Metrics[:1] }
+	follows := func(h *autoscalingv2.HorizontalPodAutoscaler) {
+		*h.Spec.Metrics[1].Resource.Target.AverageUtilization = 160
+		h.Annotations = map[string]string{rightsizing.AnnotationTargets: string(encoded(rightsizing.Targets{"cpu": {Percent: 80, Written: 160}}))}
+	}
+	for _, c := range []struct {
+		name, reason string
+		of           map[string]func(*autoscalingv2.HorizontalPodAutoscaler)
+		align, yield []string
+		why          string
+	}{
+		{"one", "there is nothing in its way", map[string]func(*autoscalingv2.HorizontalPodAutoscaler){"a": nil}, []string{"cpu"}, nil, ""},
+		{"two on one resource", "neither follows", map[string]func(*autoscalingv2.HorizontalPodAutoscaler){"a": nil, "b": nil}, nil, []string{"cpu"}, "(a, b)"},
+		{"two on two resources", "both are left alone", map[string]func(*autoscalingv2.HorizontalPodAutoscaler){"a": nil, "b": memory}, nil, []string{"cpu", "memory"}, "(a, b)"},
+		{"one of them on something else", "it scales the same pods", map[string]func(*autoscalingv2.HorizontalPodAutoscaler){"a": other, "b": nil, "c": other}, nil, []string{"cpu"}, "(a, b, c)"},
+		{"one that followed before", "it goes on until its pods are back, and nothing new follows", map[string]func(*autoscalingv2.HorizontalPodAutoscaler){"a": memory, "b": follows}, nil, []string{"cpu", "memory"}, "(a, b)"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for range 8 { // the order of a map is another one each time
+				s := newStage(t)
+				s.sized("web", false)
+				s.aligns()
+				for name, edit := range c.of {
+					s.horizontal(name, edit)
+				}
+				pod, err := s.kube.Tracker().Get(corev1.SchemeGroupVersion.WithResource("pods"), "shop", "web-0")
+				if err != nil {
+					t.Fatal(err)
+				}
+				s.add(s.factory.Core().V1().Pods().Informer().GetStore(), pod)
+				for range 2 {
+					s.turn()
+				}
+				e, why := s.sizing()
+				if !slices.Equal(e.Align, c.align) || !slices.Equal(e.Yield, c.yield) || len(s.done) != 1 {
+					t.Fatalf("%v is aligned, %v left alone, want %v and %v; %s; writes: %v", e.Align, e.Yield, c.align, c.yield, c.reason, s.done)
+				}
+				if now, err := s.kube.AutoscalingV2().HorizontalPodAutoscalers("shop").Get(t.Context(), "b", metav1.GetOptions{}); c.name == "one that followed before" && (err != nil || utilization(now)["cpu"] != 160) {
+					t.Fatalf("its pods have half of their template's requests still: %+v, %v", now, err)
+				}
+				for _, name := range c.yield {
+					if !strings.Contains(why[name], c.why) || c.why == "" {
+						t.Fatalf("%s is left alone, for %q, want %q", name, why[name], c.why)
+					}
+				}
+			}
+		})
+	}
+}

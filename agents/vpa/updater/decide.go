@@ -373,7 +373,7 @@ func (u *Updater) consider(p *plan, pod *corev1.Pod, now time.Time) *candidate {
 		return nil
 	}
 	if opens, closed := rules.Closed(p.settings.Windows, now); closed {
-		if name, _ := rules.Killed(pod, sizing, changed); name != "" {
+		if name, _ := rules.Killed(pod, sizing, u.changedAt(p, pod)); name != "" {
 			p.tally.killed = append(p.tally.killed, rules.Hold{State: rightsizing.StateWaiting, Why: killed(name) + opening(opens) + "; new pods are sized at once", Until: opens})
 			return nil
 		}

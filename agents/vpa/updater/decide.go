@@ -364,6 +364,10 @@ func (u *Updater) consider(p *plan, pod *corev1.Pod, now time.Time) *candidate {
 	if !u.means(c, now) {
 		return nil
 	}
+	if few := u.tooFew(p, pod); few != "" {
+		p.tally.impossible = append(p.tally.impossible, few)
+		return nil
+	}
 	if until, open := u.memory.breaker.Open(p.settings.Policy, p.settings, now); open {
 		p.tally.stopped = append(p.tally.stopped, rules.Hold{State: rightsizing.StateStopped, Why: fmt.Sprintf("%d changes within an hour did not take hold", p.settings.Failures), Until: until})
 		return nil

@@ -1026,7 +1026,7 @@ func TestUpdater(t *testing.T) {
 		one := w.place(t, 1)
 		one.pod("r", "1,1Gi", "", nil)
 		one.autoscaler("Recreate", "", "500m,512Mi")
-		one.becomes(rightsizing.StatePending, "cannot spare")
+		one.becomes(rightsizing.StateImpossible, "to have 1 pod, fewer than minReplicas (2)")
 		if one.evicted("r") {
 			t.Error("a single replica was evicted")
 		}

@@ -20,6 +20,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -914,3 +915,103 @@ type scaled struct {
 }
 
 func (s scaled) Scaled(foreign.Ref) map[corev1.ResourceName]string { return s.by }
+
+// TestTooFew: a workload that is to have fewer pods than minReplicas is never changed, and says by which field that is; one of which pods are missing
+// for now is changed when they run.
+func TestTooFew(t *testing.T) {
+	const field = "spec.updatePolicy.minReplicas"
+	web := metav1.ObjectMeta{Namespace: "shop", Name: "web-1"}
+	deployment := func(n int32) func(*stage) {
+		return func(s *stage) {
+			s.add(s.kubeFactory.Apps().V1().Deployments().Informer().GetStore(), &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"}, Spec: appsv1.DeploymentSpec{Replicas: &n}})
+		}
+	}
+	missing := func(s *stage) {
+		pods := s.podFactory.Core().V1().Pods().Informer().GetStore()
+		if err := pods.Delete(pods.List()[0]); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	// of has the pods be another controller's.
+	of := func(kind string, add func(*stage)) func(*stage) {
+		return func(s *stage) {
+			for _, o := range s.podFactory.Core().V1().Pods().Informer().GetStore().List() {
+				if pod, is := o.(*corev1.Pod); is {
+					pod.OwnerReferences[0].Kind = kind
+				}
+			}
+			add(s)
+		}
+	}
+	one, two := int32(1), int32(2)
+	job := func(parallelism, completions *int32) func(*stage) {
+		return of("Job", func(s *stage) {
+			s.add(s.kubeFactory.Batch().V1().Jobs().Informer().GetStore(), &batchv1.Job{ObjectMeta: web, Spec: batchv1.JobSpec{Parallelism: parallelism, Completions: completions}})
+		})
+	}
+	for _, c := range []struct {
+		name, reason string
+		pods         int32
+		edit         func(*stage)
+		minReplicas  int32 // 0: none is said
+		settings     string
+		state, says  string
+		acts         int
+	}{
+		{name: "one pod", reason: "its ReplicaSet is known", pods: 1, state: rightsizing.StateImpossible, says: "1 pod, fewer than minReplicas (2)"},
+		{name: "one pod of a Deployment", reason: "that says it", pods: 1, edit: deployment(1), state: rightsizing.StateImpossible, says: field},
+		{name: "three are wanted", reason: "as many pods as minReplicas are no matter", pods: 2, minReplicas: 3, state: rightsizing.StateImpossible, says: "2 pods, fewer than minReplicas (3)"},
+		{name: "one is enough", reason: "its minReplicas say so", pods: 1, minReplicas: 1, state: rightsizing.StatePending, says: "just now", acts: 1},
+		{name: "enough", reason: "", pods: 2, state: rightsizing.StatePending, acts: 1},
+		{name: "a pod is missing", reason: "it comes back", pods: 2, edit: missing, state: rightsizing.StatePending},
+		{name: "a rollout", reason: "the Deployment has more elsewhere", pods: 1, edit: deployment(3), state: rightsizing.StatePending},
+		{name: "one is about to go", reason: "while it is there, there are enough", pods: 2, edit: deployment(1), state: rightsizing.StatePending, acts: 1},
+		{name: "a policy's", reason: "minReplicas are not about it", pods: 1, settings: carefree, state: rightsizing.StatePending, says: "just now", acts: 1},
+		{name: "a DaemonSet", reason: "of one node", pods: 1, edit: of("DaemonSet", func(s *stage) {
+			s.add(s.kubeFactory.Apps().V1().DaemonSets().Informer().GetStore(), &appsv1.DaemonSet{ObjectMeta: web, Status: appsv1.DaemonSetStatus{DesiredNumberScheduled: 1}})
+		}), state: rightsizing.StateImpossible, says: field},
+		{name: "a StatefulSet", reason: "", pods: 1, edit: of("StatefulSet", func(s *stage) {
+			s.add(s.kubeFactory.Apps().V1().StatefulSets().Informer().GetStore(), &appsv1.StatefulSet{ObjectMeta: web, Spec: appsv1.StatefulSetSpec{Replicas: &one}})
+		}), state: rightsizing.StateImpossible, says: field},
+		{name: "a ReplicationController", reason: "", pods: 1, edit: of("ReplicationController", func(s *stage) {
+			s.add(s.kubeFactory.Core().V1().ReplicationControllers().Informer().GetStore(), &corev1.ReplicationController{ObjectMeta: web, Spec: corev1.ReplicationControllerSpec{Replicas: &one}})
+		}), state: rightsizing.StateImpossible, says: field},
+		{name: "a Job", reason: "its work is done one by one", pods: 1, edit: job(&one, nil), state: rightsizing.StateImpossible, says: field},
+		{name: "a Job that ends sooner", reason: "", pods: 1, edit: job(&two, &one), state: rightsizing.StateImpossible, says: field},
+		{name: "a Job of two", reason: "the other one comes", pods: 1, edit: job(&two, nil), state: rightsizing.StatePending},
+		{name: "a controller that is not known", reason: "nobody can say", pods: 1, edit: of("Other", func(*stage) {}), state: rightsizing.StatePending},
+		{name: "a Rollout with two ReplicaSets", reason: "it is to have two", pods: 1, edit: func(s *stage) {
+			for _, o := range s.podFactory.Core().V1().Pods().Informer().GetStore().List() {
+				pod, is := o.(*corev1.Pod)
+				if !is {
+					s.t.Fatalf("%T", o)
+				}
+				other := pod.DeepCopy()
+				other.Name, other.UID, other.OwnerReferences[0].Name, other.OwnerReferences[0].UID = "web-2-0", "web-2-0", "web-2", "web-2"
+				s.add(s.podFactory.Core().V1().Pods().Informer().GetStore(), other)
+			}
+			s.add(s.kubeFactory.Apps().V1().ReplicaSets().Informer().GetStore(), &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web-2"}, Spec: appsv1.ReplicaSetSpec{Replicas: &one}})
+		}, state: rightsizing.StatePending},
+	} {
+		for _, mode := range []vpav1.UpdateMode{vpav1.UpdateModeInPlace, vpav1.UpdateModeInPlaceOrRecreate, vpav1.UpdateModeRecreate} {
+			t.Run(fmt.Sprint(c.name, "/", mode), func(t *testing.T) {
+				if c.settings != "" && mode == vpav1.UpdateModeRecreate {
+					return // no policy has it
+				}
+				s := newStage(t, Options{})
+				s.pods(c.pods, nil)
+				if c.edit != nil {
+					c.edit(s)
+				}
+				a := s.autoscaler(mode, c.settings)
+				if c.minReplicas > 0 {
+					a.Spec.UpdatePolicy.MinReplicas = &c.minReplicas
+				}
+				s.once(t.Context())
+				if a := s.recorded(); a.State != c.state || !strings.Contains(a.Message, c.says) || s.acts != c.acts {
+					t.Errorf("%d changes, %s: %q; want %d, %s: %q; %s", s.acts, a.State, a.Message, c.acts, c.state, c.says, c.reason)
+				}
+			})
+		}
+	}
+}

@@ -23,7 +23,8 @@ type JVM struct {
 }
 
 // ownPercent is the share that Java takes where no other is said. It is held on the same evidence as the limit, which is why nothing more is asked
-// for: any of the words by which Java is known. Where they mislead, as where a ConfigMap holds an -Xmx, a request stays at a third of its limit at most.
+// for: any of the words by which Java is known. Where they mislead, as where a ConfigMap holds an -Xmx, a request stays at a third of a limit of 512Mi or
+// more, and at up to all of a smaller one, of which what is around the heap is most.
 const ownPercent = 25
 
 var (

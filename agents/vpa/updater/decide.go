@@ -368,31 +368,40 @@ func (u *Updater) consider(p *plan, pod *corev1.Pod, now time.Time) *candidate {
 		p.tally.impossible = append(p.tally.impossible, few)
 		return nil
 	}
+	if !u.due(c, now) {
+		return nil
+	}
+	return c
+}
+
+// due says whether a pod may be changed now, or tells what that waits for.
+func (u *Updater) due(c *candidate, now time.Time) bool {
+	p := c.plan
 	if until, open := u.memory.breaker.Open(p.settings.Policy, p.settings, now); open {
 		p.tally.stopped = append(p.tally.stopped, rules.Hold{State: rightsizing.StateStopped, Why: fmt.Sprintf("%d changes within an hour did not take hold", p.settings.Failures), Until: until})
-		return nil
+		return false
 	}
 	if rest, is := u.memory.rests[p.UID]; is && rest.until.After(now) {
 		p.tally.wait("a change did not take hold ("+rest.why+"); it is tried again later", rest.until)
-		return nil
+		return false
 	}
 	if opens, closed := rules.Closed(p.settings.Windows, now); closed {
-		if name, _ := rules.Killed(pod, sizing, u.changedAt(p, pod)); name != "" {
+		if name, _ := rules.Killed(c.pod, c.sizing, u.changedAt(p, c.pod)); name != "" {
 			p.tally.killed = append(p.tally.killed, rules.Hold{State: rightsizing.StateWaiting, Why: killed(name) + opening(opens) + "; new pods are sized at once", Until: opens})
-			return nil
+			return false
 		}
 		p.tally.wait("its window is closed", opens)
-		return nil
+		return false
 	}
-	before := u.changedBefore(p, pod)
+	before := u.changedBefore(p, c.pod)
 	if until := rules.Cooling(p.settings, before, c.oom, now); !until.IsZero() {
 		p.tally.wait("it was changed lately and cools down", until)
-		return nil
+		return false
 	}
 	if !rules.Cooling(p.settings, before, c.instead.oom, now).IsZero() {
 		c.evict = false // a kill in a container that the webhook does not see hurries the resize alone
 	}
-	return c
+	return true
 }
 
 // changedAt is when a pod was changed last. After a restart only the autoscaler's last change is known: any of its pods may have been it.

@@ -15,6 +15,7 @@ import (
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender/input"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender/input/oom"
 	"k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender/model"
+	resourcehelpers "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/utils/resources"
 
 	"github.com/nopsctl/nopsctl/agents/vpa/checkpoint"
 )
@@ -49,7 +50,9 @@ func NewObserver() *Observer {
 func (o *Observer) GetObservedOomsChannel() chan oom.OomInfo { return o.out }
 
 // OnEvent looks for the eviction of a pod that used too much memory.
-func (o *Observer) OnEvent(event *corev1.Event) { o.observe(nil, func() { o.inner.OnEvent(event) }) }
+func (o *Observer) OnEvent(event *corev1.Event) {
+	o.observe(nil, nil, func() { o.inner.OnEvent(event) })
+}
 
 // OnAdd looks for a container that was killed before its pod was seen: pods that are pending are not watched, and one that takes its memory at
 // once is killed within the second. What ended before this process began is in the checkpoints.
@@ -59,7 +62,7 @@ func (o *Observer) OnAdd(obj any, initial bool) {
 		return
 	}
 	if slices.ContainsFunc(pod.Status.ContainerStatuses, func(s corev1.ContainerStatus) bool { return s.State.Terminated != nil || s.RestartCount > 0 }) {
-		o.observe(pod, func() { o.inner.OnUpdate(begun(pod), pod) })
+		o.observe(nil, pod, func() { o.inner.OnUpdate(begun(pod), pod) })
 	}
 }
 
@@ -81,20 +84,27 @@ func (o *Observer) OnUpdate(before, after any) {
 		return
 	}
 	if pod, ok := after.(*corev1.Pod); ok {
-		o.observe(pod, func() { o.inner.OnUpdate(old, pod) })
+		o.observe(old, pod, func() { o.inner.OnUpdate(old, pod) })
 	}
 }
 
 // OnDelete sees nothing: a container that was killed is seen before its pod is deleted.
 func (o *Observer) OnDelete(any) {}
 
-func (o *Observer) observe(pod *corev1.Pod, look func()) {
+// observe queues what upstream's sees in a pod, which was another one before, nil where that is not known. Who kills a container and who resizes its pod
+// do not wait for each other, and one update may tell of both: the container had what it had before the resize, and upstream's would say what the resize
+// asks for. A container that waits to start again would be given more for each resize that meets a kill.
+func (o *Observer) observe(before, pod *corev1.Pod, look func()) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	look()
 	for {
 		select {
 		case info := <-o.inner.GetObservedOomsChannel():
+			if before != nil {
+				had, _ := resourcehelpers.ContainerRequestsAndLimits(info.ContainerID.ContainerName, before)
+				info.Memory = min(info.Memory, model.ResourceAmount(had.Memory().Value()))
+			}
 			if len(o.queued) == maxQueued {
 				o.queued = o.queued[1:]
 			}

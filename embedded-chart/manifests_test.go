@@ -476,6 +476,25 @@ func TestDocumentedConditions(t *testing.T) {
 	}
 }
 
+// TestNamespacesOfTheWebhook: about pods that are left alone the API server does not ask, so that they do not wait for a webhook that hangs.
+func TestNamespacesOfTheWebhook(t *testing.T) {
+	for want, set := range map[string][]string{
+		"[kube-system nops]":             nil,
+		"[kube-system nops quiet other]": {"containerRightsizing.ignoreNamespaces={quiet,other,kube-system}"},
+	} {
+		manifests, _, err := render(t, base(set...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		hooks, _ := find(t, manifests, "MutatingWebhookConfiguration/nops-vpa")["webhooks"].([]any)
+		pods, _ := hooks[0].(object)
+		terms, _ := get(pods, "namespaceSelector", "matchExpressions").([]any)
+		if term, _ := terms[0].(object); len(terms) != 1 || term["operator"] != "NotIn" || fmt.Sprint(term["values"]) != want {
+			t.Errorf("%v: %v, want %s", set, terms, want)
+		}
+	}
+}
+
 // TestPolicyByVersion: the API server holds karpenops to what it owns where it can, and where it cannot people are told.
 func TestPolicyByVersion(t *testing.T) {
 	for minor := 28; minor <= 36; minor++ {

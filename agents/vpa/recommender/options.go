@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/nopsctl/nopsctl/agents/internal/agent"
+	"github.com/nopsctl/nopsctl/agents/vpa/sources"
 )
 
 // Environment variables beyond those of the chassis.
@@ -174,8 +175,8 @@ func (o *Options) Validate() error {
 	if ways > 1 {
 		errs = append(errs, errors.New("--store-username, --store-token-file and --store-aws-region exclude each other"))
 	}
-	if o.History < 0 || o.History > 60*24*time.Hour {
-		errs = append(errs, fmt.Errorf("--history (%s): %s is not between 0 and 1440h", EnvHistory, o.History))
+	if o.History != 0 && (o.History < sources.Chunk || o.History > 60*24*time.Hour) {
+		errs = append(errs, fmt.Errorf("--history (%s): %s is neither 0 nor between 24h and 1440h; whole days are read, so less would read nothing", EnvHistory, o.History))
 	}
 	if o.Workers < 1 || o.Workers > 100 {
 		errs = append(errs, fmt.Errorf("--workers (%s): %d is not between 1 and 100", EnvWorkers, o.Workers))

@@ -35,6 +35,9 @@ func TestOptions(t *testing.T) {
 		{"many mistakes", "all are said", map[string]string{
 			EnvInterval: "soon", EnvSource: "guess", EnvStore: "prometheus:9090", EnvStoreLabels: "cluster,a-b=c", EnvStoreUsername: "u", EnvStoreRegion: "r", EnvWorkers: "many", EnvKubeletInsecure: "perhaps", EnvHistory: "10000h",
 		}, nil, []string{EnvInterval, EnvSource, EnvStore, `"cluster" is not name=value`, `"a-b" is no name`, "exclude each other", EnvWorkers, EnvKubeletInsecure, EnvHistory}, nil},
+		{"hours of the past", "whole days are read: it would be nothing", map[string]string{EnvHistory: "23h59m"}, nil, []string{EnvHistory, "less would read nothing"}, nil},
+		{"a day of the past", "", map[string]string{EnvHistory: "24h"}, nil, nil, func(o *Options) bool { return o.History == 24*time.Hour }},
+		{"no past", "", map[string]string{EnvHistory: "0s"}, nil, nil, func(o *Options) bool { return o.History == 0 }},
 		{"a store without its address", "", map[string]string{EnvSource: SourceStore}, nil, []string{"--store"}, nil},
 		{"credentials in the address", "they would be in logs", map[string]string{EnvStore: "http://u:canary@x"}, nil, []string{"without credentials"}, nil},
 	}

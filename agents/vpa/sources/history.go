@@ -14,10 +14,12 @@ import (
 	"github.com/nopsctl/nopsctl/agents/internal/agent"
 )
 
+// Chunk is what history is read in, whole ones alone: the model takes one peak of memory a day.
+const Chunk = 24 * time.Hour
+
 // How history is read.
 const (
-	chunk        = 24 * time.Hour // the model takes one peak of memory a day
-	smallest     = time.Hour      // a store that finds a chunk too large gets halves of it, down to this
+	smallest     = time.Hour // a store that finds a chunk too large gets halves of it, down to this
 	step         = 5 * time.Minute
 	sampleEvery  = time.Minute // how often a running recommender samples: history weighs as much
 	askAgain     = 5           // times in a row, before somebody else decides when to go on
@@ -84,8 +86,8 @@ func NewPast(store *Store, o PastOptions) *Past {
 // Usage implements History. Whole chunks alone are read, back from to.
 func (p *Past) Usage(ctx context.Context, namespace string, from, to time.Time) (Usage, error) {
 	all := Usage{}
-	for end := to; !end.Add(-chunk).Before(from); end = end.Add(-chunk) {
-		start := end.Add(-chunk)
+	for end := to; !end.Add(-Chunk).Before(from); end = end.Add(-Chunk) {
+		start := end.Add(-Chunk)
 		n, err := p.day(ctx, namespace, start, end, all)
 		if err != nil {
 			return nil, fmt.Errorf("history of %s from %s on: %w", namespace, start.UTC().Format(time.RFC3339), err)

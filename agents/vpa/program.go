@@ -353,6 +353,15 @@ func runAdmission(ctx context.Context, c *agent.Call) error {
 			}
 			return k
 		},
+		Missing: func() string {
+			if why := others.Ready(); why != nil {
+				return "it is not known yet who else sizes workloads: " + why.Error()
+			}
+			if !records.informer.HasSynced() {
+				return "the autoscalers are still being read"
+			}
+			return ""
+		},
 		Leave: func(_ context.Context, pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler, workload metav1.Object) string {
 			return leave(others, o.ignored, workload, pod, vpa, records.known(vpa))
 		},
@@ -366,15 +375,7 @@ func runAdmission(ctx context.Context, c *agent.Call) error {
 			return controller.Certificates(ctx, loop.Turn)
 		}},
 		agent.Task{Name: "readiness", Run: func(ctx context.Context) error {
-			return whenReady(ctx, p.health, conditionWebhook, func() string {
-				if why := others.Ready(); why != nil {
-					return "it is not known yet who else sizes workloads: " + why.Error()
-				}
-				if !records.informer.HasSynced() {
-					return "the autoscalers are still being read"
-				}
-				return controller.Ready()
-			})
+			return whenReady(ctx, p.health, conditionWebhook, controller.Ready)
 		}},
 		agent.Task{Name: "webhook", Run: controller.Serve})
 }

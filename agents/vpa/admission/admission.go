@@ -77,6 +77,8 @@ type Deps struct {
 	Remember time.Duration
 	// Known is what is known of an autoscaler's workload; nil means nothing.
 	Known func(*vpav1.VerticalPodAutoscaler) rules.Known
+	// Missing says what else keeps pods from being sized; empty, or nil, is nothing.
+	Missing func() string
 	// Leave says why a pod of an autoscaler is not to be sized; empty is that it is. The workload is the autoscaler's target, nil where it is not
 	// known. Nil never does.
 	Leave func(ctx context.Context, pod *corev1.Pod, vpa *vpav1.VerticalPodAutoscaler, workload metav1.Object) string
@@ -129,6 +131,8 @@ func (c *Controller) Ready() string {
 		return "there is no certificate yet"
 	case !c.answers.Load():
 		return "the cluster is still being read"
+	case c.deps.Missing != nil:
+		return c.deps.Missing()
 	}
 	return ""
 }

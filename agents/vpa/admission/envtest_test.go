@@ -23,6 +23,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -63,6 +64,7 @@ type fixture struct {
 	lifetimes admission.Lifetimes
 	log       lines
 	leave     atomic.Pointer[string]
+	missing   atomic.Pointer[string]
 	// between is between the controller and its API server, where it is set; remember is the controller's.
 	between  func(http.RoundTripper) http.RoundTripper
 	remember time.Duration
@@ -78,6 +80,12 @@ func (f *fixture) start(name string, listener net.Listener) (stop func()) {
 	c, err := admission.New(admission.Deps{
 		Kube: config, UserAgent: "test", Remember: f.remember, Name: name, Labels: map[string]string{"app.kubernetes.io/instance": "a-release"}, Namespace: agenttest.Namespace, Listener: listener, Now: time.Now, Lifetimes: f.lifetimes,
 		Log: slog.New(slog.NewTextHandler(&f.log, &slog.HandlerOptions{Level: slog.LevelDebug})), Hosts: []string{"localhost"}, Every: 100 * time.Millisecond, Settle: time.Second,
+		Missing: func() string {
+			if why := f.missing.Load(); why != nil {
+				return *why
+			}
+			return ""
+		},
 		Leave: func(_ context.Context, _ *corev1.Pod, _ *vpav1.VerticalPodAutoscaler, workload metav1.Object) string {
 			if why := f.leave.Load(); why != nil {
 				return *why
@@ -350,6 +358,20 @@ func TestAgainstKubernetes(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+
+	t.Run("the updater is not told while no pod would be sized", func(t *testing.T) {
+		why := "it is not known yet who else sizes workloads"
+		f.missing.Store(&why)
+		time.Sleep(12 * time.Second) // in which it would be told once
+		if lease, err := leases.Get(ctx, rightsizing.AdmissionService, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+			t.Errorf("%+v, %v", lease, err)
+		}
+		f.missing.Store(nil)
+		vpatest.Eventually(t, "it is told again", time.Minute, func() bool {
+			_, err := leases.Get(ctx, rightsizing.AdmissionService, metav1.GetOptions{})
+			return err == nil
+		})
+	})
 
 	t.Run("pods without a controller, and of others, stay as they are", func(t *testing.T) {
 		if cpu, _ := f.pod(owner, func(p *corev1.Pod) { p.OwnerReferences = nil }); cpu != "1" {

@@ -29,7 +29,7 @@ func (c *Controller) renewing(ctx context.Context) {
 			}
 			failed = err != nil
 		} else {
-			wait = time.Second // there is no certificate yet
+			wait = time.Second // no pod would be sized
 		}
 		select {
 		case <-ctx.Done():

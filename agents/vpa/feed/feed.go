@@ -101,7 +101,7 @@ func (o *Observer) observe(before, pod *corev1.Pod, look func()) {
 	for {
 		select {
 		case info := <-o.inner.GetObservedOomsChannel():
-			if before != nil {
+			if before != nil && before.UID == pod.UID { // after a gap of the watch another pod of this name may be told as an update
 				had, _ := resourcehelpers.ContainerRequestsAndLimits(info.ContainerID.ContainerName, before)
 				info.Memory = min(info.Memory, model.ResourceAmount(had.Memory().Value()))
 			}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -507,6 +508,16 @@ func TestApplied(t *testing.T) {
 		}
 		if got := applied(p); got != c.want {
 			t.Errorf("%s: %t; %s", c.name, got, c.reason)
+		}
+		always := corev1.ContainerRestartPolicyAlways
+		for name, restarts := range map[string]*corev1.ContainerRestartPolicy{"a native sidecar": &always, "an init container, which ended": nil} {
+			init := corev1.Pod{Status: corev1.PodStatus{InitContainerStatuses: p.Status.ContainerStatuses, Conditions: p.Status.Conditions}}
+			init.Spec.InitContainers = slices.Clone(p.Spec.Containers)
+			init.Spec.InitContainers[0].RestartPolicy = restarts
+			kept := light(&init)
+			if got, want := applied(&kept), c.want || restarts == nil && !c.condition; got != want {
+				t.Errorf("%s of %s: %t, want %t", c.name, name, got, want)
+			}
 		}
 	}
 }

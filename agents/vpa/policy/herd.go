@@ -86,9 +86,13 @@ func (h *herd) of(key string) (out []*corev1.Pod) {
 func light(p *corev1.Pod) corev1.Pod {
 	out := corev1.Pod{ObjectMeta: p.ObjectMeta, Spec: *lightSpec(&p.Spec), Status: corev1.PodStatus{Phase: p.Status.Phase, QOSClass: p.Status.QOSClass, Conditions: p.Status.Conditions}}
 	out.ManagedFields = slices.DeleteFunc(slices.Clone(p.ManagedFields), func(m metav1.ManagedFieldsEntry) bool { return m.Subresource != "resize" })
-	for _, s := range p.Status.ContainerStatuses {
-		out.Status.ContainerStatuses = append(out.Status.ContainerStatuses, corev1.ContainerStatus{Name: s.Name, Resources: s.Resources})
+	has := func(from []corev1.ContainerStatus) (out []corev1.ContainerStatus) {
+		for _, s := range from {
+			out = append(out, corev1.ContainerStatus{Name: s.Name, Resources: s.Resources})
+		}
+		return out
 	}
+	out.Status.ContainerStatuses, out.Status.InitContainerStatuses = has(p.Status.ContainerStatuses), has(p.Status.InitContainerStatuses)
 	return out
 }
 

@@ -673,14 +673,14 @@ func (v *reverter) see(ctx context.Context, namespace string, names []string) ma
 
 // applied says whether a node gives a pod's containers what its specification says.
 func applied(p *corev1.Pod) bool {
-	for i := range p.Spec.Containers {
-		c := &p.Spec.Containers[i]
-		for j := range p.Status.ContainerStatuses {
-			s := &p.Status.ContainerStatuses[j]
-			if s.Name != c.Name || s.Resources == nil {
+	resized := names(p.Spec)
+	for i, list := range [][]corev1.Container{p.Spec.Containers, p.Spec.InitContainers} {
+		for _, s := range [][]corev1.ContainerStatus{p.Status.ContainerStatuses, p.Status.InitContainerStatuses}[i] {
+			at := slices.IndexFunc(list, func(c corev1.Container) bool { return c.Name == s.Name })
+			if s.Resources == nil || at < 0 || !slices.Contains(resized, s.Name) {
 				continue
 			}
-			if !alike(s.Resources.Requests, c.Resources.Requests) || !alike(s.Resources.Limits, c.Resources.Limits) {
+			if want := list[at].Resources; !alike(s.Resources.Requests, want.Requests) || !alike(s.Resources.Limits, want.Limits) {
 				return false
 			}
 		}

@@ -45,17 +45,17 @@ import (
 // meter is a source of usage of which tests say what it measures.
 type meter struct {
 	mu   sync.Mutex
-	used map[string][2]string // pod → CPU and memory of its container app
+	used map[string][2]string // pod, or pod/container where it is not the one called app → CPU and memory
 	at   time.Time
 }
 
-func (m *meter) set(pod, cpu, memory string) {
+func (m *meter) set(of, cpu, memory string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.used == nil {
 		m.used = map[string][2]string{}
 	}
-	m.used[pod] = [2]string{cpu, memory}
+	m.used[of] = [2]string{cpu, memory}
 }
 
 // List implements metrics.PodMetricsLister; each answer is a minute later than the one before.
@@ -67,10 +67,14 @@ func (m *meter) List(context.Context, string, metav1.ListOptions) (*v1beta1.PodM
 	}
 	m.at = m.at.Add(time.Minute)
 	var list v1beta1.PodMetricsList
-	for pod, u := range m.used {
+	for of, u := range m.used {
+		pod, container, named := strings.Cut(of, "/")
+		if !named {
+			container = "app"
+		}
 		list.Items = append(list.Items, v1beta1.PodMetrics{
 			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: pod}, Timestamp: metav1.NewTime(m.at),
-			Containers: []v1beta1.ContainerMetrics{{Name: "app", Usage: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(u[0]), corev1.ResourceMemory: resource.MustParse(u[1])}}},
+			Containers: []v1beta1.ContainerMetrics{{Name: container, Usage: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(u[0]), corev1.ResourceMemory: resource.MustParse(u[1])}}},
 		})
 	}
 	return &list, nil
@@ -86,13 +90,16 @@ type place struct {
 	second *running
 }
 
-func (p *place) workload(name string, pods int, annotations map[string]string) {
+func (p *place) workload(name string, pods int, annotations map[string]string, edits ...func(*corev1.PodSpec)) {
 	p.t.Helper()
 	ctx := p.t.Context()
 	labels := map[string]string{"app": name}
 	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{Containers: []corev1.Container{{
 		Name: "app", Image: "app", Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{"cpu": resource.MustParse("100m"), "memory": resource.MustParse("400Mi")}},
 	}}}}
+	for _, edit := range edits {
+		edit(&template.Spec)
+	}
 	selector := &metav1.LabelSelector{MatchLabels: labels}
 	d, err := p.Client.AppsV1().Deployments("shop").Create(ctx, &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: annotations}, Spec: appsv1.DeploymentSpec{Selector: selector, Template: template}}, metav1.CreateOptions{})
 	if err != nil {
@@ -355,6 +362,7 @@ func TestAgainstKubernetes(t *testing.T) {
 	t.Run("runs without labels", func(t *testing.T) { testRunsWithoutLabels(t, p) })
 	t.Run("one name of two", func(t *testing.T) { testOneName(t, p) })
 	t.Run("metrics-server", func(t *testing.T) { testMetricsServer(t, p) })
+	t.Run("a native sidecar", func(t *testing.T) { testSidecar(t, p, client) })
 	if strings.Contains(first.log.String(), agenttest.APIKey) {
 		t.Error("the log has the key")
 	}
@@ -543,6 +551,56 @@ func testOOM(t *testing.T, p *place, run *running) {
 	run.next(t, 3)
 	if got := p.see("web").target("memory"); got != "500Mi" {
 		t.Errorf("%s after a few rounds, want 500Mi", got)
+	}
+}
+
+// testSidecar: a native sidecar is measured, and raised once it was killed, as any container; an init container that ends is not.
+func testSidecar(t *testing.T, p *place, client *nopsclient.Client) {
+	t.Helper()
+	p.second.end(t)
+	m := &meter{}
+	p.start(m, client, "third")
+	p.workload("meshed", 1, nil, func(s *corev1.PodSpec) {
+		always := corev1.ContainerRestartPolicyAlways
+		s.InitContainers = []corev1.Container{{Name: "setup", Image: "app"}, {Name: "mesh", Image: "app", RestartPolicy: &always, Resources: s.Containers[0].Resources}}
+	})
+	p.autoscaler("meshed", "meshed", "")
+	for of, cpu := range map[string]string{"meshed-1-0": "500m", "meshed-1-0/mesh": "300m", "meshed-1-0/setup": "700m"} {
+		m.set(of, cpu, "200Mi")
+	}
+	of := func(container string, name corev1.ResourceName) (quantity resource.Quantity) {
+		if r := p.see("meshed").Status.Recommendation; r != nil {
+			for _, c := range r.ContainerRecommendations {
+				if c.ContainerName == container {
+					quantity = c.Target[name]
+				}
+			}
+		}
+		return quantity
+	}
+	vpatest.Eventually(t, "both are recommended what they use", time.Minute, func() bool {
+		app, mesh := of("app", corev1.ResourceCPU), of("mesh", corev1.ResourceCPU)
+		return app.MilliValue() > 550 && app.MilliValue() < 660 && mesh.MilliValue() > 330 && mesh.MilliValue() < 400
+	})
+	if setup := of("setup", corev1.ResourceCPU); !setup.IsZero() {
+		t.Errorf("the init container is recommended %s", setup.String())
+	}
+	pod, err := p.Client.CoreV1().Pods("shop").Get(t.Context(), "meshed-1-0", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mesh := corev1.ContainerStatus{Name: "mesh", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.Now()}}}
+	killed := mesh
+	killed.RestartCount, killed.State = 1, corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: "OOMKilled", ExitCode: 137, FinishedAt: metav1.Now()}}
+	for _, status := range []corev1.ContainerStatus{mesh, killed} {
+		pod.Status.InitContainerStatuses = []corev1.ContainerStatus{status}
+		if pod, err = p.Client.CoreV1().Pods("shop").UpdateStatus(t.Context(), pod, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	vpatest.Eventually(t, "its memory is raised", time.Minute, func() bool { memory := of("mesh", corev1.ResourceMemory); return memory.Value() >= 500<<20 })
+	if memory := of("app", corev1.ResourceMemory); memory.Value() >= 400<<20 {
+		t.Errorf("its neighbour has %s", memory.String())
 	}
 }
 

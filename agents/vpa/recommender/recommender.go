@@ -331,8 +331,29 @@ func begin(ctx context.Context, informer cache.SharedIndexInformer, keep cache.T
 func slim(obj any) (any, error) {
 	if p, is := obj.(*corev1.Pod); is {
 		p.Status.Conditions, p.ManagedFields = nil, nil
+		sidecarsAsContainers(p)
 	}
 	return rules.SlimPod(obj) //nolint:wrapcheck // it has none
+}
+
+// sidecarsAsContainers moves native sidecars, and their statuses, among the containers of the pod. Upstream's parts take no sample of an init container
+// and see none be killed: of a sidecar that a store has the history of, they would recommend for ever what was true when this process began.
+func sidecarsAsContainers(p *corev1.Pod) {
+	names := map[string]bool{}
+	p.Spec.InitContainers = slices.DeleteFunc(p.Spec.InitContainers, func(c corev1.Container) bool {
+		if !lasts(&c) {
+			return false
+		}
+		names[c.Name] = true
+		p.Spec.Containers = append(p.Spec.Containers, c)
+		return true
+	})
+	p.Status.InitContainerStatuses = slices.DeleteFunc(p.Status.InitContainerStatuses, func(s corev1.ContainerStatus) bool {
+		if names[s.Name] {
+			p.Status.ContainerStatuses = append(p.Status.ContainerStatuses, s)
+		}
+		return names[s.Name]
+	})
 }
 
 // assemble puts upstream's parts together and waits until they know the cluster.

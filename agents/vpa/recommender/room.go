@@ -75,12 +75,16 @@ func lasting(p *corev1.Pod) iter.Seq[*corev1.Container] {
 			}
 		}
 		for i := range p.Spec.InitContainers {
-			c := &p.Spec.InitContainers[i]
-			if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways && !yield(c) {
+			if c := &p.Spec.InitContainers[i]; lasts(c) && !yield(c) {
 				return
 			}
 		}
 	}
+}
+
+// lasts says whether an init container is a native sidecar.
+func lasts(c *corev1.Container) bool {
+	return c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
 }
 
 // runs says whether a pod has a container that runs as long as it does.

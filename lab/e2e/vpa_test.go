@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -19,7 +20,7 @@ import (
 )
 
 // TestVPA plays the stories of containers that are rightsized: apart, for they measure what real containers use, which takes time.
-func TestVPA(t *testing.T) { run(t, "vpa", 5) }
+func TestVPA(t *testing.T) { run(t, "vpa", 6) }
 
 // storyPod is a pod and what must not change when it is resized in place.
 type storyPod struct {
@@ -126,7 +127,7 @@ func (w *world) story(namespace, selector string) ([]storyPod, error) {
 	var all []storyPod
 	for _, p := range pods {
 		s := storyPod{name: p.Name, uid: string(p.UID)}
-		for _, c := range p.Status.ContainerStatuses {
+		for _, c := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
 			s.runs += fmt.Sprintf("%s %s restarted %d times; ", c.Name, c.ContainerID, c.RestartCount)
 		}
 		all = append(all, s)

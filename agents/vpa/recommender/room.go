@@ -1,7 +1,6 @@
 package recommender
 
 import (
-	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -61,24 +60,8 @@ func take(taken map[string]corev1.ResourceList, p *corev1.Pod) {
 	if taken[p.Spec.NodeName] == nil {
 		taken[p.Spec.NodeName] = corev1.ResourceList{}
 	}
-	for c := range lasting(p) {
+	for _, c := range p.Spec.Containers {
 		add(taken[p.Spec.NodeName], c.Resources.Requests, 1)
-	}
-}
-
-// lasting are the containers that run as long as the pod does.
-func lasting(p *corev1.Pod) iter.Seq[*corev1.Container] {
-	return func(yield func(*corev1.Container) bool) {
-		for i := range p.Spec.Containers {
-			if !yield(&p.Spec.Containers[i]) {
-				return
-			}
-		}
-		for i := range p.Spec.InitContainers {
-			if c := &p.Spec.InitContainers[i]; lasts(c) && !yield(c) {
-				return
-			}
-		}
 	}
 }
 
@@ -87,14 +70,9 @@ func lasts(c *corev1.Container) bool {
 	return c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
 }
 
-// runs says whether a pod has a container that runs as long as it does.
+// runs says whether a pod has a container that runs as long as it does: its containers, and native sidecars, which slim moves among them.
 func runs(p *corev1.Pod, container string) bool {
-	for c := range lasting(p) {
-		if c.Name == container {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(p.Spec.Containers, func(c corev1.Container) bool { return c.Name == container })
 }
 
 // add adds CPU and memory, or takes them away.
@@ -178,7 +156,7 @@ func (r *rooms) of(pod *corev1.Pod, recommended func(container string) bool) cor
 	}
 	room := corev1.ResourceList{}
 	add(room, most, 1)
-	for c := range lasting(pod) {
+	for _, c := range pod.Spec.Containers {
 		if !recommended(c.Name) {
 			add(room, c.Resources.Requests, -1)
 		}

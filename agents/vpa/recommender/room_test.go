@@ -114,6 +114,7 @@ func TestRoomOfADaemonSet(t *testing.T) {
 	web := pod("", "", container("app", "1", "1Gi"))
 	logs, mesh, bare := pod("logs", "small", container("app", "2", "3Gi"), container("shipper", "500m", "512Mi")), pod("logs", "large", container("app", "1", "1Gi"), container("shipper", "500m", "512Mi")), pod("mesh", "large", container("app", "2", "1Gi"))
 	bare.Spec.InitContainers = []corev1.Container{proxy}
+	sidecarsAsContainers(bare) // as the informer does
 	pods := []*corev1.Pod{logs, mesh, bare, web}
 	app := func(name string) bool { return name == "app" }
 	for _, c := range []struct {
